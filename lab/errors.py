@@ -1,0 +1,17 @@
+"""How the lab fails."""
+
+from __future__ import annotations
+
+from sojourn.errors import SojournError
+
+
+class LabFailed(SojournError):
+    """The lab, or one of its hosts, could not be made, reached or removed."""
+
+    code = "LAB_FAILED"
+
+
+class LabUnsuitable(SojournError):
+    """The machine can not carry a lab; nothing was made."""
+
+    code = "LAB_UNSUITABLE"

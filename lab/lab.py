@@ -1,0 +1,225 @@
+"""A lab: the hub with Redis and Flower, hosts with a worker each, and the network between them.
+
+Files it writes: ``/run/sojourn-lab/NAME/`` (plan, consoles, the outside's ``sojourn.toml``) and
+``/var/lib/sojourn-lab/NAME/`` (the hosts' disks and ``/shared``). ``down`` removes both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lab import base, libraries, network, outside, plan, readiness, services
+from lab.errors import LabFailed
+from lab.host import Host, end
+from lab.layer import CACHE, Report, locked
+from lab.network import Network
+from lab.plan import DISKS, HOSTS, HUB, STATE, Plan, Setting
+from sojourn.errors import ProcessGone, UsageError
+from sojourn.model import Identity
+from sojourn.process import identity
+
+DEFAULT_NAME = "lab"
+DEFAULT_HOSTS = 3
+REDIS_S = 20
+WORKERS_S = 40
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HostStatus:
+    """One host as ``lab status`` shows it.
+
+    ``state`` is up, cut or down; ``mounts`` are those of image directories.
+    """
+
+    host: str
+    address: str
+    state: str
+    init_pid: int | None
+    services: dict[str, str]
+    mounts: list[str]
+
+
+class Lab:
+    """One lab by its name. It holds nothing that is not on disk, so it may be made anew at any time."""
+
+    def __init__(self, name: str = DEFAULT_NAME, report: Report = log.info) -> None:
+        self.name = plan.check_name(name)
+        self._report = report
+
+    @property
+    def exists(self) -> bool:
+        """Whether the lab was started and not taken down."""
+        return plan.exists(self.name)
+
+    @property
+    def plan(self) -> Plan:
+        """The lab's hosts, addresses and keys. Raises LabFailed if there is none."""
+        outside.check_root()
+        return plan.load(self.name)
+
+    @property
+    def config(self) -> Path:
+        """The settings with which the outside's ``sojourn`` talks to this lab."""
+        return STATE / self.name / "sojourn.toml"
+
+    def host(self, name: str) -> Host:
+        """Return one host, or the hub. Raises UsageError if the lab has none of that name."""
+        planned = self.plan
+        if name not in planned.machines:
+            raise UsageError(f"The lab has no host {name!r}.", f"Its hosts are {', '.join(planned.machines)}.")
+        return Host(planned, name)
+
+    def hosts(self) -> list[Host]:
+        """Return the hosts, without the hub."""
+        planned = self.plan
+        return [Host(planned, name) for name in planned.hosts]
+
+    def up(
+        self, hosts: int = DEFAULT_HOSTS, *, settings: Mapping[str, Setting] | None = None, wait: bool = True
+    ) -> list[str]:
+        """Bring the lab to at least so many running hosts, and return the machines that were booted for it.
+
+        ``settings`` go to the configuration of the hosts that are booted. With ``wait``, return when all
+        workers have announced themselves. Raises LabUnsuitable, LabFailed or UsageError.
+        """
+        if not 1 <= hosts <= len(HOSTS):
+            raise UsageError(f"A lab has 1 to {len(HOSTS)} hosts, not {hosts}.")
+        outside.check()
+        layers = self._layers()
+        with _lab_lock():
+            planned = self._plan_for(hosts, settings or {})
+            booted = self._boot_missing(planned, layers)
+        if wait:
+            self._wait_for_workers(planned)
+        return booted
+
+    def down(self) -> bool:
+        """Remove everything of this lab, also of a half-made one; False if there was nothing."""
+        outside.check_root()
+        with _lab_lock():
+            return self._remove()
+
+    def boot(self, name: str) -> None:
+        """Start a crashed host again, with the disk it had. Harmless if it runs."""
+        host = self.host(name)
+        if not host.is_up:
+            Network(host.plan).unplug(name)
+            host.start(self._layers())
+            host.wait_until_up()
+
+    def crash(self, name: str) -> None:
+        """Take a host's power away; its disk is kept."""
+        self.host(name).crash()
+
+    def cut(self, name: str) -> None:
+        """Pull a host's network cable."""
+        Network(self.host(name).plan).cut(name)
+
+    def heal(self, name: str) -> None:
+        """Plug a host's network cable in again."""
+        Network(self.host(name).plan).heal(name)
+
+    def status(self) -> list[HostStatus]:
+        """Return what runs and what does not. Raises LabFailed if there is no such lab."""
+        planned = self.plan
+        cut = Network(planned).cut_hosts()
+        return [_status(Host(planned, name), cut) for name in planned.machines]
+
+    def _layers(self) -> list[Path]:
+        root = base.layer().ready(self._report)
+        return [libraries.layer(root).ready(self._report), root]
+
+    def _plan_for(self, hosts: int, settings: Mapping[str, Setting]) -> Plan:
+        if self.exists:
+            planned = self.plan.with_hosts(hosts)
+            planned = replace(planned, settings={**planned.settings, **settings})
+        else:
+            self._remove()  # what an interrupted start, or a lab before this machine's last boot, has left
+            keys = {"key": secrets.token_hex(32), "password": secrets.token_hex(16)}
+            planned = Plan(self.name, network.free_subnet(), HOSTS[:hosts], settings=dict(settings), **keys)
+        planned.save()
+        return planned
+
+    def _boot_missing(self, planned: Plan, layers: list[Path]) -> list[str]:
+        Network(planned).lay()
+        planned.shared.mkdir(mode=0o755, parents=True, exist_ok=True)
+        plan.write_privately(self.config, services.settings(planned, "outside", planned.outside_address))
+        missing = [host for name in planned.machines if not (host := Host(planned, name)).is_up]
+        for host in missing:  # side by side; the hub is the first, since the workers look for its Redis
+            self._report(f"{host.name}: booting")
+            Network(planned).unplug(host.name)
+            host.start(layers)
+        for host in missing:
+            host.wait_until_up()
+        if not readiness.redis_answers(planned, REDIS_S):
+            raise LabFailed(
+                "The hub's Redis does not answer.",
+                f"Read {Host(planned, HUB).log_path('redis')}.",
+            )
+        return [host.name for host in missing]
+
+    def _wait_for_workers(self, planned: Plan) -> None:
+        self._report("waiting for the workers")
+        cut = Network(planned).cut_hosts()
+        silent = readiness.announced(planned, [name for name in planned.hosts if name not in cut], WORKERS_S)
+        if silent:
+            path = Host(planned, silent[0]).log_path("worker")
+            raise LabFailed(
+                f"The worker of {', '.join(silent)} has not announced itself within {WORKERS_S} s.",
+                f"Read {path}.",
+            )
+
+    def _remove(self) -> bool:
+        directories = [path for path in (STATE / self.name, DISKS / self.name) if path.exists()]
+        leftovers = network.namespaces(self.name)
+        end(processes(self.name))
+        network.remove(self.name)
+        for directory in directories:
+            shutil.rmtree(directory)
+            with contextlib.suppress(OSError):  # other labs are still in there
+                directory.parent.rmdir()
+        return bool(directories or leftovers)
+
+
+def all_names() -> list[str]:
+    """Return the names of all labs of which anything is left on this machine."""
+    names = {path.name for directory in (STATE, DISKS) for path in directory.glob("*")}
+    return sorted(names | network.labs())
+
+
+def _lab_lock() -> contextlib.AbstractContextManager[None]:
+    """Keep two commands that make or remove labs apart. Not in the lab's directory, which they remove."""
+    return locked(CACHE / "lab.lock")
+
+
+def processes(lab: str) -> list[Identity]:
+    """Return all processes in a lab's network namespaces, in whose names nothing else is."""
+    found = []
+    for host in network.namespaces(lab):
+        for pid in network.pids(lab, host):
+            with contextlib.suppress(ProcessGone):
+                found.append(identity(pid))
+    return found
+
+
+def _status(host: Host, cut: set[str]) -> HostStatus:
+    init = host.init
+    if init is None:
+        return HostStatus(host.name, host.address, "down", None, {}, [])
+    state = "cut" if host.name in cut else "up"
+    return HostStatus(host.name, host.address, state, init.pid, host.services(), _image_mounts(init.pid))
+
+
+def _image_mounts(pid: int) -> list[str]:
+    """Return the mount points below the host's /run, where Sojourn keeps its image directories."""
+    lines = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
+    points = [line.split()[4] for line in lines]
+    return [point for point in points if point.startswith("/run/")]

@@ -1,0 +1,131 @@
+"""What a lab consists of: its hosts, their addresses and its keys, in one file.
+
+Written by this module: ``/run/sojourn-lab/NAME/lab.json`` (0600, since it holds the lab's keys).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from lab.errors import LabFailed
+from sojourn.errors import UsageError
+
+STATE = Path("/run/sojourn-lab")
+DISKS = Path("/var/lib/sojourn-lab")
+
+#: The names that hosts get, in this order; the hub, where Redis and Flower run, is always there.
+HOSTS = (
+    *("alpha", "beta", "gamma", "delta", "epsilon", "zeta"),
+    *("eta", "theta", "iota", "kappa", "lambda", "mu"),
+)
+HUB = "hub"
+
+#: Short enough for the name of a network interface, and free of the dash that parts the names of namespaces.
+NAME = re.compile(r"[a-z][a-z0-9]{0,11}")
+
+OUTSIDE_NUMBER = 1
+HUB_NUMBER = 2
+FIRST_HOST_NUMBER = 11
+
+#: How far apart the PIDs of two hosts start where the kernel has room for it.
+PID_STEP = 10_000
+
+Setting = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One lab on paper. ``subnet`` is the third number of its addresses, 10.213.SUBNET.0/24."""
+
+    name: str
+    subnet: int
+    hosts: tuple[str, ...]
+    key: str
+    password: str
+    settings: dict[str, Setting] = field(default_factory=dict)
+
+    @property
+    def state(self) -> Path:
+        """The lab's run-time directory."""
+        return STATE / self.name
+
+    @property
+    def shared(self) -> Path:
+        """The directory that all hosts see as ``/shared``."""
+        return DISKS / self.name / "shared"
+
+    @property
+    def machines(self) -> tuple[str, ...]:
+        """The hub and the hosts."""
+        return (HUB, *self.hosts)
+
+    @property
+    def outside_address(self) -> str:
+        """The address of this machine in the lab's network."""
+        return self._address(OUTSIDE_NUMBER)
+
+    @property
+    def redis_url(self) -> str:
+        """The hub's Redis, with the password."""
+        return f"redis://:{self.password}@{self.address(HUB)}:6379/0"
+
+    def number(self, host: str) -> int:
+        """Return the last number of a host's address."""
+        return HUB_NUMBER if host == HUB else FIRST_HOST_NUMBER + HOSTS.index(host)
+
+    def address(self, host: str) -> str:
+        """Return a host's address."""
+        return self._address(self.number(host))
+
+    def first_pid(self, host: str, pid_max: int) -> int:
+        """Return where a host's PIDs start, so that a process finds its PID free wherever it goes."""
+        step = min(PID_STEP, pid_max // (len(HOSTS) + 1))
+        return 0 if host == HUB else step * (1 + self.hosts.index(host))
+
+    def with_hosts(self, count: int) -> Plan:
+        """Return the same lab with at least so many hosts."""
+        return replace(self, hosts=HOSTS[: max(count, len(self.hosts))])
+
+    def save(self) -> None:
+        """Write the plan, as a whole or not at all."""
+        self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_privately(self.state / "lab.json", json.dumps(asdict(self), indent=2))
+
+    def _address(self, number: int) -> str:
+        return f"10.213.{self.subnet}.{number}"
+
+
+def exists(name: str) -> bool:
+    """Whether a lab of that name was planned and not taken down."""
+    return (STATE / name / "lab.json").is_file()
+
+
+def load(name: str) -> Plan:
+    """Read a lab's plan. Raises LabFailed if there is no such lab."""
+    try:
+        fields = json.loads((STATE / name / "lab.json").read_text())
+    except FileNotFoundError:
+        raise LabFailed(f"There is no lab named {name!r}.", f"Start it: sojourn lab up --name {name}.") from None
+    return Plan(**{**fields, "hosts": tuple(fields["hosts"])})
+
+
+def check_name(name: str) -> str:
+    """Return the name if it can be a lab's; raise UsageError otherwise."""
+    if NAME.fullmatch(name):
+        return name
+    raise UsageError(
+        f"{name!r} can not be the name of a lab.",
+        "Use up to twelve small letters and digits, with a letter first.",
+    )
+
+
+def write_privately(path: Path, text: str) -> None:
+    """Write a file that only root can read, as a whole or not at all."""
+    draft = path.with_suffix(".new")
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:  # noqa: PTH123  (a descriptor)
+        file.write(text)
+    draft.replace(path)

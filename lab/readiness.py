@@ -1,0 +1,41 @@
+"""Asks the hub's Redis what it knows, in Redis's own protocol, over the lab's network."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+
+from lab.host import within
+from lab.plan import HUB, Plan
+
+REDIS_PORT = 6379
+ANSWER_S = 1
+
+
+def redis_answers(plan: Plan, seconds: float) -> bool:
+    """Whether the hub's Redis answered a ping in time."""
+    return within(seconds, lambda: _ask(plan, "PING") == "+PONG")
+
+
+def announced(plan: Plan, hosts: Sequence[str], seconds: float) -> list[str]:
+    """Wait until the workers have announced themselves; return the hosts whose worker has not in time."""
+    missing = list(hosts)
+
+    def all_there() -> bool:
+        missing[:] = [host for host in missing if _ask(plan, f"EXISTS sojourn:host:{host}") != ":1"]
+        return not missing
+
+    within(seconds, all_there)
+    return missing
+
+
+def _ask(plan: Plan, command: str) -> str | None:
+    """Return the last line of Redis's answer, or None where nobody answers."""
+    try:
+        with socket.create_connection((plan.address(HUB), REDIS_PORT), timeout=ANSWER_S) as connection:
+            connection.sendall(f"AUTH {plan.password}\r\n{command}\r\nQUIT\r\n".encode())
+            answers = b"".join(iter(lambda: connection.recv(4096), b""))
+    except OSError:
+        return None
+    lines = answers.decode().splitlines()
+    return lines[1] if len(lines) > 1 else None

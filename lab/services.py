@@ -1,0 +1,88 @@
+"""The files that make a root a particular host: its name, its settings and its services under runit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from lab.plan import HOSTS, HUB, Plan, Setting, write_privately
+
+#: runsv runs this; output goes to a file of the host's own, which a crash does not take away.
+RUN = "#!/bin/sh\nexec >>/var/log/sojourn/{name}.log 2>&1 </dev/null\nexec {command}\n"
+
+FLOWER = "/usr/local/bin/sojourn flower"
+WORKER = "/usr/local/bin/sojourn worker"
+
+#: The shell opens the configuration, so that Redis, which runs as a user of its own, need not be able to.
+REDIS = "chpst -u redis:redis redis-server - </etc/redis/lab.conf"
+REDIS_CONFIG = """\
+bind {address} 127.0.0.1
+requirepass {password}
+dir /var/lib/redis
+appendonly yes
+appendfsync everysec
+save ""
+"""
+
+
+def furnish(root: Path, plan: Plan, host: str) -> None:
+    """Write everything that tells this host from the others into its root. Safe to repeat at each boot."""
+    (root / "etc/hostname").write_text(f"{host}\n")
+    (root / "etc/hosts").write_text(_hosts(plan))
+    (root / "var/log/sojourn").mkdir(parents=True, exist_ok=True)
+    config = root / "etc/sojourn/sojourn.toml"
+    config.parent.mkdir(mode=0o700, exist_ok=True)
+    write_privately(config, settings(plan, host, plan.address(host)))
+    _forget_services(root)
+    if host == HUB:
+        write_privately(root / "etc/redis/lab.conf", _redis(plan))
+        _service(root, "redis", REDIS)
+        _service(root, "flower", FLOWER)
+    else:
+        _service(root, "worker", WORKER)
+
+
+def settings(plan: Plan, host: str, address: str) -> str:
+    """Return a host's ``sojourn.toml``."""
+    fields: dict[str, Setting] = {
+        "host": host,
+        "address": address,
+        "redis_url": plan.redis_url,
+        "key": plan.key,
+        **plan.settings,
+    }
+    # JSON writes strings, numbers and truth values as TOML does.
+    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in fields.items())
+
+
+def names(host: str) -> tuple[str, ...]:
+    """Return the services of a host."""
+    return ("redis", "flower") if host == HUB else ("worker",)
+
+
+def _hosts(plan: Plan) -> str:
+    lines = [("127.0.0.1", "localhost"), (plan.outside_address, "outside")]
+    # Also those that the lab may grow to: a host that runs by then is not told.
+    lines += [(plan.address(machine), machine) for machine in (HUB, *HOSTS)]
+    return "".join(f"{address} {name}\n" for address, name in lines)
+
+
+def _redis(plan: Plan) -> str:
+    return REDIS_CONFIG.format(address=plan.address(HUB), password=plan.password)
+
+
+def _forget_services(root: Path) -> None:
+    """Remove the last boot's services with their supervisors' state; Debian has a symbolic link there."""
+    directory = root / "etc/service"
+    if directory.is_symlink():
+        directory.unlink()
+    elif directory.exists():
+        shutil.rmtree(directory)
+
+
+def _service(root: Path, name: str, command: str) -> None:
+    script = root / "etc/service" / name / "run"
+    script.parent.mkdir(parents=True)
+    script.write_text(RUN.format(name=name, command=command))
+    script.chmod(0o755)

@@ -1,0 +1,33 @@
+"""The command line. ``main`` is the edge: every failure becomes one sentence, a hint and an exit code."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from sojourn.cli import lab, look, migrate, output, serve
+from sojourn.errors import SojournError
+
+app = typer.Typer(
+    name="sojourn",
+    help="Move running Linux processes between hosts without putting their memory on a disk.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.add_typer(lab.app, name="lab")
+migrate.add_to(app)
+look.add_to(app)
+serve.add_to(app)
+
+
+def main() -> None:
+    """Run the command line; never returns."""
+    try:
+        app()
+    except SojournError as error:
+        output.fail(error, as_json="--json" in sys.argv)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,271 @@
+"""``sojourn lab``: hosts made of namespaces on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lab import workload
+from lab.lab import DEFAULT_HOSTS, DEFAULT_NAME, HostStatus, Lab, all_names
+from lab.layer import Report
+from lab.plan import Setting
+from sojourn import run
+from sojourn.errors import UsageError
+
+app = typer.Typer(no_args_is_help=True, help="Hosts made of namespaces on this machine, to try everything on.")
+
+out = Console()
+err = Console(stderr=True, highlight=False)
+
+Name = Annotated[str, typer.Option("--name", help="The lab's name; several can stand side by side.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+HostName = Annotated[str, typer.Argument(metavar="HOST", help="One of the lab's hosts, or hub.")]
+Command = Annotated[list[str], typer.Argument(metavar="CMD...", help="Write -- in front of it.")]
+
+#: For commands whose own words may begin with a dash.
+PASS_THROUGH = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+
+
+@app.command()
+def up(
+    *,
+    hosts: Annotated[int, typer.Option(min=1, max=12, help="How many hosts, beside the hub.")] = DEFAULT_HOSTS,
+    name: Name = DEFAULT_NAME,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting for sojourn.toml of the hosts."),
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="Wait until the hosts' workers have announced themselves.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Start the lab, or the part of it that does not run.
+
+    The first time, it builds the root of the hosts, which takes one to two minutes.
+
+    Exit codes: 0 the lab is up; 2 usage; 1 anything else.
+    """
+    started = time.monotonic()
+    with _progress() as report:
+        lab = Lab(name, report)
+        booted = lab.up(hosts, settings=_settings(settings or []), wait=wait)
+    if as_json:
+        _print_json({"booted": booted, "config": str(lab.config), "hosts": _as_dicts(lab.status())})
+        return
+    _say_what_runs(lab, booted, time.monotonic() - started)
+    out.print(f"export SOJOURN_CONFIG={lab.config}", highlight=False)
+
+
+@app.command()
+def down(
+    *,
+    name: Name = DEFAULT_NAME,
+    everything: Annotated[bool, typer.Option("--all", help="All labs on this machine.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove the lab with all that runs in it, its disks included. Harmless where there is none.
+
+    Exit codes: 0 nothing is left; 2 usage; 1 anything else.
+    """
+    names = all_names() if everything else [name]
+    removed = [each for each in names if Lab(each).down()]
+    if as_json:
+        _print_json({"removed": removed})
+    else:
+        _say(f"removed {', '.join(removed)}" if removed else "there was nothing to remove")
+
+
+@app.command()
+def status(*, name: Name = DEFAULT_NAME, as_json: Json = False) -> None:
+    """Show the lab's hosts.
+
+    Exit codes: 0 there is such a lab; 1 there is none.
+    """
+    found = Lab(name).status()
+    if as_json:
+        _print_json(_as_dicts(found))
+    else:
+        out.print(_table(found))
+
+
+@app.command("exec", context_settings=PASS_THROUGH)
+def execute(host: HostName, command: Command, *, name: Name = DEFAULT_NAME) -> None:
+    """Run a command inside a host, with this terminal.
+
+    Exit codes: the command's.
+    """
+    run.replace(Lab(name).host(host).argv(_words(command)))
+
+
+@app.command("run", context_settings=PASS_THROUGH)
+def launch(
+    host: HostName,
+    command: Command,
+    *,
+    name: Name = DEFAULT_NAME,
+    log: Annotated[str, typer.Option(help="Where the output goes: a path inside the host.")] = "/dev/null",
+    as_json: Json = False,
+) -> None:
+    """Start a program on a host in a shape that migrates well, and print its PID.
+
+    Exit codes: 0 it runs; 1 it could not be started.
+    """
+    pid = Lab(name).host(host).launch(_words(command), log=log)
+    _answer({"pid": pid, "host": host}, str(pid), as_json=as_json)
+
+
+@app.command()
+def start(
+    host: HostName,
+    program: Annotated[str, typer.Argument(metavar="WORKLOAD", help=f"One of {', '.join(workload.NAMES)}.")],
+    *,
+    name: Name = DEFAULT_NAME,
+    mb: Annotated[int | None, typer.Option(help="Memory to fill, in MB; of counter only.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Start one of the lab's own workloads on a host, and print its PID and where it writes its status.
+
+    Exit codes: 0 it beats; 2 usage; 1 it could not be started.
+    """
+    started = workload.start(Lab(name).host(host), program, **({} if mb is None else {"mb": mb}))
+    answer: dict[str, object] = {"pid": started.pid, "host": host, "status": str(started.file)}
+    _answer(answer, f"{started.pid} {started.file}", as_json=as_json)
+
+
+@app.command()
+def cut(host: HostName, *, name: Name = DEFAULT_NAME, as_json: Json = False) -> None:
+    """Pull a host's network cable.
+
+    Exit codes: 0 it is cut off; 2 usage; 1 anything else.
+    """
+    Lab(name).cut(host)
+    _answer({"host": host, "state": "cut"}, f"{host} is cut off", as_json=as_json)
+
+
+@app.command()
+def heal(host: HostName, *, name: Name = DEFAULT_NAME, as_json: Json = False) -> None:
+    """Plug a host's network cable in again.
+
+    Exit codes: 0 it is plugged in; 2 usage; 1 anything else.
+    """
+    Lab(name).heal(host)
+    _answer({"host": host, "state": "healed"}, f"{host} is plugged in", as_json=as_json)
+
+
+@app.command()
+def crash(host: HostName, *, name: Name = DEFAULT_NAME, as_json: Json = False) -> None:
+    """Take a host's power away: its processes and memory are gone, its disk stays.
+
+    Exit codes: 0 it is down; 2 usage; 1 anything else.
+    """
+    Lab(name).crash(host)
+    _answer({"host": host, "state": "down"}, f"{host} is down", as_json=as_json)
+
+
+@app.command()
+def boot(host: HostName, *, name: Name = DEFAULT_NAME, as_json: Json = False) -> None:
+    """Start a crashed host again, with the disk it had.
+
+    Exit codes: 0 it is up; 2 usage; 1 anything else.
+    """
+    with _progress() as report:
+        Lab(name, report).boot(host)
+    _answer({"host": host, "state": "up"}, f"{host} is up", as_json=as_json)
+
+
+@app.command()
+def worker(
+    host: HostName,
+    command: Annotated[str, typer.Argument(metavar="start|stop|kill|restart|status")],
+    *,
+    name: Name = DEFAULT_NAME,
+    as_json: Json = False,
+) -> None:
+    """Start, stop, kill (its supervisor starts it again) or restart the worker of a host.
+
+    Exit codes: 0 done; 2 usage; 1 anything else.
+    """
+    words = {"start": "up", "stop": "down", "kill": "kill", "restart": "restart", "status": "status"}
+    if command not in words:
+        raise UsageError(f"A worker can not be told to {command!r}.", f"Choose one of {', '.join(words)}.")
+    machine = Lab(name).host(host)
+    machine.service("worker", words[command])
+    answer = machine.service("worker", "status")
+    _answer({"host": host, "worker": answer}, answer, as_json=as_json)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Report]:
+    """Show what is going on: one line that changes on a terminal, a line per step elsewhere."""
+    started = time.monotonic()
+
+    def line(text: str) -> str:
+        return f"{time.monotonic() - started:6.1f} s  {text}"
+
+    if not err.is_terminal:
+        yield lambda text: err.print(line(text), soft_wrap=True)
+        return
+    with err.status("") as status_line:
+        yield lambda text: status_line.update(line(text))
+
+
+def _say_what_runs(lab: Lab, booted: list[str], seconds: float) -> None:
+    there = [host.name for host in lab.hosts() if host.name not in booted]
+    if booted:
+        _say(f"booted {', '.join(booted)} in {seconds:.1f} s")
+    if there:
+        _say(f"{', '.join(there)} ran already")
+
+
+def _settings(pairs: list[str]) -> dict[str, Setting]:
+    return dict(_setting(pair) for pair in pairs)
+
+
+def _setting(pair: str) -> tuple[str, Setting]:
+    key, equals, text = pair.partition("=")
+    if not equals:
+        raise UsageError(f"{pair!r} is not a setting.", "Write it as KEY=VALUE.")
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return key, text
+    return key, value if isinstance(value, str | int | float | bool) else text
+
+
+def _words(command: list[str]) -> list[str]:
+    return command[1:] if command[:1] == ["--"] else command
+
+
+def _as_dicts(found: list[HostStatus]) -> list[dict[str, object]]:
+    return [asdict(each) for each in found]
+
+
+def _table(found: list[HostStatus]) -> Table:
+    table = Table("host", "address", "state", "init", "services", "mounts")
+    for each in found:
+        services = "\n".join(line.split(";")[0] for line in each.services.values())
+        init = "" if each.init_pid is None else str(each.init_pid)
+        table.add_row(each.host, each.address, each.state, init, services, "\n".join(each.mounts))
+    return table
+
+
+def _answer(fields: dict[str, object], sentence: str, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(fields)
+    else:
+        out.print(sentence, highlight=False, soft_wrap=True)
+
+
+def _say(sentence: str) -> None:
+    err.print(sentence, soft_wrap=True)
+
+
+def _print_json(value: object) -> None:
+    out.print_json(json.dumps(value))

@@ -1,0 +1,152 @@
+"""Looking without touching: ``sojourn list``, ``show``, ``hosts`` and ``ps``."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from sojourn.cli import output, timeline
+from sojourn.cli.cluster import Cluster
+from sojourn.cli.output import console, megabytes, milliseconds
+from sojourn.ledger import Account
+from sojourn.model import Json
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command("list")(list_migrations)
+    app.command()(show)
+    app.command()(hosts)
+    app.command()(ps)
+
+
+def list_migrations(
+    count: Annotated[int, typer.Option("--last", min=1, max=10_000, help="How many, newest first.")] = 20,
+    json: AsJson = False,
+) -> None:
+    """List migrations: running, queued and finished. Exit status: 0; 1 if Redis does not answer."""
+    accounts = Cluster().ledger.latest(count)
+    if json:
+        output.as_json([_as_json(account) for account in accounts])
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("id", "pid", "from", "to", "state", "runs on", "downtime", "asked"):
+        table.add_column(column)
+    for account in accounts:
+        downtime = (account.result or {}).get("downtime_ms")
+        asked = time.strftime("%H:%M:%S", time.localtime(account.created))
+        plan = account.plan
+        table.add_row(
+            *(
+                account.id[:8],
+                str(plan.pid),
+                plan.source,
+                plan.destination,
+                _coloured(account),
+                account.owner or "?",
+            ),
+            *(milliseconds(downtime), asked),
+        )
+    console.print(table)
+
+
+def show(
+    migration: Annotated[str, typer.Argument(help="The migration's id, or how it begins.")],
+    json: AsJson = False,
+) -> None:
+    """Show one migration: where it stands, its timeline, why it failed. Exit status: 0; 2 if there is none."""
+    account = Cluster().find(migration)
+    if json:
+        output.as_json(_as_json(account))
+        return
+    console.print(f"[bold]{account.plan.describe()}[/]  {_coloured(account)}  [dim]{account.id}[/]")
+    console.print(f"runs on {account.owner or 'nobody knows which host'}")
+    console.print(timeline.draw(account.steps))
+    if account.failure:
+        console.print(
+            f"[red]{escape(account.failure.message)}[/]\n[dim]{escape(account.failure.hint)}[/]",
+            soft_wrap=True,
+        )
+
+
+def hosts(json: AsJson = False) -> None:
+    """List hosts and what each of them has. Exit status: 0; 1 if Redis does not answer."""
+    known = Cluster().registry.hosts()
+    if json:
+        output.as_json({name: asdict(info) if info else None for name, info in known.items()})
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("host", "worker", "address", "criu", "kernel", "cpus", "memory free", "migrations"):
+        table.add_column(column)
+    for name, info in known.items():
+        if info is None:
+            table.add_row(name, "[red]down[/]")
+            continue
+        memory = f"{megabytes(info.free_bytes)} of {megabytes(info.memory_bytes)}"
+        table.add_row(
+            *(
+                name,
+                "[green]up[/]",
+                info.address,
+                info.criu,
+                info.kernel,
+                str(info.cpus),
+                memory,
+                str(info.running),
+            )
+        )
+    console.print(table)
+
+
+def ps(
+    host: Annotated[str, typer.Argument(help="The host to look at.")],
+    json: AsJson = False,
+) -> None:
+    """List the processes of a host that could be migrated. Exit status: 0; 2 no such host; 14 host unreachable."""
+    Cluster().registry.check_host(host)
+    from workflows.call import candidates_of  # noqa: PLC0415  (Celery takes a while to import: bad input is told at once)
+
+    found = candidates_of(host)
+    if json:
+        output.as_json(found)
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("pid", "uid", "processes", "memory", "sockets", "command", "verdict"):
+        table.add_column(column, overflow="ellipsis")
+    for each in found:
+        verdict = f"[red]{escape(each['verdict'])}[/]" if each["verdict"] else "[green]migratable[/]"
+        numbers = [str(each[key]) for key in ("pid", "user", "processes")]
+        table.add_row(
+            *(
+                *numbers,
+                megabytes(each["memory_bytes"]),
+                str(each["sockets"]),
+                escape(each["command"][:60]),
+                verdict,
+            )
+        )
+    console.print(table)
+
+
+def _as_json(account: Account) -> Json:
+    """Return a migration as ``--json`` gives it, finished or not."""
+    return account.result or {
+        "id": account.id,
+        "state": account.state,
+        **account.plan.to_json(),
+        "owner": account.owner,
+        "steps": [asdict(step) for step in account.steps],
+        "failure": asdict(account.failure) if account.failure else None,
+    }
+
+
+def _coloured(account: Account) -> str:
+    colour = {0: "green", 1: "yellow"}.get(account.state.exit_code, "red")
+    return f"[{colour if account.state.final else 'cyan'}]{account.state}[/]"

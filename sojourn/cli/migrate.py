@@ -1,0 +1,85 @@
+"""``sojourn migrate``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from sojourn.cli import live, output, timeline
+from sojourn.cli.cluster import Cluster
+from sojourn.cli.output import console, megabytes, milliseconds
+from sojourn.errors import MigrationError
+from sojourn.ledger import Account
+from sojourn.model import Json, Plan, State
+
+EPILOG = (
+    "Exit status: 0 the process runs on the destination; 2 usage; 10 refused by preflight; 11 rolled back, the "
+    "process runs on the source; 12 in doubt; 14 host unreachable; 16 finished on the destination, clean-up "
+    "pending; 1 anything else."
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command(epilog=EPILOG)(migrate)
+
+
+def migrate(
+    pid: Annotated[int, typer.Argument(help="The process, by its PID on the source; its children move along.")],
+    source: Annotated[str, typer.Option("--from", metavar="HOST", help="The host where it runs.")],
+    destination: Annotated[str, typer.Option("--to", metavar="HOST", help="The host where it shall run.")],
+    mode: Annotated[str, typer.Option(help="How: stop-and-copy.")] = "stop-and-copy",
+    tcp_established: Annotated[bool, typer.Option(help="Move established TCP connections along.")] = False,
+    shell_job: Annotated[bool, typer.Option(help="The tree belongs to a shell's session or terminal.")] = False,
+    file_locks: Annotated[bool, typer.Option(help="Move file locks along.")] = False,
+    detach: Annotated[bool, typer.Option(help="Print the id and return at once.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the finished migration as JSON.")] = False,
+) -> None:
+    """Move a running process, with its children and its memory, to another host."""
+    plan = Plan(pid, source, destination, mode, tcp_established, shell_job, file_locks)
+    cluster = Cluster()
+    cluster.registry.check(plan)
+    from workflows.call import check_workers  # noqa: PLC0415  (Celery takes a while to import: bad input is told at once)
+    from workflows.migrate import migrate as call  # noqa: PLC0415
+
+    check_workers(plan)
+    bookmark = cluster.ledger.bookmark()
+    migration = call.delay(**plan.to_json()).id
+    if detach:
+        output.as_json({"id": migration}) if json else console.print(migration)
+        return
+    state = live.silently(cluster.ledger, bookmark, migration) if json else _watch(cluster, bookmark, migration, plan)
+    _report(cluster.find(migration), json=json)
+    raise typer.Exit(state.exit_code)
+
+
+def _watch(cluster: Cluster, bookmark: str, migration: str, plan: Plan) -> State:
+    try:
+        return live.watch(cluster.ledger, bookmark, migration, plan.describe())
+    except KeyboardInterrupt:
+        console.print(f"The migration goes on. See how it ends: sojourn show {migration}")
+        raise
+
+
+def _report(account: Account, *, json: bool) -> None:
+    if json:
+        output.as_json(account.result)
+        return
+    console.print(timeline.draw(account.steps))
+    result = account.result or {}
+    if account.state in {State.COMPLETED, State.CLEANUP_PENDING}:
+        console.print(_arrived(account, result), soft_wrap=True)
+        return
+    failure = account.failure
+    message = failure.message if failure else "Nobody recorded why."
+    where = f"The process runs on {account.owner}." if account.owner else "Nobody knows yet where the process runs."
+    output.fail(MigrationError(f"{account.state}: {message} {where}", failure.hint if failure else ""), as_json=False)
+    console.print(f"[dim]{escape(account.id)}[/]")
+
+
+def _arrived(account: Account, result: Json) -> str:
+    moved = f"{megabytes(result['pages_bytes'])} of memory and {megabytes(result['images_bytes'])} of images"
+    times = f"Downtime {milliseconds(result['downtime_ms'])} of {milliseconds(result['total_ms'])} in all"
+    return f"[bold green]✓[/] {account.plan.describe()}: {account.state}. {times}; {moved}.  [dim]{account.id}[/]"

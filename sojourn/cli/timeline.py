@@ -1,0 +1,40 @@
+"""A migration's timeline as a picture of text: one bar per step, on the host where it ran, with the freeze marked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from sojourn.cli.output import milliseconds
+from sojourn.model import StepRecord
+
+WIDTH = 32
+
+#: The steps between which the process does not run.
+FROZEN = {"dump", "copy_images", "restore"}
+
+
+def draw(steps: Sequence[StepRecord]) -> Table:
+    """Return the timeline. Bars share one scale; blue is work while the process runs, red while it is frozen."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("step", "host", "when", "took", "what happened"):
+        table.add_column(column, overflow="fold", justify="right" if column == "took" else "left")
+    if not steps:
+        return table
+    begin = min(step.started for step in steps)
+    end = max(step.ended or step.started for step in steps)
+    for step in steps:
+        outcome = f"[red]{escape(step.outcome)}[/]" if step.failed else escape(step.outcome)
+        table.add_row(step.name, step.host, _bar(step, begin, end), milliseconds(step.elapsed_ms), outcome)
+    return table
+
+
+def _bar(step: StepRecord, begin: float, end: float) -> Text:
+    scale = WIDTH / max(end - begin, 0.001)
+    left = min(int((step.started - begin) * scale), WIDTH - 1)
+    length = max(1, round(((step.ended or end) - step.started) * scale))
+    style = "red" if step.name in FROZEN else "blue"
+    return Text(" " * left) + Text("█" * min(length, WIDTH - left), style=style)

@@ -1,0 +1,129 @@
+"""Every way in which Sojourn fails, with its sentence, its hint and its exit code.
+
+All of them take positional arguments only: keyword-only exceptions come back from Celery's JSON
+result path as a plain ``Exception``.
+"""
+
+from __future__ import annotations
+
+
+class SojournError(Exception):
+    """Something failed; ``message`` says what and to whom, ``hint`` says what to do about it.
+
+    ``code`` is stable and is meant for machines; ``exit_code`` is that of the command line.
+    """
+
+    code = "FAILED"
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class UsageError(SojournError):
+    """The request makes no sense as it was given; nothing was touched."""
+
+    code = "USAGE"
+    exit_code = 2
+
+
+class Refused(SojournError):
+    """Preflight said no; nothing was touched."""
+
+    code = "REFUSED"
+    exit_code = 10
+
+
+class HostUnreachable(SojournError):
+    """The host is known, but nobody there answers; nothing was touched."""
+
+    code = "HOST_UNREACHABLE"
+    exit_code = 14
+
+
+class Temporary(SojournError):
+    """Failed now, may go well in a moment: retried with back-off while the process still runs."""
+
+    code = "TEMPORARY"
+
+
+class CommandFailed(SojournError):
+    """A command ended with a non-zero exit code; the message ends with the command line, to be replayed by hand."""
+
+    code = "COMMAND_FAILED"
+
+
+class CommandMissing(SojournError):
+    """The program to run is not installed on this host."""
+
+    code = "COMMAND_MISSING"
+
+
+class CommandTimedOut(SojournError):
+    """A command was still running at its deadline; it was ended with its whole process group."""
+
+    code = "COMMAND_TIMED_OUT"
+
+
+class CriuFailed(SojournError):
+    """CRIU gave up; the message carries the first errors of its log."""
+
+    code = "CRIU_FAILED"
+
+
+class ChannelFailed(SojournError):
+    """The connection between the two hosts that carries memory or images broke, or was refused."""
+
+    code = "CHANNEL_FAILED"
+
+
+class ImagesIncomplete(SojournError):
+    """The image directory does not hold what the source sent; CRIU would hang on it, so it is not started."""
+
+    code = "IMAGES_INCOMPLETE"
+
+
+class ProcessGone(SojournError):
+    """The process ended, or its PID now belongs to another one."""
+
+    code = "PROCESS_GONE"
+
+
+class PhaseConflict(SojournError):
+    """The journal does not permit the act: the migration is in another phase."""
+
+    code = "PHASE_CONFLICT"
+
+
+class StoreUnreachable(SojournError):
+    """Redis does not answer."""
+
+    code = "REDIS_UNREACHABLE"
+
+
+class MigrationError(SojournError):
+    """What ``migrate.delay(...).get()`` raises: the migration ended, but not as it was asked for.
+
+    ``state`` and ``owner`` say where the process runs now; ``migration`` is the id for ``sojourn show``.
+    """
+
+    code = "MIGRATION_FAILED"
+
+    def __init__(
+        self,
+        message: str,
+        hint: str = "",
+        state: str = "failed",
+        owner: str | None = None,
+        migration: str = "",
+    ) -> None:
+        super().__init__(message, hint)
+        self.args = (message, hint, state, owner, migration)
+        self.state = state
+        self.owner = owner
+        self.migration = migration

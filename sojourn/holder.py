@@ -1,0 +1,191 @@
+"""The holder: the little program that owns the page channel of one migration on one host while CRIU works.
+
+It is started before the freeze, in a session of its own, and does not depend on the worker's life: a
+worker that dies finds the exit code of CRIU in the journal when it comes back. It never decides
+anything. On its standard output it says, one JSON object per line, what the step that started it
+wants to know (``port``, ``bytes``); nobody needs to listen.
+
+``receive``  on the destination: takes the connection with the memory, hands it to ``criu page-server``,
+             records its exit code; then takes the connection with the small images and writes them.
+``send``     on the source: connects, hands the socket to ``criu dump``, keeps it uncorked, records the
+             exit code.
+
+If the holder is killed, CRIU is left with a socket whose other side ends, so it fails too; a dump that
+fails lets the tree run on. At its deadline the holder ends CRIU and then itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shlex
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sojourn import channel, process
+from sojourn.criu import Criu
+from sojourn.errors import ChannelFailed, CommandTimedOut, ImagesIncomplete
+from sojourn.images import ImageDirectory
+from sojourn.journal import Entry, Journal
+from sojourn.model import Json, Role
+from sojourn.run import Child, spawn
+
+#: How often the corked socket is flushed while CRIU writes: a wait of 2 ms instead of the cork's 200 ms.
+UNCORK_S = 0.002
+
+#: How often progress is told.
+PROGRESS_S = 0.1
+
+
+@dataclass(frozen=True)
+class Errand:
+    """Everything a holder must know; handed over on its standard input, since it carries the secret."""
+
+    migration: str
+    role: str
+    journal: str
+    place: str
+    criu: str
+    secret: str
+    address: str
+    port: int
+    purposes: tuple[str, ...]
+    deadline_s: float
+
+
+def start(errand: Errand, log: Path) -> Child:
+    """Start a holder for the errand; it runs the very code that we run."""
+    return spawn(
+        [sys.executable, "-m", "sojourn.holder"],
+        stdin=json.dumps(asdict(errand)),
+        pipe=True,
+        output=log,
+        env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+
+
+class Holder:
+    """One errand under way."""
+
+    def __init__(self, errand: Errand) -> None:
+        self.errand = errand
+        self.until = time.monotonic() + errand.deadline_s
+        self.secret = bytes.fromhex(errand.secret)
+        self.directory = ImageDirectory(Path(errand.place))
+        self.criu = Criu(Path(errand.criu))
+        self.journal = Journal(Path(errand.journal))
+        self.entry = self._entry()
+
+    def run(self) -> None:
+        """Do the errand, held in the journal as a process that must be ended if it is left behind."""
+        me = json.dumps(asdict(process.identity(os.getpid())))
+        self.journal.hold(self.entry, "process", me)
+        try:
+            self.receive() if self.errand.role == Role.DESTINATION else self.send()
+        finally:
+            self.journal.let_go(self.entry, "process", me)
+
+    def receive(self) -> None:
+        """Be the destination: one connection per purpose, in whatever order strangers come and go."""
+        server = channel.listen(self.errand.address)
+        _tell(port=server.getsockname()[1])
+        wanted = {"pages": self._receive_pages, "images": self._receive_images}
+        open_purposes = set(self.errand.purposes)
+        while open_purposes:
+            connection = channel.accept(server, self.secret, self.until)
+            with connection.socket:
+                if connection.purpose in open_purposes:
+                    open_purposes.remove(connection.purpose)
+                    wanted[connection.purpose](connection)
+
+    def send(self) -> None:
+        """Be the source: the whole dump, from the connection to CRIU's exit code."""
+        peer = channel.connect(self.errand.address, self.errand.port, self.secret, "pages")
+        with peer:
+            command = self.criu.dump(
+                self.entry.plan,
+                images=self.directory.images,
+                work=self.directory.work,
+                socket_fd=peer.fileno(),
+            )
+            self._learn(dump_command=shlex.join(map(str, command)))
+            child = spawn(command, output=self._output("dump"), pass_fds=[peer.fileno()], own_session=False)
+            told = 0.0
+            while not _ended_within(child, UNCORK_S):
+                channel.uncork(peer)
+                if time.monotonic() > told + PROGRESS_S:
+                    told = time.monotonic()
+                    _tell(bytes=channel.bytes_acked(peer))
+                self._mind_the_deadline(child)
+            # The step goes on with what it is told; the journal is for one that comes later.
+            ended = {"dump_exit": child.wait(1), "dump_ended": time.time(), "pages_bytes": channel.bytes_acked(peer)}
+            _tell(**ended)
+            self._learn(**ended)
+
+    def _receive_pages(self, connection: channel.Connection) -> None:
+        descriptor = connection.socket.fileno()
+        command = self.criu.page_server(images=self.directory.images, work=self.directory.work, socket_fd=descriptor)
+        child = spawn(command, output=self._output("page-server"), pass_fds=[descriptor], own_session=False)
+        while not _ended_within(child, PROGRESS_S):
+            self._mind_the_deadline(child)
+        self._learn(page_server_exit=child.wait(1))
+
+    def _receive_images(self, connection: channel.Connection) -> None:
+        manifest = channel.receive_files(connection.socket, self.directory.images, self._left_s())
+        self._learn(manifest=manifest, images_at=time.time())
+        channel.confirm(connection.socket)
+
+    def _mind_the_deadline(self, child: Child) -> None:
+        if self._left_s() <= 0:
+            child.kill()
+            raise CommandTimedOut(f"CRIU was still at work after {self.errand.deadline_s:g} s and was ended.")
+
+    def _left_s(self) -> float:
+        return self.until - time.monotonic()
+
+    def _output(self, verb: str) -> Path:
+        return self.directory.work / f"{verb}.out"
+
+    def _learn(self, **facts: object) -> None:
+        self.entry = self.journal.learn(self.entry, facts)
+
+    def _entry(self) -> Entry:
+        entry = self.journal.entry(self.errand.migration, Role(self.errand.role))
+        if entry is None:
+            raise ChannelFailed(f"This host's journal knows no migration {self.errand.migration}.")
+        return entry
+
+
+def _ended_within(child: Child, seconds: float) -> bool:
+    pidfd = os.pidfd_open(child.pid)
+    try:
+        ready, _, _ = select.select([pidfd], [], [], seconds)
+    finally:
+        os.close(pidfd)
+    return bool(ready)
+
+
+def _tell(**words: object) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        print(json.dumps(words), flush=True)  # noqa: T201  (this is the protocol with the step)
+
+
+def main() -> int:
+    """Read the errand and do it; a failure is one sentence, told to the step and to the log."""
+    data: Json = json.load(sys.stdin)
+    errand = Errand(**{**data, "purposes": tuple(data["purposes"])})
+    try:
+        Holder(errand).run()
+    except (ChannelFailed, CommandTimedOut, ImagesIncomplete) as error:
+        sys.stderr.write(f"{error}\n")
+        _tell(code=error.code, message=error.message, hint=error.hint)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""This host, and a migration as it stands on this host: what steps and tools are handed to work with."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+
+from sojourn import channel, process
+from sojourn.criu import Criu
+from sojourn.holder import Errand
+from sojourn.images import ImageDirectory
+from sojourn.journal import Entry, Journal
+from sojourn.ledger import Ledger
+from sojourn.model import Identity, Json, Member, Phase, Plan, Role
+from sojourn.registry import Registry
+from sojourn.settings import Settings, load
+from sojourn.store import Store
+
+SECONDS_PER_DAY = 86_400
+
+
+class Host:
+    """One host: its name, settings, journal, and its ways to the cluster's ledger and registry."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.name = settings.host
+        self.criu = Criu(settings.criu)
+        self.journal = Journal(settings.state_dir / "journal.db")
+        store = Store(settings.redis_url)
+        self.ledger = Ledger(store, settings.keep_days * SECONDS_PER_DAY)
+        self.registry = Registry(store)
+
+    @property
+    def action_script(self) -> Path:
+        """CRIU's action script; not in the runtime directory, since ``/run`` is mounted ``noexec`` on many hosts."""
+        return self.settings.state_dir / "action-script"
+
+    @property
+    def worker_file(self) -> Path:
+        """Where the worker leaves its PID."""
+        return self.settings.runtime_dir / "worker.pid"
+
+    def worker_pid(self) -> int | None:
+        """Return the PID of this host's worker, None where none has started."""
+        return int(self.worker_file.read_text()) if self.worker_file.exists() else None
+
+    def directory(self, migration: str) -> ImageDirectory:
+        """Return the place of a migration's images and logs on this host."""
+        return ImageDirectory(self.settings.runtime_dir / migration)
+
+
+class Migration:
+    """One migration as it stands on this host. Every change goes to the journal first."""
+
+    def __init__(self, host: Host, entry: Entry) -> None:
+        self.host = host
+        self.entry = entry
+        self.directory = host.directory(entry.id)
+
+    @property
+    def id(self) -> str:
+        """The migration's id, the same on both hosts."""
+        return self.entry.id
+
+    @property
+    def plan(self) -> Plan:
+        """What was asked for."""
+        return self.entry.plan
+
+    @property
+    def role(self) -> Role:
+        """This host's part."""
+        return self.entry.role
+
+    @property
+    def phase(self) -> Phase:
+        """Where this host's journal stands, as it was read last."""
+        return self.entry.phase
+
+    @property
+    def facts(self) -> Json:
+        """What earlier steps here and on the other host have found out."""
+        return self.entry.facts
+
+    @property
+    def secret(self) -> bytes:
+        """The secret of this migration's page channel."""
+        return channel.secret_for(self.host.settings.key.get_secret_value(), self.id)
+
+    def become(self, phase: Phase) -> None:
+        """Write the next phase; the act that it permits may follow. Raises PhaseConflict."""
+        self.entry = self.host.journal.advance(self.entry, phase)
+
+    def learn(self, **facts: object) -> None:
+        """Keep facts in this host's journal."""
+        self.entry = self.host.journal.learn(self.entry, facts)
+
+    def record_tree(self, members: Iterable[Member]) -> None:
+        """Keep who makes up the tree."""
+        self.entry = self.host.journal.record_tree(self.entry, members)
+
+    def refresh(self) -> None:
+        """Read the journal again: CRIU's action script and the holder write to it too."""
+        entry = self.host.journal.entry(self.id, self.role)
+        assert entry is not None  # noqa: S101  (rows are never deleted)
+        self.entry = entry
+
+    def errand(self, *, address: str, port: int, purposes: tuple[str, ...], deadline_s: float) -> Errand:
+        """Return the errand for a holder of this migration's page channel on this host."""
+        return Errand(
+            migration=self.id,
+            role=self.role,
+            journal=str(self.host.journal.path),
+            place=str(self.directory.place),
+            criu=str(self.host.settings.criu),
+            secret=self.secret.hex(),
+            address=address,
+            port=port,
+            purposes=purposes,
+            deadline_s=deadline_s,
+        )
+
+    def end_processes(self) -> None:
+        """End what holders and CRIU of this migration still run here. Again is harmless."""
+        for kind in ("process", "restore"):
+            for what in self.host.journal.held(self.entry, kind):
+                process.end_group(Identity(**json.loads(what)))
+                self.host.journal.let_go(self.entry, kind, what)
+
+    @contextlib.contextmanager
+    def holding_restore(self, criu: Identity) -> Iterator[None]:
+        """Note that this CRIU rebuilds the tree, as long as it does."""
+        what = json.dumps(asdict(criu))
+        self.host.journal.hold(self.entry, "restore", what)
+        yield
+        self.host.journal.let_go(self.entry, "restore", what)
+
+    def is_restoring(self) -> bool:
+        """Whether a CRIU that rebuilds the tree is still at work here."""
+        restores = self.host.journal.held(self.entry, "restore")
+        return any(process.is_alive(Identity(**json.loads(what))) for what in restores)
+
+    def give_slot_back(self) -> None:
+        """Let another migration have this one's place among the frozen trees."""
+        self.host.journal.let_go(self.entry, "slot", "freeze")
+
+
+@cache
+def this_host() -> Host:
+    """Return the host that this process works for, opened at the first call of each process."""
+    return Host(load())

@@ -1,0 +1,255 @@
+"""The journal: what this host knows of its migrations, on its own disk. The journals are the truth.
+
+One SQLite file per host, with three tables:
+
+``migration``  one row per migration and role: plan, phase, facts of other hosts, the frozen tree, the verdict
+``step``       one row per step that ran here: times, outcome or failure
+``held``       one row per thing that must be given back: a mount, a page server, a CRIU process
+
+A phase is written *before* the act that it permits, and only by compare-and-set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sojourn.commit import compare_and_set, connect
+from sojourn.errors import PhaseConflict, Temporary
+from sojourn.model import Failure, Json, Member, Outcome, Phase, Plan, Role, StepRecord
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS migration (
+    id TEXT NOT NULL, role TEXT NOT NULL, phase TEXT NOT NULL, plan TEXT NOT NULL,
+    facts TEXT NOT NULL DEFAULT '{}', tree TEXT NOT NULL DEFAULT '[]',
+    created REAL NOT NULL, updated REAL NOT NULL,
+    PRIMARY KEY (id, role)
+) STRICT;
+CREATE TABLE IF NOT EXISTS step (
+    id TEXT NOT NULL, role TEXT NOT NULL, name TEXT NOT NULL, host TEXT NOT NULL, started REAL NOT NULL,
+    ended REAL, outcome TEXT NOT NULL DEFAULT '', facts TEXT NOT NULL DEFAULT '{}', failure TEXT,
+    PRIMARY KEY (id, role, name)
+) STRICT;
+CREATE TABLE IF NOT EXISTS held (
+    id TEXT NOT NULL, role TEXT NOT NULL, kind TEXT NOT NULL, what TEXT NOT NULL,
+    PRIMARY KEY (id, role, kind, what)
+) STRICT;
+"""
+
+FIRST_PHASE = {Role.SOURCE: Phase.OPEN, Role.DESTINATION: Phase.RESERVED}
+
+#: What may follow what. Anything else is a PhaseConflict, whoever asks.
+PERMITTED = {
+    Phase.OPEN: {Phase.FREEZING, Phase.RESUMED},
+    Phase.FREEZING: {Phase.FROZEN, Phase.RESUMED},
+    Phase.FROZEN: {Phase.RELEASED, Phase.RESUMED},
+    Phase.RELEASED: {Phase.RETIRED, Phase.RESUMED},
+    Phase.RESERVED: {Phase.RESTORING, Phase.REFUSED},
+    Phase.RESTORING: {Phase.ACCEPTED, Phase.REFUSED},
+    Phase.ACCEPTED: {Phase.RESTORED, Phase.REFUSED},  # see sojourn.arrival.refuse
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One migration as this host's journal had it at one instant."""
+
+    id: str
+    role: Role
+    phase: Phase
+    plan: Plan
+    facts: Json
+    tree: tuple[Member, ...]
+    updated: float
+
+
+class Journal:
+    """The journal of this host. Each process opens its own; SQLite keeps them apart."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path = path
+        self._db = connect(path)
+        self._db.executescript(SCHEMA)
+
+    def open(self, migration: str, role: Role, plan: Plan, phase: Phase | None = None) -> Entry:
+        """Make the row of a migration, in its role's first phase unless told otherwise; keep it if it is there."""
+        now = time.time()
+        self._db.execute(
+            "INSERT OR IGNORE INTO migration (id, role, phase, plan, created, updated) VALUES (?, ?, ?, ?, ?, ?)",
+            (migration, role, phase or FIRST_PHASE[role], json.dumps(plan.to_json()), now, now),
+        )
+        entry = self.entry(migration, role)
+        assert entry is not None  # noqa: S101  (rows are never deleted)
+        return entry
+
+    def entry(self, migration: str, role: Role) -> Entry | None:
+        """Return the row as it stands, or None for a migration that this host has never heard of."""
+        row = self._db.execute(
+            "SELECT phase, plan, facts, tree, updated FROM migration WHERE id = ? AND role = ?",
+            (migration, role),
+        ).fetchone()
+        return _entry(migration, role, *row) if row else None
+
+    def unfinished(self) -> list[Entry]:
+        """Return the rows whose phase is not final, the one that stood still for longest first."""
+        rows = self._db.execute(
+            "SELECT id, role, phase, plan, facts, tree, updated FROM migration "
+            "WHERE phase NOT IN (SELECT value FROM json_each(?)) ORDER BY updated",
+            (json.dumps([phase for phase in Phase if phase.final]),),
+        )
+        return [_entry(migration, Role(role), *rest) for migration, role, *rest in rows]
+
+    def advance(self, entry: Entry, phase: Phase) -> Entry:
+        """Write the next phase by compare-and-set; durable when this returns.
+
+        Raises PhaseConflict if the rules do not permit it, or if someone else wrote first.
+        """
+        permitted = phase in PERMITTED.get(entry.phase, ())
+        if not permitted or not compare_and_set(self._db, entry.id, entry.role, entry.phase, phase):
+            now = self.entry(entry.id, entry.role)
+            raise PhaseConflict(
+                f"Migration {entry.id} can not become {phase} here: it is {now.phase if now else 'unknown'}."
+            )
+        return self._again(entry)
+
+    def learn(self, entry: Entry, facts: Json) -> Entry:
+        """Keep what other hosts or earlier steps said of this migration."""
+        self._db.execute(
+            "UPDATE migration SET facts = json_patch(facts, ?) WHERE id = ? AND role = ?",
+            (json.dumps(facts), entry.id, entry.role),
+        )
+        return self._again(entry)
+
+    def record_tree(self, entry: Entry, tree: Iterable[Member]) -> Entry:
+        """Keep which processes make up the tree, so that nobody else's are ever resumed or killed."""
+        members = json.dumps([member.to_json() for member in tree])
+        self._db.execute("UPDATE migration SET tree = ? WHERE id = ? AND role = ?", (members, entry.id, entry.role))
+        return self._again(entry)
+
+    def start_step(self, entry: Entry, name: str, host: str) -> None:
+        """Note that a step begins now; a new attempt replaces the old one's row."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO step (id, role, name, host, started) VALUES (?, ?, ?, ?, ?)",
+            (entry.id, entry.role, name, host, time.time()),
+        )
+
+    def finish_step(self, entry: Entry, name: str, outcome: Outcome) -> None:
+        """Note that a step is done; a second delivery of it is answered with this outcome."""
+        self._db.execute(
+            "UPDATE step SET ended = ?, outcome = ?, facts = ? WHERE id = ? AND role = ? AND name = ?",
+            (time.time(), outcome.sentence, json.dumps(outcome.facts), entry.id, entry.role, name),
+        )
+
+    def fail_step(self, entry: Entry, name: str, failure: Failure) -> None:
+        """Note that a step failed for good."""
+        self._db.execute(
+            "UPDATE step SET ended = ?, outcome = ?, failure = ? WHERE id = ? AND role = ? AND name = ?",
+            (time.time(), failure.message, json.dumps(asdict(failure)), entry.id, entry.role, name),
+        )
+
+    def outcome(self, entry: Entry, name: str) -> Outcome | None:
+        """Return the recorded outcome of a step that is done, None for one that is not."""
+        row = self._db.execute(
+            "SELECT outcome, facts FROM step WHERE id = ? AND role = ? AND name = ? "
+            "AND ended IS NOT NULL AND failure IS NULL",
+            (entry.id, entry.role, name),
+        ).fetchone()
+        return Outcome(row[0], json.loads(row[1])) if row else None
+
+    def steps(self, migration: str) -> list[StepRecord]:
+        """Return the steps of a migration that ran here, in the order in which they began."""
+        rows = self._db.execute(
+            "SELECT name, host, started, ended, outcome, failure IS NOT NULL FROM step WHERE id = ? ORDER BY started",
+            (migration,),
+        )
+        return [
+            StepRecord(name, host, started, ended, outcome, failed=bool(failed))
+            for name, host, started, ended, outcome, failed in rows
+        ]
+
+    def hold(self, entry: Entry, kind: str, what: str) -> None:
+        """Note a thing *before* it is taken, so that it is given back whoever dies in between."""
+        self._db.execute(
+            "INSERT OR IGNORE INTO held (id, role, kind, what) VALUES (?, ?, ?, ?)",
+            (entry.id, entry.role, kind, what),
+        )
+
+    def let_go(self, entry: Entry, kind: str, what: str) -> None:
+        """Note that a thing was given back."""
+        self._db.execute(
+            "DELETE FROM held WHERE id = ? AND role = ? AND kind = ? AND what = ?",
+            (entry.id, entry.role, kind, what),
+        )
+
+    def held(self, entry: Entry, kind: str) -> list[str]:
+        """Return the things of one kind that this migration still holds here."""
+        rows = self._db.execute(
+            "SELECT what FROM held WHERE id = ? AND role = ? AND kind = ? ORDER BY rowid",
+            (entry.id, entry.role, kind),
+        )
+        return [what for (what,) in rows]
+
+    def take_slot(self, entry: Entry, slots: int) -> bool:
+        """Take one of this host's places for a frozen tree; False if all are taken. Taking it again is harmless."""
+        with self._transaction():
+            (taken,) = self._db.execute(
+                "SELECT count(*) FROM held WHERE kind = 'slot' AND NOT (id = ? AND role = ?)",
+                (entry.id, entry.role),
+            ).fetchone()
+            if taken < slots:
+                self.hold(entry, "slot", "freeze")
+        return bool(taken < slots)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def _again(self, entry: Entry) -> Entry:
+        now = self.entry(entry.id, entry.role)
+        assert now is not None  # noqa: S101  (rows are never deleted)
+        return now
+
+
+@contextlib.contextmanager
+def lock(path: Path, deadline_s: float) -> Iterator[None]:
+    """Keep two deliveries for one migration on this host apart; the kernel lets go when the holder dies.
+
+    Raises Temporary if another delivery still holds it at the deadline.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    until = time.monotonic() + deadline_s
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        while not _try_lock(descriptor):
+            if time.monotonic() > until:
+                raise Temporary(f"Another delivery of the same migration has been at work for {deadline_s:g} s.")
+            time.sleep(0.01)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _entry(migration: str, role: Role, phase: str, plan: str, facts: str, tree: str, updated: float) -> Entry:
+    members = tuple(Member.from_json(member) for member in json.loads(tree))
+    return Entry(migration, role, Phase(phase), Plan.from_json(json.loads(plan)), json.loads(facts), members, updated)

@@ -1,0 +1,164 @@
+"""The ledger: a copy of every migration in Redis, for people. It can be lost; the journals are the truth.
+
+Keys:
+
+``sojourn:migration:<id>``  hash: ``plan``, ``state``, ``created``, ``owner``, ``failure``, ``result`` and one field
+                            ``step:<role>:<name>`` per step, each as JSON; expires some days after the end
+``sojourn:migrations``      sorted set: ids by the time they were asked for
+``sojourn:events``          stream: one entry per transition and per progress mark; keeps the last ten thousand
+
+Telling the ledger never fails a migration: if Redis is away, a warning is logged and the work goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sojourn.errors import StoreUnreachable
+from sojourn.model import Failure, Json, Plan, State, StepRecord
+from sojourn.store import Store
+
+log = logging.getLogger(__name__)
+
+INDEX = "sojourn:migrations"
+EVENTS = "sojourn:events"
+EVENTS_KEPT = 10_000
+
+#: How long one blocking read waits before it looks whether it should go on.
+WAIT_S = 1.0
+
+
+def key(migration: str) -> str:
+    """Return the key of a migration's hash."""
+    return f"sojourn:migration:{migration}"
+
+
+@dataclass(frozen=True)
+class Account:
+    """One migration as the ledger had it at one instant."""
+
+    id: str
+    plan: Plan
+    state: State
+    created: float
+    owner: str | None
+    steps: tuple[StepRecord, ...]
+    failure: Failure | None
+    result: Json | None
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened to a migration. ``kind`` is state, step or progress."""
+
+    migration: str
+    kind: str
+    data: Json
+
+
+class Ledger:
+    """Reads and writes the ledger."""
+
+    def __init__(self, store: Store, keep_s: int) -> None:
+        self._store = store
+        self._keep_s = keep_s
+
+    def open(self, migration: str, plan: Plan) -> None:
+        """Enter a migration that was asked for. Raises StoreUnreachable: without Redis nothing starts."""
+        now = time.time()
+        fields = {"plan": plan.to_json(), "state": State.QUEUED, "created": now, "owner": plan.source}
+        self._store.put_fields(key(migration), _encoded(fields))
+        self._store.rank(INDEX, migration, now)
+        self._store.forget_below(INDEX, now - self._keep_s)
+        self._announce(migration, "state", {"state": State.QUEUED})
+
+    def tell_state(self, migration: str, state: State) -> None:
+        """Say where the migration stands."""
+        self._tell(migration, "state", {"state": state}, {"state": state})
+
+    def tell_step(self, migration: str, role: str, step: StepRecord) -> None:
+        """Say that a step began, ended or failed."""
+        self._tell(migration, "step", {"role": role, **asdict(step)}, {f"step:{role}:{step.name}": asdict(step)})
+
+    def tell_progress(self, migration: str, **numbers: float) -> None:
+        """Say how far a step has come; kept nowhere but in the stream of events."""
+        self._tell(migration, "progress", numbers, None)
+
+    def tell_failure(self, migration: str, failure: Failure) -> None:
+        """Say why the migration will not go as asked."""
+        self._tell(migration, "failure", asdict(failure), {"failure": asdict(failure)})
+
+    def close(self, migration: str, result: Json) -> None:
+        """Enter the end of a migration, and when it will be forgotten."""
+        ended = {
+            "state": result["state"],
+            "owner": result["owner"],
+            "result": result,
+            "failure": result["failure"],
+        }
+        self._tell(migration, "state", {"state": result["state"]}, ended, expire_s=self._keep_s)
+
+    def account(self, migration: str) -> Account | None:
+        """Return one migration, None if the ledger does not know it. Raises StoreUnreachable."""
+        fields = {name: json.loads(value) for name, value in self._store.fields(key(migration)).items()}
+        return _account(migration, fields) if "plan" in fields else None
+
+    def latest(self, count: int) -> list[Account]:
+        """Return the migrations that were asked for last, newest first. Raises StoreUnreachable."""
+        accounts = (self.account(migration) for migration in self._store.highest(INDEX, count))
+        return [account for account in accounts if account]
+
+    def find(self, prefix: str) -> list[str]:
+        """Return the ids that begin so, for people who do not type whole ones."""
+        return [migration for migration in self._store.highest(INDEX, EVENTS_KEPT) if migration.startswith(prefix)]
+
+    def bookmark(self) -> str:
+        """Return a place in the stream of events: what comes later is behind it."""
+        return self._store.last_id(EVENTS)
+
+    def follow(self, after: str, going_on: Callable[[], bool] = lambda: True) -> Iterator[Event | None]:
+        """Yield events as they come, and None about once a second when none came, while ``going_on``."""
+        last = after
+        while going_on():
+            entries = self._store.read(EVENTS, last, wait_s=WAIT_S)
+            if not entries:
+                yield None
+            for last, fields in entries:  # noqa: B007  (the last id read is where the next read begins)
+                yield Event(fields["migration"], fields["kind"], json.loads(fields["data"]))
+
+    def _tell(
+        self, migration: str, kind: str, event: Json, fields: Json | None, *, expire_s: int | None = None
+    ) -> None:
+        try:
+            if fields:
+                self._store.put_fields(key(migration), _encoded(fields), expire_s=expire_s)
+            self._announce(migration, kind, event)
+        except StoreUnreachable as error:
+            log.warning("The ledger was not told (%s): %s", kind, error, extra={"migration": migration})
+
+    def _announce(self, migration: str, kind: str, data: Json) -> None:
+        entry = {"migration": migration, "kind": kind, "data": json.dumps(data)}
+        self._store.append(EVENTS, entry, keep=EVENTS_KEPT)
+
+
+def _encoded(fields: Json) -> dict[str, str]:
+    return {name: json.dumps(value) for name, value in fields.items()}
+
+
+def _account(migration: str, fields: dict[str, Any]) -> Account:
+    steps = [StepRecord(**value) for name, value in fields.items() if name.startswith("step:")]
+    return Account(
+        id=migration,
+        plan=Plan.from_json(fields["plan"]),
+        state=State(fields["state"]),
+        created=fields["created"],
+        owner=fields.get("owner"),
+        steps=tuple(sorted(steps, key=lambda step: step.started)),
+        failure=Failure(**fields["failure"]) if fields.get("failure") else None,
+        result=fields.get("result"),
+    )

@@ -1,0 +1,50 @@
+"""Logging: one line per event, as text for people or as JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+#: Attributes that a log call may pass in ``extra``; they become keys of the JSON line.
+CONTEXT = ("migration", "host", "step")
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line: time (ISO 8601, UTC), level, logger, message, and the migration's context."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line for one record."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= {key: getattr(record, key) for key in CONTEXT if hasattr(record, key)}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+class TextFormatter(logging.Formatter):
+    """``12:00:01.250 info migration step message``, the migration's id cut to eight characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line for one record."""
+        time = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S.%f")[:-3]
+        context = [str(getattr(record, key, ""))[:12] for key in ("migration", "step")]
+        words = [time, record.levelname.lower(), *filter(None, context), record.getMessage()]
+        text = " ".join(words)
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+def configure(log_format: str, *, debug: bool = False) -> None:
+    """Send this process's log to stderr in the given format, ``text`` or ``json``."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+    logging.getLogger("sojourn").setLevel(logging.DEBUG if debug else logging.INFO)

@@ -1,0 +1,67 @@
+"""The original of a process, on the source: given back to its host, or killed because it runs elsewhere.
+
+In both, the final phase is written first and the tree stays noted as held until the act is done; so a death in
+between leaves something to finish, never something to decide again. Both may run any number of times.
+"""
+
+from __future__ import annotations
+
+from sojourn import criu, network, process
+from sojourn.errors import ProcessGone
+from sojourn.host import Migration
+from sojourn.model import Member, Phase
+
+
+def tree_as_it_was(migration: Migration) -> list[Member]:
+    """Return the tree as it is now, each process marked as stopped only if it was so before the freeze."""
+    stopped = {member.identity for member in migration.entry.tree if member.stopped}
+    return [Member(member.identity, stopped=member.identity in stopped) for member in process.tree(migration.plan.pid)]
+
+
+def resume_original(migration: Migration) -> str:
+    """Let the process run on here; the caller has made sure that it may. Return what was done."""
+    if migration.phase is not Phase.RESUMED:
+        migration.become(Phase.RESUMED)
+    migration.end_processes()
+    woken = _thaw(migration) if _holds_tree(migration) else 0
+    _let_go(migration)
+    return f"process {migration.plan.pid} runs on {migration.host.name}" + (f"; {woken} were woken" if woken else "")
+
+
+def retire_original(migration: Migration) -> str:
+    """Kill the frozen original; the caller holds the destination's ``restored``. Return what was done."""
+    if migration.phase is not Phase.RETIRED:
+        migration.become(Phase.RETIRED)
+    killed = process.kill(migration.entry.tree) if _holds_tree(migration) else 0
+    _unlock_network(migration)
+    _let_go(migration)
+    return f"the original on {migration.host.name} is gone ({killed} processes)"
+
+
+def _thaw(migration: Migration) -> int:
+    """Undo what the dump left: the network lock, sockets in repair mode, stopped processes."""
+    try:
+        members = tree_as_it_was(migration)
+    except ProcessGone:
+        return 0
+    if members[0].identity != migration.entry.tree[0].identity:
+        return 0  # the process ended by itself, and its PID is another one's now
+    _unlock_network(migration)
+    if migration.plan.tcp_established:
+        network.leave_repair_mode(members)
+    return process.wake(members)
+
+
+def _unlock_network(migration: Migration) -> None:
+    run_id = criu.run_id(migration.directory.images) if migration.plan.tcp_established else None
+    if run_id:
+        network.unlock(run_id)
+
+
+def _holds_tree(migration: Migration) -> bool:
+    return bool(migration.host.journal.held(migration.entry, "tree"))
+
+
+def _let_go(migration: Migration) -> None:
+    migration.host.journal.let_go(migration.entry, "tree", "frozen")
+    migration.give_slot_back()

@@ -1,0 +1,1 @@
+"""Preflight: what can be known before anything is touched."""

@@ -1,0 +1,87 @@
+"""Whether a process can be a candidate at all: it exists, it is a program, and it is not one of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from sojourn import process
+from sojourn.errors import ProcessGone, Refused
+from sojourn.process import KERNEL_THREAD, Stat
+
+
+def check(pid: int, worker: int | None) -> None:
+    """Refuse a process that must not or can not be migrated; ``worker`` is the PID of this host's worker, if known.
+
+    Raises Refused with one sentence.
+    """
+    try:
+        stat = process.stat(pid)
+        line = process.ancestors(pid)
+    except ProcessGone as gone:
+        raise Refused(gone.message, "It may have ended: look again with `sojourn ps`.") from None
+    why_not = _why_not(stat) or _why_ours(pid, line, worker)
+    if why_not:
+        raise Refused(f"Process {pid} ({stat.name}) {why_not}.")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A process as ``sojourn ps`` shows it, with its whole tree; ``verdict`` is empty if nothing speaks against it."""
+
+    pid: int
+    command: str
+    user: int
+    processes: int
+    memory_bytes: int
+    sockets: int
+    verdict: str
+
+
+def survey(worker: int | None) -> list[Candidate]:
+    """Return the roots of this host's trees of programs, the largest first; kernel threads and our own are left out."""
+    found = []
+    for stat in process.everything():
+        with contextlib.suppress(ProcessGone, FileNotFoundError):
+            if stat.parent <= 1 and stat.pid != 1 and not stat.flags & KERNEL_THREAD:
+                found.append(_candidate(stat, worker))
+    return sorted(found, key=lambda each: each.memory_bytes, reverse=True)
+
+
+def _candidate(stat: Stat, worker: int | None) -> Candidate:
+    members = process.tree(stat.pid)
+    return Candidate(
+        pid=stat.pid,
+        command=process.command_line(stat.pid),
+        user=Path(f"/proc/{stat.pid}").stat().st_uid,
+        processes=len(members),
+        memory_bytes=process.memory_bytes(members),
+        sockets=sum(len(process.sockets(member.identity.pid)) for member in members),
+        verdict=_why_not(stat) or _why_ours(stat.pid, process.ancestors(stat.pid), worker),
+    )
+
+
+def _why_not(stat: Stat) -> str:
+    if stat.flags & KERNEL_THREAD:
+        return "is a thread of the kernel; it can not be migrated"
+    if stat.state in "ZX":
+        return "has already ended and waits for its parent to notice; there is nothing left to migrate"
+    leader, tracer = _status(stat.pid, "Tgid:"), _status(stat.pid, "TracerPid:")
+    if leader != stat.pid:
+        return f"is a thread of process {leader}; migrate that one"
+    if tracer:
+        return f"is traced by process {tracer}, a debugger perhaps; CRIU must be its only tracer"
+    return ""
+
+
+def _why_ours(pid: int, line: list[int], worker: int | None) -> str:
+    if pid in process.ancestors(os.getpid()) or worker in line:
+        return "is Sojourn's own worker or one of its ancestors; it can not migrate itself"
+    return ""
+
+
+def _status(pid: int, key: str) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))

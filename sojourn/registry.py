@@ -1,0 +1,107 @@
+"""The registry: which hosts there are, and what each of them can do. A worker announces its host while it lives.
+
+Keys:
+
+``sojourn:hosts``        set: names of all hosts that ever announced themselves
+``sojourn:host:<name>``  JSON of HostInfo; expires a few announcements after the last one
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from sojourn.errors import HostUnreachable, Refused, UsageError
+from sojourn.model import Plan
+from sojourn.store import Store
+
+KNOWN = "sojourn:hosts"
+
+#: A host is gone when it has missed so many announcements.
+MISSED = 3
+
+
+@dataclass(frozen=True)
+class HostInfo:
+    """What a host says of itself. ``running`` counts migrations that are not final in its journal."""
+
+    name: str
+    address: str
+    sojourn: str
+    criu: str
+    kernel: str
+    machine: str
+    cpus: int
+    memory_bytes: int
+    free_bytes: int
+    running: int
+    announced: float
+
+
+class Registry:
+    """Reads and writes the registry."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def announce(self, info: HostInfo, every_s: float) -> None:
+        """Say that the host is there, until it misses some announcements. Raises StoreUnreachable."""
+        self._store.add_to_set(KNOWN, info.name)
+        self._store.put(_key(info.name), json.dumps(asdict(info)), expire_s=MISSED * every_s)
+
+    def withdraw(self, name: str) -> None:
+        """Say that the host goes away on purpose."""
+        self._store.remove(_key(name))
+
+    def hosts(self) -> dict[str, HostInfo | None]:
+        """Return all hosts by name, None for one that no longer announces itself. Raises StoreUnreachable."""
+        names = sorted(self._store.members(KNOWN))
+        values = self._store.values([_key(name) for name in names])
+        return {
+            name: HostInfo(**json.loads(value)) if value else None for name, value in zip(names, values, strict=True)
+        }
+
+    def alive(self) -> dict[str, HostInfo]:
+        """Return the hosts that announce themselves. Raises StoreUnreachable."""
+        return {name: info for name, info in self.hosts().items() if info}
+
+    def check_host(self, name: str) -> HostInfo:
+        """Return what a host says of itself. Raises UsageError if nobody knows it, HostUnreachable if it is silent."""
+        return _present(name, self.hosts())
+
+    def check(self, plan: Plan) -> None:
+        """Refuse a plan that can not work between these hosts, before anything is sent to them.
+
+        Raises UsageError for a host that nobody knows, HostUnreachable for one whose worker is down, and
+        Refused if the two run CRIU versions that do not understand each other (the page server's header changed
+        in 4.2).
+        """
+        hosts = self.hosts()
+        source, destination = (_present(name, hosts) for name in (plan.source, plan.destination))
+        if _series(source.criu) != _series(destination.criu):
+            raise Refused(
+                f"{source.name} has CRIU {source.criu} and {destination.name} has {destination.criu}; "
+                "they do not understand each other.",
+                "Install the same major and minor version of CRIU on both hosts.",
+            )
+
+
+def _present(name: str, hosts: dict[str, HostInfo | None]) -> HostInfo:
+    if name not in hosts:
+        raise UsageError(f"There is no host {name}.", f"Known hosts: {', '.join(hosts) or 'none'}.")
+    info = hosts[name]
+    if info is None:
+        raise HostUnreachable(
+            f"The worker of host {name} does not answer.",
+            "Start it there: systemctl start sojourn, or sojourn worker.",
+        )
+    return info
+
+
+def _series(version: str) -> list[str]:
+    """Major and minor version."""
+    return version.split(".")[:2]
+
+
+def _key(name: str) -> str:
+    return f"sojourn:host:{name}"

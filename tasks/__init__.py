@@ -1,0 +1,1 @@
+"""How a host does one step of a migration: one module per step."""

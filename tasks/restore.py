@@ -1,0 +1,68 @@
+"""restore and refuse, on the destination: the commit, and the answer no.
+
+``restoring`` is written before CRIU starts. CRIU rebuilds the tree and asks the journal (``sojourn/commit.py``)
+whether it may run; ``accepted`` is the commit, ``restored`` its completion.
+
+* CRIU dies before the commit, or this step's deadline comes: ``refuse`` writes ``refused``, and the source resumes.
+* The worker or Redis dies: CRIU and its action script finish without them; the verdict is in the journal.
+* The source or the network dies: nothing here needs them any more.
+* This host dies before the commit: its images are gone, so it refuses when it is back. After it: it is the process's
+  own host that died.
+
+A second delivery finds the outcome in the journal, or ``restoring`` no longer where it must be, and does nothing.
+"""
+
+from __future__ import annotations
+
+import time
+
+from sojourn import arrival
+from sojourn.errors import ImagesIncomplete
+from sojourn.host import Migration
+from sojourn.model import Outcome, Verdict
+from tasks.step import step
+
+#: How long the page server may take to write its last pages after the dump is done.
+LAST_PAGES_S = 30
+
+
+@step(deadline_s=3600)
+def restore(migration: Migration) -> Outcome:
+    """Check that everything is here, rebuild the tree, and let it run."""
+    _await_page_server(migration)
+    migration.directory.check(migration.facts["manifest"])
+    resumed_at = arrival.restore(migration, migration.host.settings.max_freeze_s)
+    migration.give_slot_back()
+    return Outcome(
+        f"process {migration.plan.pid} runs on {migration.host.name}",
+        {
+            "verdict": Verdict.RESTORED,
+            "resumed_at": resumed_at,
+            "images_at": migration.facts.get("images_at", migration.facts["images_sent"]),
+        },
+    )
+
+
+@step(deadline_s=60, undo=True)
+def refuse(migration: Migration) -> Outcome:
+    """Write ``refused`` unless the process was already taken, and tell the source the verdict."""
+    verdict = arrival.refuse(migration)
+    sentence = {
+        Verdict.RESTORED: f"too late to refuse: the process runs on {migration.host.name}",
+        Verdict.REFUSED: f"{migration.host.name} will not run the process",
+        Verdict.PENDING: f"CRIU is still at work on {migration.host.name}",
+    }[verdict]
+    return Outcome(sentence, {"verdict": verdict})
+
+
+def _await_page_server(migration: Migration) -> None:
+    """Wait for the page server's exit code: it acknowledges to the dump before its last write."""
+    until = time.monotonic() + LAST_PAGES_S
+    while (returncode := migration.facts.get("page_server_exit")) is None and time.monotonic() < until:
+        time.sleep(0.005)
+        migration.refresh()
+    if returncode != 0:
+        raise ImagesIncomplete(
+            f"The page server on {migration.host.name} ended badly (exit code {returncode}); not all memory is here.",
+            f"Its log is {migration.directory.work / 'page-server.log'}.",
+        )

@@ -1,0 +1,203 @@
+"""What makes a function a step. This module is the only place in ``tasks`` that knows Celery.
+
+A step is a function of a migration on this host. Around it, on every delivery:
+
+1. The message is checked, and a lock per migration and host keeps two deliveries apart.
+2. The journal is asked: a step that is done is answered with its recorded outcome; a step of a migration that has
+   ended here, or that this host never opened, is refused.
+3. Start, end and failure go to the journal and then to the ledger.
+4. A Temporary failure is retried with back-off, as long as the step says so: never while the tree is frozen.
+5. Any other failure is recorded as a value; then StepFailed is raised, which makes Celery call the errback.
+
+An undo step is the same, but it always may run, and it never fails the rollback that it is part of: what it could
+not do is told as the fact ``pending``, and stays ``held`` in the journal.
+
+If the worker dies anywhere in here, the message is lost (early acknowledgement) and the journal keeps the phase
+and what is held; nothing is done twice and nothing is forgotten.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from celery import shared_task
+from celery.exceptions import Retry, SoftTimeLimitExceeded
+
+from sojourn.errors import SojournError, Temporary
+from sojourn.host import Host, Migration, this_host
+from sojourn.journal import lock
+from sojourn.model import Failure, Json, Message, Outcome, Phase, Role, StepRecord
+
+log = logging.getLogger("sojourn.step")
+
+#: Seconds between the soft limit, which the step can still record, and the hard one, which ends its process.
+HARD_LIMIT_AFTER_S = 10
+
+#: Back-off of temporary failures: 0.5 s, doubled each time up to this, with a jitter of a quarter.
+LONGEST_BACK_OFF_S = 15
+
+#: What an undo step leaves in the journal of a host that had never heard of the migration.
+TOMBSTONE = {Role.SOURCE: Phase.RESUMED, Role.DESTINATION: Phase.REFUSED}
+
+Work = Callable[[Migration], Outcome]
+
+
+class StepFailed(Exception):
+    """A step failed; the journal and the ledger know why. Only its sentence crosses the broker."""
+
+
+@dataclass(frozen=True)
+class HostStep:
+    """A step: its name, the plain function, and the Celery task around it."""
+
+    name: str
+    work: Work
+    task: Any
+
+    def signature(self, queue: str, message: Message | None = None) -> Any:  # noqa: ANN401  (Celery has no types)
+        """Return the Celery signature that delivers the step to a queue, with a message or the one before's result."""
+        arguments = (message.to_json(),) if message else ()
+        return self.task.signature(arguments, queue=queue)
+
+
+def step(*, deadline_s: float, opens: bool = False, undo: bool = False, retries: int = 0) -> Callable[[Work], HostStep]:
+    """Make a function a step.
+
+    ``deadline_s`` bounds one attempt; ``opens`` lets it be the first one of a migration on this host; ``undo`` makes it
+    part of a rollback; ``retries`` says how often a Temporary failure is tried again.
+    """
+
+    def decorate(work: Work) -> HostStep:
+        name = work.__name__
+
+        @shared_task(
+            name=f"sojourn.{name}",
+            bind=True,
+            max_retries=retries,
+            soft_time_limit=deadline_s,
+            time_limit=deadline_s + HARD_LIMIT_AFTER_S,
+        )
+        def task(self: Any, handed: Json | list[Json]) -> Json:  # noqa: ANN401
+            message = Message.join(handed if isinstance(handed, list) else [handed])
+            delivery = Delivery(this_host(), message, name, opens=opens, undo=undo)
+            with lock(delivery.migration_lock, deadline_s):
+                try:
+                    return delivery.answer(work)
+                except Temporary as error:
+                    if self.request.retries >= retries:
+                        raise StepFailed(delivery.fail(_failure(error))) from None
+                    raise self.retry(exc=error, countdown=_back_off_s(self.request.retries)) from None
+
+        return HostStep(name, work, task)
+
+    return decorate
+
+
+class Delivery:
+    """One delivery of one step on this host."""
+
+    def __init__(self, host: Host, message: Message, name: str, *, opens: bool, undo: bool) -> None:
+        self.host = host
+        self.message = message
+        self.name = name
+        self.opens = opens
+        self.undo = undo
+        self.role = message.plan.role_of(host.name)
+        self.migration_lock = host.directory(message.id).lock
+        self.context = {"migration": message.id, "host": host.name, "step": name}
+
+    def answer(self, work: Work) -> Json:
+        """Return the message for the next step: from the record if this one is done, else by doing it."""
+        self.migration = self._opened()
+        outcome = self.host.journal.outcome(self.migration.entry, self.name)
+        if outcome is None:
+            self._check_phase()
+            outcome = self._attempt(work)
+        return self.message.with_facts(outcome.facts).to_json()
+
+    def fail(self, failure: Failure) -> str:
+        """Record a failure for good and return its sentence."""
+        self.host.journal.fail_step(self.migration.entry, self.name, failure)
+        self._tell(self._started, outcome=failure.message, failed=True)
+        log.error("%s", failure.message, extra=self.context)
+        if not self.undo:
+            self.host.ledger.tell_failure(self.message.id, failure)
+        return failure.message
+
+    def _opened(self) -> Migration:
+        journal, message = self.host.journal, self.message
+        if self.undo:
+            entry = journal.open(message.id, self.role, message.plan, TOMBSTONE[self.role])
+        elif self.opens:
+            entry = journal.open(message.id, self.role, message.plan)
+        else:
+            known = journal.entry(message.id, self.role)
+            if known is None:
+                raise StepFailed(
+                    f"{self.host.name} knows nothing of migration {message.id}; it does not begin in the middle."
+                )
+            entry = known
+        return Migration(self.host, journal.learn(entry, message.facts))
+
+    def _check_phase(self) -> None:
+        ended = self.migration.phase in {Phase.RESUMED, Phase.REFUSED}
+        if ended and not self.undo:
+            raise StepFailed(f"Migration {self.message.id} has already ended here: it is {self.migration.phase}.")
+
+    def _attempt(self, work: Work) -> Outcome:
+        self._started = time.time()
+        self.host.journal.start_step(self.migration.entry, self.name, self.host.name)
+        self._tell(self._started)
+        failure = None
+        try:
+            outcome = work(self.migration)
+        except (Temporary, Retry):
+            raise
+        except SojournError as error:
+            failure = _failure(error)
+        except SoftTimeLimitExceeded:
+            failure = Failure("STEP_TIMED_OUT", f"{self.name} took longer than it may and was stopped.")
+        except Exception as error:
+            log.exception("A defect of Sojourn, not of the host", extra=self.context)
+            failure = Failure("DEFECT", f"{self.name} failed in a way nobody foresaw: {error!r}")
+        if failure is None:
+            return self._succeed(outcome)
+        return self._give_up(failure)
+
+    def _succeed(self, outcome: Outcome) -> Outcome:
+        self.host.journal.finish_step(self.migration.entry, self.name, outcome)
+        self._tell(self._started, outcome=outcome.sentence)
+        log.info("%s", outcome.sentence, extra=self.context)
+        return outcome
+
+    def _give_up(self, failure: Failure) -> Outcome:
+        placed = Failure(
+            failure.code,
+            failure.message,
+            failure.hint,
+            self.name,
+            self.host.name,
+            str(self.migration.directory.work),
+        )
+        sentence = self.fail(placed)
+        if not self.undo:
+            raise StepFailed(sentence)
+        return Outcome(sentence, {"pending": [*self.message.facts.get("pending", []), f"{self.host.name}: {sentence}"]})
+
+    def _tell(self, started: float, outcome: str = "", *, failed: bool = False) -> None:
+        ended = time.time() if outcome else None
+        record = StepRecord(self.name, self.host.name, started, ended, outcome, failed)
+        self.host.ledger.tell_step(self.message.id, self.role, record)
+
+
+def _failure(error: SojournError) -> Failure:
+    return Failure(error.code, error.message, error.hint)
+
+
+def _back_off_s(retries: int) -> float:
+    return float(min(0.5 * 2**retries, LONGEST_BACK_OFF_S) * random.uniform(0.75, 1.25))  # noqa: S311  (jitter)

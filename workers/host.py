@@ -1,0 +1,188 @@
+"""The worker of one host: announces it, and keeps its two lanes running.
+
+``main``    consumes the host's queue and the shared one
+``frozen``  consumes the steps that a stopped tree waits for; nothing else can fill its slots
+
+Each lane is a Celery worker in a process of its own. A lane that dies is started again; steps under way are in the
+journal. When this process itself dies, its lanes are told to end by the kernel (prctl(2), PR_SET_PDEATHSIG).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import platform
+import signal
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+
+from celery.exceptions import CPendingDeprecationWarning
+
+from sojourn import __version__, memory
+from sojourn.errors import StoreUnreachable
+from sojourn.host import Host
+from sojourn.log import configure
+from sojourn.registry import HostInfo
+from workflows.app import the_app
+from workflows.canvas import SHARED_QUEUE, lane
+
+log = logging.getLogger("sojourn.worker")
+
+PR_SET_PDEATHSIG = 1
+
+#: How long a lane may take to finish its steps when the worker is asked to end, before it is killed.
+PATIENCE_S = 20
+
+#: A lane that dies at once is not started more often than so.
+RESTART_S = 1.0
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A Celery worker to keep running: its name, its queues, and how many steps it takes side by side."""
+
+    name: str
+    queues: tuple[str, ...]
+    slots: int
+
+    def arguments(self, host: str, level: str) -> list[str]:
+        """Return the arguments of ``celery worker``."""
+        return [
+            "worker",
+            f"--hostname={self.name}@{host}",
+            f"--queues={','.join(self.queues)}",
+            f"--concurrency={self.slots}",
+            f"--loglevel={level}",
+            "--pool=prefork",
+            "--without-gossip",
+            "--without-mingle",
+            "--task-events",
+        ]
+
+
+def lanes(host: Host) -> list[Lane]:
+    """Return the lanes of a host."""
+    settings = host.settings
+    return [
+        Lane("main", (lane(host.name, frozen=False), SHARED_QUEUE), settings.concurrency),
+        Lane("frozen", (lane(host.name, frozen=True),), settings.freeze_slots),
+    ]
+
+
+class Worker:
+    """The running worker: lanes by PID, until it is asked to end."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.running: dict[int, Lane] = {}
+        self.ending = False
+
+    def run(self) -> None:
+        """Work until SIGTERM or SIGINT, then let the lanes finish their steps."""
+        the_app().loader.import_default_modules()
+        self._leave_pid()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._end)
+        for each in lanes(self.host):
+            self._start(each)
+        while not self.ending:
+            self._announce()
+            self._restart_the_dead()
+            time.sleep(self.host.settings.announce_s)
+        self._finish()
+
+    def _start(self, each: Lane) -> None:
+        arguments = each.arguments(self.host.name, "INFO")
+        self.running[_fork(lambda: the_app().worker_main(arguments))] = each
+
+    def _announce(self) -> None:
+        try:
+            self.host.registry.announce(describe(self.host), self.host.settings.announce_s)
+        except StoreUnreachable as error:
+            log.warning("%s", error)
+
+    def _restart_the_dead(self) -> None:
+        for pid in list(self.running):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                each = self.running.pop(pid)
+                log.error("Lane %s ended with status %s; it is started again.", each.name, status)
+                time.sleep(RESTART_S)
+                self._start(each)
+
+    def _end(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  (the signature is Python's)
+        self.ending = True
+
+    def _finish(self) -> None:
+        with contextlib.suppress(StoreUnreachable):
+            self.host.registry.withdraw(self.host.name)
+        _signal(self.running, signal.SIGTERM)
+        until = time.monotonic() + PATIENCE_S
+        while self.running and time.monotonic() < until:
+            self.running = {pid: each for pid, each in self.running.items() if os.waitpid(pid, os.WNOHANG)[0] == 0}
+            time.sleep(0.05)
+        _signal(self.running, signal.SIGKILL)
+        self.host.worker_file.unlink(missing_ok=True)
+
+    def _leave_pid(self) -> None:
+        self.host.worker_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.host.worker_file.write_text(str(os.getpid()))
+
+
+def describe(host: Host) -> HostInfo:
+    """Return what this host says of itself now."""
+    return HostInfo(
+        name=host.name,
+        address=host.settings.address,
+        sojourn=__version__,
+        criu=host.criu.version(),
+        kernel=platform.release(),
+        machine=platform.machine(),
+        cpus=os.cpu_count() or 1,
+        memory_bytes=memory.total_bytes(),
+        free_bytes=memory.free_bytes(),
+        running=len(host.journal.unfinished()),
+        announced=time.time(),
+    )
+
+
+def start(host: Host) -> None:
+    """Run the worker of this host until it is asked to end. Raises CommandMissing, CriuFailed if CRIU is not there."""
+    configure(host.settings.log_format)
+    _quieten_celery()
+    describe(host)
+    Worker(host).run()
+
+
+def _quieten_celery() -> None:
+    """Leave out what our own lines say better: each task received and succeeded, with all its arguments."""
+    for name in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Errbacks of chord headers: the way that Celery may change is not the one that is used here (workflows/canvas.py).
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
+
+
+def _fork(run: Callable[[], object]) -> int:
+    """Run a function in a child that ends with its parent; return the child's PID."""
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before the call
+        os._exit(1)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    run()
+    os._exit(0)
+
+
+def _signal(running: dict[int, Lane], number: signal.Signals) -> None:
+    for pid in running:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)

@@ -1,0 +1,70 @@
+"""The Celery application: one per process, made by ``create_app``, never at import, and it connects to nothing yet."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from celery import Celery, Task
+from celery.signals import before_task_publish
+
+from sojourn.errors import UsageError
+from sojourn.settings import Settings, config_file, load
+from workflows.canvas import SHARED_QUEUE
+from workflows.signing import SignedRequest, signer
+
+#: The modules whose tasks a worker must know.
+MODULES = ("workflows.migrate", "workflows.conclude", "workflows.survey")
+
+SHORTEST_KEY = 16
+
+
+class SojournTask(Task):  # type: ignore[misc, unused-ignore]  # Celery has no types
+    """All tasks, Celery's own among them, take signed messages only."""
+
+    Request = SignedRequest
+
+
+def create_app(settings: Settings) -> Any:  # noqa: ANN401  (Celery has no types)
+    """Return the application for these settings and make it the current one. Raises UsageError without a key."""
+    key = settings.key.get_secret_value()
+    if len(key) < SHORTEST_KEY:
+        raise UsageError(
+            f"The cluster's key is missing or shorter than {SHORTEST_KEY} characters.",
+            f"Put the same `key` into {config_file()} on every host, for example from: openssl rand -hex 32",
+        )
+    app = Celery("sojourn", task_cls=SojournTask, include=MODULES, set_as_current=True)
+    app.conf.update(_configuration(settings), sojourn_key=key)
+    before_task_publish.connect(signer(key), weak=False, dispatch_uid="sojourn-signature")
+    return app
+
+
+@cache
+def the_app() -> Any:  # noqa: ANN401
+    """Return this process's application, made from its settings at the first call."""
+    return create_app(load())
+
+
+def _configuration(settings: Settings) -> dict[str, Any]:
+    return {
+        "broker_url": settings.redis_url,
+        "result_backend": settings.redis_url,
+        "broker_connection_retry_on_startup": True,
+        "task_default_queue": SHARED_QUEUE,
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],
+        "result_extended": True,
+        "result_expires": settings.keep_days * 86_400,
+        "task_track_started": True,
+        "task_send_sent_event": True,
+        "worker_send_task_events": True,
+        # Early acknowledgement: a message lost with its worker is found by the journals; a late one would be
+        # delivered twice whenever a step takes longer than the visibility timeout.
+        "task_acks_late": False,
+        # A message that waits in a busy worker's pocket is one that an idle worker could have done.
+        "worker_prefetch_multiplier": 1,
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+    }

@@ -1,0 +1,52 @@
+"""Compiles a pipeline table into a Celery canvas: chords where both hosts work side by side, a chain for the rest.
+
+The canvas drives; it never decides. Whichever step fails, the errback starts the rollback, on the shared queue. The
+rollback is a canvas too: every undo in the opposite order, each tried whatever became of the others, because an
+undo never fails (``tasks/step.py``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import chain, group
+
+from sojourn.model import Message
+from tasks.step import HostStep
+from workflows.pipeline import On, Pipeline
+
+#: The queue that every worker consumes: planning, and joining the ends.
+SHARED_QUEUE = "sojourn"
+
+
+#: The two lanes of a host's worker, by the names of their Celery workers.
+LANES = ("main", "frozen")
+
+
+def lane(host: str, *, frozen: bool) -> str:
+    """Return the queue of a host; steps that a stopped tree waits for have one that nothing else can fill."""
+    return f"{host}.frozen" if frozen else host
+
+
+def forward(pipeline: Pipeline, message: Message, conclude: Any, roll_back: Any) -> Any:  # noqa: ANN401  (no types in Celery)
+    """Return the canvas that does every step, then ``conclude``; ``roll_back`` gets the message if one fails."""
+    rows = [(step.do, step.on, step.frozen) for step in pipeline.steps]
+    errback = roll_back.si(message.to_json()).set(queue=SHARED_QUEUE)
+    return _linked(rows, message, conclude).on_error(errback)
+
+
+def backward(pipeline: Pipeline, message: Message, conclude: Any) -> Any:  # noqa: ANN401
+    """Return the canvas that undoes every step, last first, then concludes. A stopped tree waits for it."""
+    rows = [(step.undo, step.on, True) for step in reversed(pipeline.steps) if step.undo]
+    return _linked(rows, message, conclude)
+
+
+def _linked(rows: list[tuple[HostStep, On, bool]], message: Message, conclude: Any) -> Any:  # noqa: ANN401
+    """Chain the rows: the first is given the message, every other one what the one before returned."""
+    links: list[Any] = []
+    for step, on, frozen in rows:
+        handed = None if links else message
+        hosts = on.hosts(message.plan)
+        signatures = [step.signature(lane(host, frozen=frozen), handed) for host in hosts]
+        links.append(group(signatures) if len(signatures) > 1 else signatures[0])
+    return chain(*links, conclude.s().set(queue=SHARED_QUEUE))

@@ -1,0 +1,69 @@
+"""The whole migration, as one table.
+
+Read it from top to bottom: what is done, where, and how it is undone. The freeze is between ``dump`` and
+``restore``; the commit is inside ``restore`` (``sojourn/commit.py``). Each step is a module of ``tasks``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import shared_task
+from celery.exceptions import Ignore
+
+from sojourn.errors import HostUnreachable, MigrationError, SojournError
+from sojourn.host import this_host
+from sojourn.model import Json, Message, Plan, State
+from tasks.copy_images import copy_images
+from tasks.dump import dump, resume
+from tasks.page_server import page_server, stop_page_server
+from tasks.preflight import preflight
+from tasks.reserve import release, reserve
+from tasks.restore import refuse, restore
+from tasks.retire import retire
+from workflows.call import Call
+from workflows.canvas import backward, forward
+from workflows.conclude import conclude
+from workflows.pipeline import On, Pipeline, Step
+
+STOP_AND_COPY = Pipeline(
+    Step(preflight, On.BOTH),
+    Step(reserve, On.BOTH, undo=release),
+    Step(page_server, On.DESTINATION, undo=stop_page_server),
+    Step(dump, On.SOURCE, undo=resume),  # the freeze begins
+    Step(copy_images, On.SOURCE, frozen=True),  # from here on the destination decides
+    Step(restore, On.DESTINATION, undo=refuse, frozen=True),  # commits, and the freeze ends
+    Step(retire, On.SOURCE),
+    Step(release, On.BOTH),
+)
+
+PIPELINES = {"stop-and-copy": STOP_AND_COPY}
+
+
+@shared_task(name="sojourn.migrate", bind=True, base=Call)
+def migrate(self: Any, **asked: Any) -> None:  # noqa: ANN401  (Celery has no types; Plan checks every argument)
+    """Migrate a process: ``migrate.delay(pid=4242, source="alpha", destination="beta").get()``.
+
+    The options are the fields of ``sojourn.model.Plan``. The id of the task is the id of the migration. The result is
+    stored by ``conclude`` when both hosts have come to rest: the finished migration as a plain dict, or MigrationError.
+    """
+    host, migration = this_host(), self.request.id
+    try:
+        plan = Plan.from_json(asked)
+        host.registry.check(plan)
+    except SojournError as error:
+        state = State.UNREACHABLE if isinstance(error, HostUnreachable) else State.REFUSED
+        raise MigrationError(error.message, error.hint, state, asked.get("source"), migration) from None
+    message = Message(migration, plan)
+    host.ledger.open(migration, plan)
+    forward(PIPELINES[plan.mode], message, conclude, roll_back).apply_async()
+    host.ledger.tell_state(migration, State.RUNNING)
+    raise Ignore
+
+
+@shared_task(name="sojourn.roll_back")
+def roll_back(handed: Json) -> None:
+    """Undo everything, after whichever step failed; the hosts' journals decide what that means for each."""
+    message = Message.from_json(handed)
+    this_host().ledger.tell_state(message.id, State.ROLLING_BACK)
+    backward(PIPELINES[message.plan.mode], message, conclude).apply_async()
