@@ -16,7 +16,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -132,6 +132,26 @@ class Journal:
         members = json.dumps([member.to_json() for member in tree])
         self._db.execute("UPDATE migration SET tree = ? WHERE id = ? AND role = ?", (members, entry.id, entry.role))
         return self._again(entry)
+
+    def claim_tree(self, entry: Entry, tree: Sequence[Member]) -> str | None:
+        """Hold a tree for this migration, or return the id of the migration that holds a process of it already."""
+        with self._transaction():
+            other = self.claimant(tree, but=entry.id)
+            if other is None:
+                self.record_tree(entry, tree)
+                self.hold(entry, "tree", "frozen")
+        return other
+
+    def claimant(self, tree: Sequence[Member], *, but: str) -> str | None:
+        """Return the id of a migration, other than ``but``, that holds one of these processes; None if none does."""
+        ours = {member.identity for member in tree}
+        rows = self._db.execute(
+            "SELECT id, tree FROM migration JOIN held USING (id, role) WHERE kind = 'tree' AND id <> ?", (but,)
+        )
+        for other, members in rows:
+            if ours & {Member.from_json(member).identity for member in json.loads(members)}:
+                return str(other)
+        return None
 
     def start_step(self, entry: Entry, name: str, host: str) -> None:
         """Note that a step begins now; a new attempt replaces the old one's row."""

@@ -99,6 +99,13 @@ _EXIT_CODES = {
 }
 
 
+def where_it_runs(state: State, owner: str | None) -> str:
+    """Return the sentence that people look for first when a migration did not go as asked."""
+    if state in {State.REFUSED, State.UNREACHABLE}:
+        return "Nothing was touched."
+    return f"The process runs on {owner}." if owner else "Nobody knows yet on which host the process runs."
+
+
 @dataclass(frozen=True)
 class Identity:
     """One process for certain: its PID, its start time in clock ticks since boot, and the boot that counts them.

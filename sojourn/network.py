@@ -26,12 +26,14 @@ NFT_DEADLINE_S = 5
 
 
 def unlock(run_id: str) -> bool:
-    """Remove the network lock of one dump, the nftables table ``inet CRIU-<run id>``; False if there is none."""
-    table = f"CRIU-{run_id}"
-    if table not in locks():
-        return False
-    run(["nft", "delete", "table", "inet", table], deadline_s=NFT_DEADLINE_S)
-    return True
+    """Remove the network lock of one dump, the nftables table ``inet CRIU-<run id>``; False if there is none.
+
+    CRIU's buffer for the name has 32 bytes, so the table's is a cut one (nftables_get_table in CRIU's netfilter.c).
+    """
+    tables = [name for name in locks() if f"CRIU-{run_id}".startswith(name)]
+    for table in tables:
+        run(["nft", "delete", "table", "inet", table], deadline_s=NFT_DEADLINE_S)
+    return bool(tables)
 
 
 def locks() -> list[str]:

@@ -23,9 +23,11 @@ def resume_original(migration: Migration) -> str:
     if migration.phase is not Phase.RESUMED:
         migration.become(Phase.RESUMED)
     migration.end_processes()
-    woken = _thaw(migration) if _holds_tree(migration) else 0
+    if not _holds_tree(migration):
+        return f"nothing was touched on {migration.host.name}"
+    woken = _thaw(migration)
     _let_go(migration)
-    return f"process {migration.plan.pid} runs on {migration.host.name}" + (f"; {woken} were woken" if woken else "")
+    return f"process {migration.plan.pid} runs on {migration.host.name} as before ({woken} processes woken)"
 
 
 def retire_original(migration: Migration) -> str:

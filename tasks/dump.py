@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 
 from sojourn import criu, holder, process
-from sojourn.errors import ChannelFailed, SojournError
+from sojourn.errors import ChannelFailed, Refused, SojournError
 from sojourn.host import Migration
 from sojourn.model import Json, Outcome, Phase, Verdict
 from sojourn.original import resume_original, retire_original, tree_as_it_was
@@ -28,8 +28,7 @@ from tasks.step import step
 @step(deadline_s=3600)
 def dump(migration: Migration) -> Outcome:
     """Dump the tree's memory through the page channel and leave it stopped."""
-    migration.record_tree(process.tree(migration.plan.pid))
-    migration.host.journal.hold(migration.entry, "tree", "frozen")
+    _claim(migration)
     migration.become(Phase.FREEZING)
     ended = _run_criu(migration)
     stats = criu.dump_stats(migration.directory.work)
@@ -60,6 +59,16 @@ def resume(migration: Migration) -> Outcome:
             f"Ask again with `sojourn show {migration.id}`.",
         )
     return Outcome(resume_original(migration), {"source_phase": Phase.RESUMED})
+
+
+def _claim(migration: Migration) -> None:
+    """Hold the tree, so that no other migration can freeze or resume a process of it."""
+    other = migration.host.journal.claim_tree(migration.entry, process.tree(migration.plan.pid))
+    if other:
+        raise Refused(
+            f"Process {migration.plan.pid} is being migrated already, by {other}.", f"See `sojourn show {other}`."
+        )
+    migration.refresh()
 
 
 def _run_criu(migration: Migration) -> Json:

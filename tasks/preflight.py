@@ -31,6 +31,9 @@ def _source(migration: Migration) -> Outcome:
         members = process.tree(pid)
     except ProcessGone as gone:
         raise Refused(gone.message) from None
+    other = migration.host.journal.claimant(members, but=migration.id)
+    if other:
+        raise Refused(f"Process {pid} is being migrated already, by {other}.", f"See `sojourn show {other}`.")
     size = process.memory_bytes(members)
     return Outcome(
         f"{process.command_line(pid)[:60]}: {len(members)} processes, {size / 1e6:.0f} MB",

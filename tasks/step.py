@@ -22,13 +22,13 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from celery import shared_task
 from celery.exceptions import Retry, SoftTimeLimitExceeded
 
-from sojourn.errors import SojournError, Temporary
+from sojourn.errors import PhaseConflict, SojournError, Temporary
 from sojourn.host import Host, Migration, this_host
 from sojourn.journal import lock
 from sojourn.model import Failure, Json, Message, Outcome, Phase, Role, StepRecord
@@ -78,6 +78,7 @@ def step(*, deadline_s: float, opens: bool = False, undo: bool = False, retries:
         @shared_task(
             name=f"sojourn.{name}",
             bind=True,
+            throws=(StepFailed,),
             max_retries=retries,
             soft_time_limit=deadline_s,
             time_limit=deadline_s + HARD_LIMIT_AFTER_S,
@@ -114,40 +115,34 @@ class Delivery:
     def answer(self, work: Work) -> Json:
         """Return the message for the next step: from the record if this one is done, else by doing it."""
         self.migration = self._opened()
-        outcome = self.host.journal.outcome(self.migration.entry, self.name)
-        if outcome is None:
-            self._check_phase()
-            outcome = self._attempt(work)
+        outcome = self.host.journal.outcome(self.migration.entry, self.name) or self._attempt(work)
         return self.message.with_facts(outcome.facts).to_json()
 
     def fail(self, failure: Failure) -> str:
         """Record a failure for good and return its sentence."""
-        self.host.journal.fail_step(self.migration.entry, self.name, failure)
+        log_directory = str(self.migration.directory.work)
+        placed = replace(failure, step=self.name, host=self.host.name, log=log_directory)
+        self.host.journal.fail_step(self.migration.entry, self.name, placed)
         self._tell(self._started, outcome=failure.message, failed=True)
         log.error("%s", failure.message, extra=self.context)
         if not self.undo:
-            self.host.ledger.tell_failure(self.message.id, failure)
+            self.host.ledger.tell_failure(self.message.id, placed)
         return failure.message
 
     def _opened(self) -> Migration:
+        """Return the migration as this host's journal has it; only a first step and an undo may open one."""
         journal, message = self.host.journal, self.message
-        if self.undo:
-            entry = journal.open(message.id, self.role, message.plan, TOMBSTONE[self.role])
-        elif self.opens:
-            entry = journal.open(message.id, self.role, message.plan)
-        else:
-            known = journal.entry(message.id, self.role)
-            if known is None:
-                raise StepFailed(
-                    f"{self.host.name} knows nothing of migration {message.id}; it does not begin in the middle."
-                )
-            entry = known
+        entry = journal.entry(message.id, self.role)
+        if entry is None and not self.opens and not self.undo:
+            raise StepFailed(f"{self.host.name} knows nothing of migration {message.id}; none begins in the middle.")
+        if entry is None:
+            entry = journal.open(message.id, self.role, message.plan, TOMBSTONE[self.role] if self.undo else None)
         return Migration(self.host, journal.learn(entry, message.facts))
 
     def _check_phase(self) -> None:
-        ended = self.migration.phase in {Phase.RESUMED, Phase.REFUSED}
-        if ended and not self.undo:
-            raise StepFailed(f"Migration {self.message.id} has already ended here: it is {self.migration.phase}.")
+        """Refuse to go forward with a migration that was given up here: its messages may be late ones."""
+        if self.migration.phase in {Phase.RESUMED, Phase.REFUSED} and not self.undo:
+            raise PhaseConflict(f"The migration was given up on {self.host.name}: it is {self.migration.phase}.")
 
     def _attempt(self, work: Work) -> Outcome:
         self._started = time.time()
@@ -155,6 +150,7 @@ class Delivery:
         self._tell(self._started)
         failure = None
         try:
+            self._check_phase()
             outcome = work(self.migration)
         except (Temporary, Retry):
             raise
@@ -176,15 +172,7 @@ class Delivery:
         return outcome
 
     def _give_up(self, failure: Failure) -> Outcome:
-        placed = Failure(
-            failure.code,
-            failure.message,
-            failure.hint,
-            self.name,
-            self.host.name,
-            str(self.migration.directory.work),
-        )
-        sentence = self.fail(placed)
+        sentence = self.fail(failure)
         if not self.undo:
             raise StepFailed(sentence)
         return Outcome(sentence, {"pending": [*self.message.facts.get("pending", []), f"{self.host.name}: {sentence}"]})

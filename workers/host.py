@@ -14,14 +14,14 @@ import ctypes
 import logging
 import os
 import platform
+import select
 import signal
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 
-from celery.exceptions import CPendingDeprecationWarning
+from celery.signals import worker_ready
 
 from sojourn import __version__, memory
 from sojourn.errors import StoreUnreachable
@@ -34,6 +34,10 @@ from workflows.canvas import SHARED_QUEUE, lane
 log = logging.getLogger("sojourn.worker")
 
 PR_SET_PDEATHSIG = 1
+
+#: Warnings of Celery that every worker would print: that it is root, which it must be, and that a future version may
+#: put errbacks on other tasks of a chord; what is used here is tested.
+KNOWN = ("superuser privileges", "task_allow_error_cb_on_chord_header")
 
 #: How long a lane may take to finish its steps when the worker is asked to end, before it is killed.
 PATIENCE_S = 20
@@ -80,7 +84,9 @@ class Worker:
     def __init__(self, host: Host) -> None:
         self.host = host
         self.running: dict[int, Lane] = {}
+        self.ready: set[str] = set()
         self.ending = False
+        self._says_ready, self._say_ready = os.pipe()
 
     def run(self) -> None:
         """Work until SIGTERM or SIGINT, then let the lanes finish their steps."""
@@ -91,14 +97,29 @@ class Worker:
         for each in lanes(self.host):
             self._start(each)
         while not self.ending:
-            self._announce()
             self._restart_the_dead()
-            time.sleep(self.host.settings.announce_s)
+            self._hear_who_is_ready(self.host.settings.announce_s)
+            if len(self.ready) == len(self.running):
+                self._announce()
         self._finish()
 
     def _start(self, each: Lane) -> None:
-        arguments = each.arguments(self.host.name, "INFO")
-        self.running[_fork(lambda: the_app().worker_main(arguments))] = each
+        self.ready.discard(each.name)
+        self.running[_fork(lambda: self._be(each))] = each
+
+    def _be(self, each: Lane) -> None:
+        """Be the lane, in a process of its own, and say so when it takes steps."""
+
+        def say(**_: object) -> None:
+            os.write(self._say_ready, f"{each.name}\n".encode())
+
+        worker_ready.connect(say, weak=False)
+        the_app().worker_main(each.arguments(self.host.name, "INFO"))
+
+    def _hear_who_is_ready(self, seconds: float) -> None:
+        """Wait so long, or until a lane says that it is ready: a host announces itself only when all of them are."""
+        if select.select([self._says_ready], [], [], seconds)[0]:
+            self.ready.update(os.read(self._says_ready, 4096).decode().split())
 
     def _announce(self) -> None:
         try:
@@ -163,8 +184,7 @@ def _quieten_celery() -> None:
     """Leave out what our own lines say better: each task received and succeeded, with all its arguments."""
     for name in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Errbacks of chord headers: the way that Celery may change is not the one that is used here (workflows/canvas.py).
-    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
+    logging.getLogger("py.warnings").addFilter(lambda record: not any(word in record.getMessage() for word in KNOWN))
 
 
 def _fork(run: Callable[[], object]) -> int:

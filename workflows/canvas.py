@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery import chain, group
+from celery import chain, group, shared_task
 
-from sojourn.model import Message
+from sojourn.model import Json, Message
 from tasks.step import HostStep
 from workflows.pipeline import On, Pipeline
 
@@ -41,6 +41,16 @@ def backward(pipeline: Pipeline, message: Message, conclude: Any) -> Any:  # noq
     return _linked(rows, message, conclude)
 
 
+@shared_task(name="sojourn.meet")
+def meet(handed: list[Json]) -> Json:
+    """Join what two hosts did side by side, before they do the next thing side by side.
+
+    Celery calls no errback when the header of a chord fails whose body is itself a chord: so there is always a plain
+    task between two groups.
+    """
+    return Message.join(handed).to_json()
+
+
 def _linked(rows: list[tuple[HostStep, On, bool]], message: Message, conclude: Any) -> Any:  # noqa: ANN401
     """Chain the rows: the first is given the message, every other one what the one before returned."""
     links: list[Any] = []
@@ -48,5 +58,7 @@ def _linked(rows: list[tuple[HostStep, On, bool]], message: Message, conclude: A
         handed = None if links else message
         hosts = on.hosts(message.plan)
         signatures = [step.signature(lane(host, frozen=frozen), handed) for host in hosts]
-        links.append(group(signatures) if len(signatures) > 1 else signatures[0])
+        if len(hosts) > 1 and links and isinstance(links[-1], group):
+            links.append(meet.s().set(queue=SHARED_QUEUE))
+        links.append(group(signatures) if len(hosts) > 1 else signatures[0])
     return chain(*links, conclude.s().set(queue=SHARED_QUEUE))

@@ -7,10 +7,10 @@ from typing import Any
 
 from celery import shared_task, states
 
-from sojourn.errors import MigrationError
+from sojourn.errors import HostUnreachable, MigrationError, SojournError
 from sojourn.host import this_host
-from sojourn.ledger import Account
-from sojourn.model import Failure, Json, Message, Phase, State, Verdict
+from sojourn.ledger import Account, Ledger
+from sojourn.model import Failure, Json, Message, Phase, State, Verdict, where_it_runs
 
 
 @shared_task(name="sojourn.conclude", bind=True)
@@ -33,12 +33,24 @@ def answer(app: Any, result: Json) -> None:  # noqa: ANN401
         app.backend.store_result(result["id"], error_of(result), states.FAILURE)
 
 
+def refused(ledger: Ledger, message: Message, error: SojournError) -> MigrationError:
+    """Close the account of a migration that can not even begin, and return the error for the caller."""
+    state = State.UNREACHABLE if isinstance(error, HostUnreachable) else State.REFUSED
+    failure = asdict(Failure(error.code, error.message, error.hint))
+    result = {**result_of(message, None), "state": state, "owner": message.plan.source, "failure": failure}
+    ledger.close(message.id, result)
+    return error_of(result)
+
+
 def error_of(result: Json) -> MigrationError:
     """Return the error that says why a migration did not arrive, and where the process runs now."""
     failure = result["failure"] or {"message": "The migration failed.", "hint": ""}
-    where = f" The process runs on {result['owner']}." if result["owner"] else ""
     return MigrationError(
-        f"{failure['message']}{where}", failure["hint"], result["state"], result["owner"], result["id"]
+        f"{failure['message']} {where_it_runs(State(result['state']), result['owner'])}",
+        failure["hint"],
+        result["state"],
+        result["owner"],
+        result["id"],
     )
 
 

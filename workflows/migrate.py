@@ -11,7 +11,7 @@ from typing import Any
 from celery import shared_task
 from celery.exceptions import Ignore
 
-from sojourn.errors import HostUnreachable, MigrationError, SojournError
+from sojourn.errors import SojournError
 from sojourn.host import this_host
 from sojourn.model import Json, Message, Plan, State
 from tasks.copy_images import copy_images
@@ -23,7 +23,7 @@ from tasks.restore import refuse, restore
 from tasks.retire import retire
 from workflows.call import Call
 from workflows.canvas import backward, forward
-from workflows.conclude import conclude
+from workflows.conclude import conclude, refused
 from workflows.pipeline import On, Pipeline, Step
 
 STOP_AND_COPY = Pipeline(
@@ -46,18 +46,16 @@ def migrate(self: Any, **asked: Any) -> None:  # noqa: ANN401  (Celery has no ty
 
     The options are the fields of ``sojourn.model.Plan``. The id of the task is the id of the migration. The result is
     stored by ``conclude`` when both hosts have come to rest: the finished migration as a plain dict, or MigrationError.
+    Options that make no sense raise UsageError.
     """
-    host, migration = this_host(), self.request.id
+    host, message = this_host(), Message(self.request.id, Plan.from_json(asked))
+    host.ledger.open(message.id, message.plan)
     try:
-        plan = Plan.from_json(asked)
-        host.registry.check(plan)
+        host.registry.check(message.plan)
     except SojournError as error:
-        state = State.UNREACHABLE if isinstance(error, HostUnreachable) else State.REFUSED
-        raise MigrationError(error.message, error.hint, state, asked.get("source"), migration) from None
-    message = Message(migration, plan)
-    host.ledger.open(migration, plan)
-    forward(PIPELINES[plan.mode], message, conclude, roll_back).apply_async()
-    host.ledger.tell_state(migration, State.RUNNING)
+        raise refused(host.ledger, message, error) from None
+    forward(PIPELINES[message.plan.mode], message, conclude, roll_back).apply_async()
+    host.ledger.tell_state(message.id, State.RUNNING)
     raise Ignore
 
 

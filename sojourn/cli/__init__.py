@@ -8,6 +8,7 @@ import typer
 
 from sojourn.cli import lab, look, migrate, output, serve
 from sojourn.errors import SojournError
+from sojourn.settings import variable
 
 app = typer.Typer(
     name="sojourn",
@@ -31,3 +32,9 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:  # the edge: people get a sentence, developers the traceback
+        if variable("SOJOURN_DEBUG"):
+            raise
+        defect = SojournError(f"A defect of Sojourn: {error!r}", "SOJOURN_DEBUG=1 in front of the command shows where.")
+        output.fail(defect, as_json="--json" in sys.argv)
+        sys.exit(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -13,7 +14,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from lab import workload
+from lab import base, libraries, outside, workload
+from lab import demo as demonstration
 from lab.lab import DEFAULT_HOSTS, DEFAULT_NAME, HostStatus, Lab, all_names
 from lab.layer import Report
 from lab.plan import Setting
@@ -21,6 +23,9 @@ from sojourn import run
 from sojourn.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, help="Hosts made of namespaces on this machine, to try everything on.")
+
+#: How often progress is told where it can not be drawn.
+BETWEEN_LINES_S = 2.0
 
 out = Console()
 err = Console(stderr=True, highlight=False)
@@ -61,6 +66,32 @@ def up(
         return
     _say_what_runs(lab, booted, time.monotonic() - started)
     out.print(f"export SOJOURN_CONFIG={lab.config}", highlight=False)
+
+
+@app.command()
+def prepare() -> None:
+    """Build the root of the hosts, as the first start of a lab does. Quick where it is built already.
+
+    Exit codes: 0 it is built; 1 it could not be.
+    """
+    outside.check()
+    with _progress() as report:
+        libraries.layer(base.layer().ready(report)).ready(report)
+
+
+@app.command()
+def demo(
+    *,
+    mb: Annotated[int, typer.Option(min=1, help="How much memory the process holds, in MB.")] = 256,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the lab up afterwards, to look around.")] = False,
+) -> None:
+    """Migrate a process from one host to another and back, and check every promise on real output.
+
+    It uses a lab of its own, named demo, and takes an earlier one of that name down first.
+
+    Exit codes: 0 every promise was kept; 1 one was not, or there could be no lab.
+    """
+    demonstration.show(_progress, size_mb=mb, keep=keep)
 
 
 @app.command()
@@ -203,17 +234,30 @@ def worker(
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Report]:
-    """Show what is going on: one line that changes on a terminal, a line per step elsewhere."""
+    """Show what is going on: one line that changes on a terminal, elsewhere a line now and then."""
     started = time.monotonic()
 
     def line(text: str) -> str:
         return f"{time.monotonic() - started:6.1f} s  {text}"
 
     if not err.is_terminal:
-        yield lambda text: err.print(line(text), soft_wrap=True)
+        yield _seldom(lambda text: err.print(line(text), soft_wrap=True))
         return
     with err.status("") as status_line:
         yield lambda text: status_line.update(line(text))
+
+
+def _seldom(report: Report) -> Report:
+    """Pass on the first line, and then one per interval: building a root has hundreds."""
+    told = -math.inf
+
+    def pass_on(text: str) -> None:
+        nonlocal told
+        if time.monotonic() >= told + BETWEEN_LINES_S:
+            told = time.monotonic()
+            report(text)
+
+    return pass_on
 
 
 def _say_what_runs(lab: Lab, booted: list[str], seconds: float) -> None:

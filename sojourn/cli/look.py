@@ -111,7 +111,7 @@ def ps(
 ) -> None:
     """List the processes of a host that could be migrated. Exit status: 0; 2 no such host; 14 host unreachable."""
     Cluster().registry.check_host(host)
-    from workflows.call import candidates_of  # noqa: PLC0415  (Celery takes a while to import: bad input is told at once)
+    from workflows.survey import candidates_of  # noqa: PLC0415  (Celery takes a while to import: bad input is told at once)
 
     found = candidates_of(host)
     if json:

@@ -12,7 +12,7 @@ from sojourn.cli.cluster import Cluster
 from sojourn.cli.output import console, megabytes, milliseconds
 from sojourn.errors import MigrationError
 from sojourn.ledger import Account
-from sojourn.model import Json, Plan, State
+from sojourn.model import Json, Plan, State, where_it_runs
 
 EPILOG = (
     "Exit status: 0 the process runs on the destination; 2 usage; 10 refused by preflight; 11 rolled back, the "
@@ -41,8 +41,8 @@ def migrate(
     plan = Plan(pid, source, destination, mode, tcp_established, shell_job, file_locks)
     cluster = Cluster()
     cluster.registry.check(plan)
-    from workflows.call import check_workers  # noqa: PLC0415  (Celery takes a while to import: bad input is told at once)
-    from workflows.migrate import migrate as call  # noqa: PLC0415
+    from workflows.migrate import migrate as call  # noqa: PLC0415  (Celery is slow to import: bad input is told at once)
+    from workflows.survey import check_workers  # noqa: PLC0415
 
     check_workers(plan)
     bookmark = cluster.ledger.bookmark()
@@ -74,7 +74,7 @@ def _report(account: Account, *, json: bool) -> None:
         return
     failure = account.failure
     message = failure.message if failure else "Nobody recorded why."
-    where = f"The process runs on {account.owner}." if account.owner else "Nobody knows yet where the process runs."
+    where = where_it_runs(account.state, account.owner)
     output.fail(MigrationError(f"{account.state}: {message} {where}", failure.hint if failure else ""), as_json=False)
     console.print(f"[dim]{escape(account.id)}[/]")
 

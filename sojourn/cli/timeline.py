@@ -11,7 +11,7 @@ from rich.text import Text
 from sojourn.cli.output import milliseconds
 from sojourn.model import StepRecord
 
-WIDTH = 32
+WIDTH = 24
 
 #: The steps between which the process does not run.
 FROZEN = {"dump", "copy_images", "restore"}
@@ -20,8 +20,10 @@ FROZEN = {"dump", "copy_images", "restore"}
 def draw(steps: Sequence[StepRecord]) -> Table:
     """Return the timeline. Bars share one scale; blue is work while the process runs, red while it is frozen."""
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("step", "host", "when", "took", "what happened"):
-        table.add_column(column, overflow="fold", justify="right" if column == "took" else "left")
+    for column in ("step", "host", "when"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("took", no_wrap=True, justify="right")
+    table.add_column("what happened", overflow="fold")
     if not steps:
         return table
     begin = min(step.started for step in steps)

@@ -10,6 +10,7 @@ from lab import outside
 from lab.errors import LabUnsuitable
 from lab.lab import Lab
 from sojourn.settings import variable
+from tests.lab.site import Site
 
 
 @pytest.fixture(scope="session")
@@ -25,9 +26,26 @@ def suitable() -> None:
 
 @pytest.fixture(scope="session")
 def lab(suitable: None) -> Iterator[Lab]:
-    """Two hosts and the hub; the workers need not be there, since nothing here migrates."""
+    """Two hosts with their workers, and the hub."""
     made = Lab("test")
     made.down()
-    made.up(2, wait=False)
+    made.up(2)
     yield made
     made.down()
+
+
+@pytest.fixture(scope="session")
+def configured(lab: Lab) -> Site:
+    """Keep every host's first configuration aside, and return the site."""
+    site = Site(lab)
+    for name in ("alpha", "beta"):
+        site.host(name).run(["cp", "/etc/sojourn/sojourn.toml", "/etc/sojourn/site.toml"])
+    return site
+
+
+@pytest.fixture
+def site(configured: Site) -> Site:
+    """Return the site, with its hosts up and plugged in."""
+    for name in ("alpha", "beta"):
+        configured.host(name)
+    return configured

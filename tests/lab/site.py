@@ -1,0 +1,81 @@
+"""The lab as an operator sees it: hosts, workloads, and the real command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from lab.host import Host, within
+from lab.lab import Lab
+from lab.workload import Workload
+from sojourn.run import Completed, run
+
+MIGRATION_S = 90
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a ``sojourn`` command ended: its exit code, and what it said as JSON."""
+
+    code: int
+    said: dict[str, Any]
+
+
+class Site:
+    """The lab as an operator sees it: hosts, workloads, and the real command line."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+
+    def host(self, name: str) -> Host:
+        """Return a host that is up, plugged in and has a worker."""
+        if not self.lab.host(name).is_up:
+            self.lab.boot(name)
+        self.lab.heal(name)
+        return self.lab.host(name)
+
+    def sojourn(self, *words: str) -> Completed:
+        """Run the command line outside of the hosts."""
+        command = [sys.executable, "-m", "sojourn", *words]
+        return run(command, deadline_s=MIGRATION_S, check=False, env={"SOJOURN_CONFIG": str(self.lab.config)})
+
+    def migrate(self, pid: int, source: str, destination: str, *options: str) -> Ended:
+        """Migrate and return how it ended."""
+        ended = self.sojourn("migrate", str(pid), "--from", source, "--to", destination, "--json", *options)
+        assert "Traceback" not in ended.stderr, ended.stderr
+        return Ended(ended.returncode, json.loads(ended.stdout))
+
+    def configure(self, host: Host, **settings: object) -> None:
+        """Give a host's worker other settings and start it anew."""
+        lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items())
+        host.run(["sh", "-c", "cat /etc/sojourn/site.toml - > /etc/sojourn/sojourn.toml"], stdin=lines)
+        self.restart_worker(host)
+
+    def restart_worker(self, host: Host) -> None:
+        """Start a host's worker anew and wait until it answers."""
+        host.service("worker", "restart")
+        assert within(20, lambda: self.answers(host)), host.log("worker")
+
+    def answers(self, host: Host) -> bool:
+        """Whether a host's worker does what it is told."""
+        return self.sojourn("ps", host.name, "--json").returncode == 0
+
+
+def left_behind(host: Host) -> list[str]:
+    """Return what a migration must not leave on a host: image directories, CRIU, holders, network locks."""
+    mounts = host.run(["findmnt", "-rno", "TARGET", "-t", "tmpfs"]).stdout.splitlines()
+    programs = host.run(["ps", "-eo", "args="]).stdout.splitlines()
+    tables = host.run(["nft", "list", "tables"]).stdout.splitlines()
+    return [
+        *(line for line in mounts if "/run/sojourn/" in line),
+        *(line for line in programs if "sojourn.holder" in line or line.startswith("/usr/sbin/criu")),
+        *(line for line in tables if "CRIU" in line),
+    ]
+
+
+def runs_on(host: Host, workload: Workload) -> bool:
+    """Whether the workload's process exists there and is not stopped."""
+    state = host.run(["ps", "-o", "stat=", "-p", str(workload.pid)], check=False).stdout.strip()
+    return bool(state) and not state.startswith("T")

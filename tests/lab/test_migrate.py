@@ -1,0 +1,305 @@
+"""Real processes move between real hosts: they arrive whole, or they stay and run on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from lab import workload
+from lab.host import Host, within
+from lab.workload import Workload
+from tests.lab.site import Ended, Site, left_behind, runs_on
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.fixture
+def alpha(site: Site) -> Host:
+    """Return the host on which the workloads start."""
+    return site.host("alpha")
+
+
+@pytest.fixture
+def beta(site: Site) -> Host:
+    """Return the host to which they shall go."""
+    return site.host("beta")
+
+
+def end(workload: Workload, *hosts: Host) -> None:
+    """End a workload wherever it is."""
+    for host in hosts:
+        host.run(["pkill", "-KILL", "-f", str(Path("/shared") / workload.file.name)], check=False)
+
+
+def assert_stayed(ended: Ended, counter: Workload, alpha: Host, beta: Host, words: str) -> None:
+    """Check that a migration failed as it should: the process runs on, nothing is left, the cause is named."""
+    assert ended.code == 11, ended.said
+    assert ended.said["state"] == "rolled back"
+    assert ended.said["owner"] == "alpha"
+    assert words in ended.said["failure"]["message"], ended.said["failure"]
+    assert runs_on(alpha, counter)
+    assert not runs_on(beta, counter)
+    counter.wait_for_beats()
+    assert (left_behind(alpha), left_behind(beta)) == ([], [])
+
+
+def test_a_process_goes_there_and_back(site: Site, alpha: Host, beta: Host) -> None:
+    """Same PID, counter without a break, memory unchanged, the source's tree gone, no tmpfs left on either side."""
+    counter = workload.start(alpha, "counter", mb=32)
+    before = counter.wait_for_beats()
+    for source, destination in ((alpha, beta), (beta, alpha)):
+        ended = site.migrate(counter.pid, source.name, destination.name)
+        assert ended.code == 0, ended.said
+        assert ended.said["owner"] == destination.name
+        assert runs_on(destination, counter)
+        assert not runs_on(source, counter)
+        assert (left_behind(source), left_behind(destination)) == ([], [])
+    passes = counter.status().details["passes"]
+    after = counter.wait_until(lambda status: int(str(status.details["passes"])) > int(str(passes)) + 1)
+    assert after.hosts == ("alpha", "beta", "alpha")
+    assert after.pid == before.pid
+    assert after.counter > before.counter
+    assert after.details["damaged_slices"] == 0
+    assert after.details["sha256"] == before.details["sha256"]
+    end(counter, alpha, beta)
+
+
+def test_the_result_says_what_people_ask(site: Site, alpha: Host, beta: Host) -> None:
+    """Downtime, bytes, steps and owner are in the result, and the downtime is what the process felt."""
+    counter = workload.start(alpha, "counter", mb=32)
+    counter.wait_for_beats()
+    said = site.migrate(counter.pid, "alpha", "beta").said
+    felt = counter.wait_for_beats().longest_gap_ms
+    assert felt * 0.7 < said["downtime_ms"] < felt * 1.3 + 20
+    assert 0 < said["frozen_ms"] <= said["downtime_ms"]
+    assert said["pages_bytes"] > 32e6
+    assert 0 < said["images_bytes"] < 1e6
+    assert [step["name"] for step in said["steps"]][-4:] == ["restore", "retire", "release", "release"]
+    listed = site.sojourn("show", said["id"], "--json")
+    assert said["id"] in listed.stdout
+    end(counter, beta)
+
+
+@pytest.mark.parametrize("facility", ["pipes", "socketpair", "shm", "deleted", "log", "threads"])
+def test_a_tree_keeps_what_it_uses(site: Site, alpha: Host, beta: Host, facility: str) -> None:
+    """Several processes and threads arrive with their pipes, sockets, shared memory, deleted and growing files."""
+    tree = workload.start(alpha, "tree", with_=facility)
+    tree.wait_for_beats()
+    ended = site.migrate(tree.pid, "alpha", "beta")
+    assert ended.code == 0, ended.said
+    after = tree.wait_for_beats(50)
+    assert after.host == "beta"
+    assert after.details["errors"] == {}
+    assert set(after.details["verified"]) == {facility}  # type: ignore[call-overload]
+    assert left_behind(alpha) == left_behind(beta) == []
+    end(tree, beta)
+
+
+def test_no_room_for_the_memory(site: Site, alpha: Host, beta: Host) -> None:
+    """The destination's tmpfs is too small: the dump breaks off and the process runs on."""
+    counter = workload.start(alpha, "counter", mb=32)
+    site.configure(beta, images_bytes=8 * 2**20)
+    try:
+        ended = site.migrate(counter.pid, "alpha", "beta")
+    finally:
+        site.configure(beta)
+    assert_stayed(ended, counter, alpha, beta, "No space left on device")
+    end(counter, alpha)
+
+
+def test_the_pid_is_taken(site: Site, alpha: Host, beta: Host) -> None:
+    """Another process has the PID on the destination: the restore fails, and that process is not touched."""
+    counter = workload.start(alpha, "counter", mb=8)
+    beta.run(["python3", "-c", _OCCUPY, str(counter.pid)])
+    ended = site.migrate(counter.pid, "alpha", "beta")
+    occupant = beta.run(["ps", "-o", "args=", "-p", str(counter.pid)]).stdout
+    beta.run(["kill", str(counter.pid)])
+    assert "sleep 1000" in occupant
+    assert within(5, lambda: not runs_on(beta, counter))
+    assert_stayed(ended, counter, alpha, beta, "File exists")
+    end(counter, alpha)
+
+
+def test_a_file_is_missing(site: Site, alpha: Host, beta: Host) -> None:
+    """The program's file is not on the destination: the restore fails, and says which one it is."""
+    alpha.run(["cp", "/usr/bin/sleep", "/usr/local/bin/only-here"])
+    pid = alpha.launch(["/usr/local/bin/only-here", "1000"])
+    ended = site.migrate(pid, "alpha", "beta")
+    assert ended.code == 11
+    assert "usr/local/bin/only-here: No such file" in ended.said["failure"]["message"]
+    assert alpha.run(["ps", "-o", "stat=", "-p", str(pid)]).stdout.strip().startswith("S")
+    assert left_behind(alpha) == left_behind(beta) == []
+    alpha.run(["kill", str(pid)])
+
+
+def test_the_page_server_is_killed(site: Site, alpha: Host, beta: Host) -> None:
+    """The destination's page server dies in the middle of the memory: the process runs on."""
+    counter = workload.start(alpha, "counter", mb=512)
+    killer = threading.Thread(target=_kill_page_server, args=(beta,))
+    killer.start()
+    ended = site.migrate(counter.pid, "alpha", "beta")
+    killer.join()
+    assert_stayed(ended, counter, alpha, beta, "criu dump")
+    end(counter, alpha)
+
+
+def test_connections_survive_a_rollback(site: Site, alpha: Host, beta: Host) -> None:
+    """A server can not be restored without its address: its client notices a pause, and no more."""
+    server = workload.start(alpha, "tcp_server", address=alpha.address)
+    client = workload.start(beta, "tcp_client", address=alpha.address)
+    client.wait_for_beats()
+    ended = site.migrate(server.pid, "alpha", "beta", "--tcp-established")
+    assert_stayed(ended, server, alpha, beta, "bind")
+    answers = int(str(client.status().details["answers"]))
+    after = client.wait_until(lambda status: int(str(status.details["answers"])) > answers + 20)
+    assert after.details["error"] == ""
+    end(client, beta)
+    end(server, alpha)
+
+
+def test_a_stopped_process_stays_stopped_after_a_rollback(site: Site, alpha: Host, beta: Host) -> None:
+    """A process that somebody had stopped is not woken by a migration that failed."""
+    alpha.run(["cp", "/usr/bin/sleep", "/usr/local/bin/only-here"])
+    pid = alpha.launch(["/usr/local/bin/only-here", "1000"])
+    alpha.run(["kill", "-STOP", str(pid)])
+    assert site.migrate(pid, "alpha", "beta").code == 11
+    assert alpha.run(["ps", "-o", "stat=", "-p", str(pid)]).stdout.startswith("T")
+    alpha.run(["kill", "-KILL", str(pid)])
+
+
+def test_one_process_is_migrated_once_at_a_time(site: Site, alpha: Host, beta: Host) -> None:
+    """Of two migrations of the same process at the same time at most one arrives; there is one process in the end."""
+    counter = workload.start(alpha, "counter", mb=64)
+    results: list[Ended] = []
+    both = [threading.Thread(target=lambda: results.append(site.migrate(counter.pid, "alpha", "beta"))) for _ in "12"]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    codes = sorted(result.code for result in results)
+    assert codes in ([0, 10], [0, 11]), results
+    assert runs_on(beta, counter)
+    assert not runs_on(alpha, counter)
+    counter.wait_for_beats()
+    assert (left_behind(alpha), left_behind(beta)) == ([], [])
+    end(counter, beta)
+
+
+def test_two_processes_pass_each_other(site: Site, alpha: Host, beta: Host) -> None:
+    """Migrations in opposite directions at the same time do not block each other."""
+    there, back = workload.start(alpha, "counter", mb=32), workload.start(beta, "counter", mb=32)
+    results: list[Ended] = []
+    routes = [(there.pid, "alpha", "beta"), (back.pid, "beta", "alpha")]
+    threads = [threading.Thread(target=lambda route=route: results.append(site.migrate(*route))) for route in routes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [result.code for result in results] == [0, 0], results
+    assert there.wait_for_beats().host == "beta"
+    assert back.wait_for_beats().host == "alpha"
+    end(there, beta)
+    end(back, alpha)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (("0", "--from", "alpha", "--to", "beta"), 2, "0 is not a PID"),
+        (("1", "--from", "alpha", "--to", "beta"), 2, "PID 1 is the host's init"),
+        (("--from", "alpha", "--to", "beta", "--", "-7"), 2, "-7 is not a PID"),
+        (("100", "--from", "alpha", "--to", "alpha"), 2, "the same host"),
+        (("100", "--from", "alpha", "--to", "nowhere"), 2, "There is no host nowhere"),
+        (("4194000", "--from", "alpha", "--to", "beta"), 10, "There is no process 4194000"),
+    ],
+)
+def test_bad_input_is_refused(site: Site, alpha: Host, words: tuple[str, ...], code: int, sentence: str) -> None:
+    """One clear sentence, its exit code, and nothing was touched."""
+    ended = site.sojourn("migrate", *words)
+    assert ended.returncode == code
+    assert ended.stderr.startswith("error: ")
+    assert sentence in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert left_behind(alpha) == []
+
+
+def test_the_worker_does_not_migrate_itself(site: Site, alpha: Host) -> None:
+    """Neither the worker, nor a process of its pool, nor its supervisor."""
+    worker = int(alpha.run(["cat", "/run/sojourn/worker.pid"]).stdout)
+    child = int(alpha.run(["pgrep", "-P", str(worker)]).stdout.split()[0])
+    supervisor = int(alpha.run(["ps", "-o", "ppid=", "-p", str(worker)]).stdout)
+    for pid in (worker, child, supervisor):
+        ended = site.migrate(pid, "alpha", "beta")
+        assert ended.code == 10
+        assert "Sojourn's own worker" in ended.said["failure"]["message"]
+
+
+def test_a_host_whose_worker_is_down(site: Site, alpha: Host, beta: Host) -> None:
+    """Refused at once with exit code 14, also before the registry has noticed; the process runs on."""
+    counter = workload.start(alpha, "counter", mb=8)
+    beta.service("worker", "down")
+    assert within(30, lambda: beta.service("worker", "status").startswith("down"))
+    began = time.monotonic()
+    ended = site.sojourn("migrate", str(counter.pid), "--from", "alpha", "--to", "beta")
+    assert time.monotonic() - began < 10
+    beta.service("worker", "up")
+    assert ended.returncode == 14
+    assert "beta does not answer" in ended.stderr
+    counter.wait_for_beats()
+    assert left_behind(alpha) == []
+    assert within(20, lambda: site.answers(beta))
+    end(counter, alpha)
+
+
+def test_python_callers_get_a_dict_or_an_error(site: Site, alpha: Host, beta: Host) -> None:
+    """``migrate.delay(...).get()`` returns the finished migration, or raises MigrationError that says where it runs."""
+    counter = workload.start(alpha, "counter", mb=8)
+    said = alpha.run(["/opt/sojourn/bin/python3", "-c", _CALLER, str(counter.pid)], deadline_s=60).stdout.split()
+    assert said == ["beta", "refused", "alpha"]
+    end(counter, beta)
+
+
+#: Takes a PID: sets the one that is handed out next, and starts a program with it.
+_OCCUPY = """
+import os, sys
+pid = int(sys.argv[1])
+while True:
+    open("/proc/sys/kernel/ns_last_pid", "w").write(str(pid - 1))
+    child = os.fork()
+    if child == 0 and os.getpid() == pid:
+        os.setsid()
+        null = os.open("/dev/null", os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(null, descriptor)
+        os.execvp("sleep", ["sleep", "1000"])
+    if child == 0:
+        os._exit(0)
+    if child == pid:
+        break
+    os.waitpid(child, 0)
+"""
+
+#: A program of a user: one migration that arrives, and the same again, which is refused.
+_CALLER = """
+import sys
+from sojourn.errors import MigrationError
+from workflows import migrate
+pid = int(sys.argv[1])
+print(migrate.delay(pid=pid, source="alpha", destination="beta").get(timeout=50)["owner"])
+try:
+    migrate.delay(pid=pid, source="alpha", destination="beta").get(timeout=50)
+except MigrationError as error:
+    print(error.state, error.owner)
+"""
+
+
+def _kill_page_server(host: Host) -> None:
+    """Kill CRIU's page server on a host as soon as it has some memory in its images."""
+    script = (
+        "until ls -s /run/sojourn/*/images/pages-*.img 2>/dev/null | awk '$1 > 20000 {f=1} END {exit !f}'; do :; done; "
+        "pkill -KILL -f 'criu page-server'"
+    )
+    host.run(["timeout", "60", "sh", "-c", script], check=False)
