@@ -6,7 +6,7 @@ import contextlib
 import shlex
 
 from sojourn import action, criu, process
-from sojourn.errors import ProcessGone
+from sojourn.errors import ProcessGone, Temporary
 from sojourn.host import Migration
 from sojourn.model import Member, Phase, Verdict
 from sojourn.run import spawn
@@ -40,6 +40,8 @@ def restore(migration: Migration, deadline_s: float) -> float:
 def refuse(migration: Migration) -> Verdict:
     """Say no for good if it is not too late, clear away what a failed restore left, and return the verdict.
 
+    Raises Temporary while there is none yet.
+
     ``accepted`` is taken back only when CRIU has ended without ``restored``: it committed, failed in its last
     steps and killed the tree itself (``out_kill_network_unlocked`` in CRIU's cr-restore.c), so no instruction
     of it ran, and the source still holds the frozen original because it acts on ``restored`` alone.
@@ -48,7 +50,7 @@ def refuse(migration: Migration) -> Verdict:
         return Verdict.RESTORED
     if migration.phase is Phase.ACCEPTED:
         if migration.is_restoring():
-            return Verdict.PENDING
+            raise Temporary(f"CRIU has committed and is still at work on {migration.host.name}; ask again.")
         _clear_away(migration)
     if migration.phase is not Phase.REFUSED:
         migration.become(Phase.REFUSED)

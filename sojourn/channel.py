@@ -17,9 +17,11 @@ import errno
 import hashlib
 import hmac
 import json
+import queue
 import secrets
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,10 +34,14 @@ MAGIC = b"sojourn1"
 
 PURPOSES = ("pages", "images")
 
-NONCE_BYTES = 32
+#: Lengths of the handshake's words: purposes are padded, codes are SHA-256.
+PURPOSE_BYTES, NONCE_BYTES, CODE_BYTES = 6, 32, 32
 
-#: How long a peer may take over its next word; the handshake is three short ones.
+#: How long a peer may take over the handshake, which is three short words.
 HANDSHAKE_S = 5
+
+#: How many callers are greeted at once; further ones wait.
+BACKLOG = 16
 
 #: Offset of ``tcpi_bytes_acked`` in ``struct tcp_info`` (include/uapi/linux/tcp.h).
 TCP_INFO_BYTES_ACKED = 120
@@ -57,31 +63,57 @@ def secret_for(key: str, migration: str) -> bytes:
     return hmac.digest(key.encode(), f"sojourn channel {migration}".encode(), hashlib.sha256)
 
 
-def listen(address: str) -> socket.socket:
-    """Listen on one address at a free port. Raises ChannelFailed if the address is not this host's."""
-    try:
-        return socket.create_server((address, 0), family=_family(address), backlog=8)
-    except OSError as error:
-        raise ChannelFailed(
-            f"Can not listen on {address}: {error.strerror}.",
-            "Is `address` in the settings one of this host's?",
-        ) from None
+class Listener:
+    """Waits for the migration's own peer at a free port of one address. Strangers are turned away and forgotten.
 
-
-def accept(server: socket.socket, secret: bytes, until: float) -> Connection:
-    """Return the next connection of the migration's own peer; strangers are turned away and forgotten.
-
-    ``until`` is a time of ``time.monotonic()``. Raises ChannelFailed when it has come.
+    Each caller is greeted in a thread of its own, so a silent one keeps nobody waiting.
+    Raises ChannelFailed if the address is not this host's.
     """
-    while True:
-        server.settimeout(max(0.001, until - time.monotonic()))
+
+    def __init__(self, address: str, secret: bytes) -> None:
         try:
-            peer, _ = server.accept()
-        except TimeoutError:
+            self._server = socket.create_server((address, 0), family=_family(address), backlog=BACKLOG)
+        except OSError as error:
+            raise ChannelFailed(
+                f"Can not listen on {address}: {error.strerror}.",
+                "Is `address` in the settings one of this host's?",
+            ) from None
+        self.port: int = self._server.getsockname()[1]
+        self._secret = secret
+        self._proved: queue.SimpleQueue[Connection] = queue.SimpleQueue()
+        self._greeting = threading.BoundedSemaphore(BACKLOG)
+        threading.Thread(target=self._answer_callers, daemon=True).start()
+
+    def accept(self, until: float) -> Connection:
+        """Return the next connection that has proved the secret. ``until`` is a time of ``time.monotonic()``.
+
+        Raises ChannelFailed when that time has come.
+        """
+        try:
+            return self._proved.get(timeout=max(0.001, until - time.monotonic()))
+        except queue.Empty:
             raise ChannelFailed("The source did not connect in time.") from None
-        with contextlib.suppress(ChannelFailed):
-            return _welcome(peer, secret)
-        peer.close()
+
+    def close(self) -> None:
+        """Stop listening; connections that were accepted stay."""
+        with contextlib.suppress(OSError):  # shutdown is what wakes the thread in accept
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+
+    def _answer_callers(self) -> None:
+        with contextlib.suppress(OSError):  # the end of listening
+            while True:
+                self._greeting.acquire()
+                peer, _ = self._server.accept()
+                threading.Thread(target=self._greet, args=(peer,), daemon=True).start()
+
+    def _greet(self, peer: socket.socket) -> None:
+        try:
+            self._proved.put(_welcome(peer, self._secret))
+        except ChannelFailed:
+            peer.close()
+        finally:
+            self._greeting.release()
 
 
 def connect(address: str, port: int, secret: bytes, purpose: str) -> socket.socket:
@@ -98,7 +130,6 @@ def connect(address: str, port: int, secret: bytes, purpose: str) -> socket.sock
     except ChannelFailed:
         peer.close()
         raise
-    peer.settimeout(None)
     return peer
 
 
@@ -119,26 +150,26 @@ Manifest = dict[str, int]
 def send_files(peer: socket.socket, files: Sequence[Path], deadline_s: float) -> Manifest:
     """Send files with their names and sizes, and wait until the other side has them all. Raises ChannelFailed."""
     manifest = {path.name: path.stat().st_size for path in files}
-    with _within(peer, deadline_s):
+    with _within(peer, deadline_s) as until:
         header = json.dumps(manifest).encode()
         peer.sendall(struct.pack("!I", len(header)) + header)
         for path in files:
             with path.open("rb") as file:
                 peer.sendfile(file)
-        if _receive(peer, 2) != b"ok":
+        if _receive(peer, 2, until) != b"ok":
             raise ChannelFailed("The destination did not confirm the images.")
     return manifest
 
 
 def receive_files(peer: socket.socket, directory: Path, deadline_s: float) -> Manifest:
     """Receive what ``send_files`` sends; the caller confirms. Raises ChannelFailed, ImagesIncomplete."""
-    with _within(peer, deadline_s):
-        (length,) = struct.unpack("!I", _receive(peer, 4))
+    with _within(peer, deadline_s) as until:
+        (length,) = struct.unpack("!I", _receive(peer, 4, until))
         if length > MANIFEST_BYTES:
             raise ChannelFailed("The source announced a manifest that is too large to be one.")
-        manifest: Manifest = json.loads(_receive(peer, length))
+        manifest = _manifest(_receive(peer, length, until))
         for name, size in manifest.items():
-            _receive_file(peer, directory, name, size)
+            _receive_file(peer, directory / name, size, until)
     return manifest
 
 
@@ -147,55 +178,69 @@ def confirm(peer: socket.socket) -> None:
     peer.sendall(b"ok")
 
 
-def _receive_file(peer: socket.socket, directory: Path, name: str, size: int) -> None:
-    if name != Path(name).name or name in {"", ".", ".."}:
-        raise ChannelFailed(f"The source sent a file name that is a path: {name!r}.")
+def _manifest(text: bytes) -> Manifest:
+    """Read a manifest, and believe only file names that are no paths, and sizes."""
     try:
-        with (directory / name).open("wb") as file:
-            for chunk in _chunks(peer, size):
+        manifest = json.loads(text)
+    except ValueError:
+        manifest = None
+    if not isinstance(manifest, dict):
+        raise ChannelFailed("The source sent a manifest that is none.")
+    for name, size in manifest.items():
+        if name != Path(name).name or name in {"", ".", ".."} or not isinstance(size, int) or size < 0:
+            raise ChannelFailed(f"The source sent a file that can not be one: {name!r} of {size!r} bytes.")
+    return manifest
+
+
+def _receive_file(peer: socket.socket, path: Path, size: int, until: float) -> None:
+    try:
+        with path.open("wb") as file:
+            for chunk in _chunks(peer, size, until):
                 file.write(chunk)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         raise ImagesIncomplete(
-            f"No room for the image {name}: the image directory is full.", "Free memory on the destination."
+            f"No room for the image {path.name}: the image directory is full.", "Free memory on the destination."
         ) from None
 
 
-def _chunks(peer: socket.socket, size: int) -> Iterator[bytes]:
+def _chunks(peer: socket.socket, size: int, until: float) -> Iterator[bytes]:
     while size:
+        peer.settimeout(max(0.001, until - time.monotonic()))
         chunk = peer.recv(min(size, 2**18))
         if not chunk:
-            raise ChannelFailed("The connection ended in the middle of a file.")
+            raise ChannelFailed("The other host ended the connection in the middle of a word.")
         size -= len(chunk)
         yield chunk
 
 
 def _welcome(peer: socket.socket, secret: bytes) -> Connection:
     """Check a caller, as the destination: its magic, its purpose, its code; then prove ourselves."""
-    with _within(peer, HANDSHAKE_S):
+    with _within(peer, HANDSHAKE_S) as until:
         ours = secrets.token_bytes(NONCE_BYTES)
         peer.sendall(MAGIC + ours)
-        if _receive(peer, len(MAGIC)) != MAGIC:
+        if _receive(peer, len(MAGIC), until) != MAGIC:
             raise ChannelFailed("The caller does not speak our language.")
-        purpose = _receive(peer, 6).decode("ascii", "replace").strip()
-        theirs, code = _receive(peer, NONCE_BYTES), _receive(peer, 32)
+        purpose = _receive(peer, PURPOSE_BYTES, until).decode("ascii", "replace").strip()
+        theirs, code = _receive(peer, NONCE_BYTES, until), _receive(peer, CODE_BYTES, until)
         if purpose not in PURPOSES or not hmac.compare_digest(code, _code(secret, "source", purpose, ours, theirs)):
             raise ChannelFailed("The caller does not know the migration's secret.")
         peer.sendall(_code(secret, "destination", purpose, ours, theirs))
-    peer.settimeout(None)
     return Connection(peer, purpose)
 
 
 def _introduce(peer: socket.socket, secret: bytes, purpose: str) -> None:
     """Prove ourselves, as the source, and check that the other side is the migration's destination."""
-    with _within(peer, HANDSHAKE_S):
+    with _within(peer, HANDSHAKE_S) as until:
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if _receive(peer, len(MAGIC)) != MAGIC:
+        if _receive(peer, len(MAGIC), until) != MAGIC:
             raise ChannelFailed("Who listens there does not speak our language.")
-        theirs, ours = _receive(peer, NONCE_BYTES), secrets.token_bytes(NONCE_BYTES)
-        peer.sendall(MAGIC + purpose.ljust(6).encode() + ours + _code(secret, "source", purpose, theirs, ours))
-        if not hmac.compare_digest(_receive(peer, 32), _code(secret, "destination", purpose, theirs, ours)):
+        theirs, ours = _receive(peer, NONCE_BYTES, until), secrets.token_bytes(NONCE_BYTES)
+        code = _code(secret, "source", purpose, theirs, ours)
+        peer.sendall(MAGIC + purpose.ljust(PURPOSE_BYTES).encode() + ours + code)
+        expected = _code(secret, "destination", purpose, theirs, ours)
+        if not hmac.compare_digest(_receive(peer, CODE_BYTES, until), expected):
             raise ChannelFailed("Who listens there does not know the migration's secret.")
 
 
@@ -204,20 +249,21 @@ def _code(secret: bytes, role: str, purpose: str, destination_nonce: bytes, sour
     return hmac.digest(secret, words, hashlib.sha256)
 
 
-def _receive(peer: socket.socket, size: int) -> bytes:
-    return b"".join(_chunks(peer, size))
+def _receive(peer: socket.socket, size: int, until: float) -> bytes:
+    return b"".join(_chunks(peer, size, until))
 
 
 @contextlib.contextmanager
-def _within(peer: socket.socket, deadline_s: float) -> Iterator[None]:
-    """Bound each word of the peer, and turn what the network says into one sentence."""
+def _within(peer: socket.socket, deadline_s: float) -> Iterator[float]:
+    """Bound a conversation as a whole, and turn what the network says into one sentence; yield when it must be over."""
     peer.settimeout(deadline_s)
     try:
-        yield
+        yield time.monotonic() + deadline_s
     except TimeoutError:
-        raise ChannelFailed(f"The other host was silent for {deadline_s:g} s.") from None
+        raise ChannelFailed(f"The other host took longer than {deadline_s:g} s.") from None
     except OSError as error:
         raise ChannelFailed(f"The connection to the other host broke: {error.strerror or error}.") from None
+    peer.settimeout(None)
 
 
 def _family(address: str) -> socket.AddressFamily:

@@ -22,7 +22,8 @@ LOG_LEVEL = "-v4"
 VERSION_DEADLINE_S = 5
 
 #: An error line of CRIU's log: ``(00.012345) Error (criu/files-reg.c:2031): File x has bad size``.
-ERROR_LINE = re.compile(r"^\([\d.]+\)\s*(?:\d+:\s*)?(Error \([^)]*\): .*)$")
+#: In front of it may stand which task, or which part of CRIU inside of it, says so (``pie: 4242:``).
+ERROR_LINE = re.compile(r"^\([\d.]+\)\s*(?:pie:\s*)?(?:\d+:\s*)?(Error \([^)]*\): .*)$")
 
 #: Errors that every failing run has, or that even a good run has: never the cause.
 NOISE = (
@@ -136,8 +137,12 @@ class DumpStats:
 
 
 def dump_stats(work: Path) -> DumpStats:
-    """Read ``stats-dump`` (images/stats.proto in CRIU's source: fields 1, 2 and 7 of its first message)."""
-    message = _first_message(work / "stats-dump")[1]
+    """Read ``stats-dump`` (images/stats.proto in CRIU's source: fields 1, 2 and 7 of its first message).
+
+    They are for people, so what is not there is zero.
+    """
+    stats = work / "stats-dump"
+    message = _first_message(stats).get(1) if stats.exists() else None
     numbers = dict(_fields(message)) if isinstance(message, bytes) else {}
     return DumpStats(*(int(numbers.get(field, 0)) for field in (1, 2, 7)))
 
@@ -155,6 +160,8 @@ def run_id(images: Path) -> str | None:
 def _first_message(image: Path) -> dict[int, int | bytes]:
     """Read an image's first message: behind two magic numbers and its length, four bytes each (criu.org/Images)."""
     raw = image.read_bytes()
+    if len(raw) < 12:
+        return {}
     (length,) = struct.unpack_from("<I", raw, 8)
     return dict(_fields(raw[12 : 12 + length]))
 

@@ -91,12 +91,12 @@ class Holder:
 
     def receive(self) -> None:
         """Be the destination: one connection per purpose, in whatever order strangers come and go."""
-        server = channel.listen(self.errand.address)
-        _tell(port=server.getsockname()[1])
+        listener = channel.Listener(self.errand.address, self.secret)
+        _tell(port=listener.port)
         wanted = {"pages": self._receive_pages, "images": self._receive_images}
         open_purposes = set(self.errand.purposes)
         while open_purposes:
-            connection = channel.accept(server, self.secret, self.until)
+            connection = listener.accept(self.until)
             with connection.socket:
                 if connection.purpose in open_purposes:
                     open_purposes.remove(connection.purpose)

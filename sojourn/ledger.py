@@ -12,6 +12,7 @@ Telling the ledger never fails a migration: if Redis is away, a warning is logge
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -90,8 +91,10 @@ class Ledger:
         self._tell(migration, "progress", numbers, None)
 
     def tell_failure(self, migration: str, failure: Failure) -> None:
-        """Say why the migration will not go as asked."""
-        self._tell(migration, "failure", asdict(failure), {"failure": asdict(failure)})
+        """Say why the migration will not go as asked. The first failure stays: what follows is its consequence."""
+        with self._unless_away(migration, "failure"):
+            if self._store.put_field_once(key(migration), "failure", json.dumps(asdict(failure))):
+                self._announce(migration, "failure", asdict(failure))
 
     def close(self, migration: str, result: Json) -> None:
         """Enter the end of a migration, and when it will be forgotten."""
@@ -134,10 +137,15 @@ class Ledger:
     def _tell(
         self, migration: str, kind: str, event: Json, fields: Json | None, *, expire_s: int | None = None
     ) -> None:
-        try:
+        with self._unless_away(migration, kind):
             if fields:
                 self._store.put_fields(key(migration), _encoded(fields), expire_s=expire_s)
             self._announce(migration, kind, event)
+
+    @contextlib.contextmanager
+    def _unless_away(self, migration: str, kind: str) -> Iterator[None]:
+        try:
+            yield
         except StoreUnreachable as error:
             log.warning("The ledger was not told (%s): %s", kind, error, extra={"migration": migration})
 

@@ -57,7 +57,6 @@ class Verdict(StrEnum):
 
     RESTORED = "restored"
     REFUSED = "refused"
-    PENDING = "pending"
 
 
 class State(StrEnum):
@@ -185,6 +184,8 @@ class Plan:
     @classmethod
     def from_json(cls, data: Json) -> Plan:
         """Build a plan from untrusted JSON. Raises UsageError for a key or a value that makes no sense."""
+        if not isinstance(data, dict):
+            raise UsageError(f"A migration is asked for with a mapping of options, not with {data!r}.")
         known = {each.name: each for each in fields(cls)}
         for key in data:
             if key not in known:
@@ -285,7 +286,7 @@ class Message:
     @classmethod
     def join(cls, parts: Iterable[Json]) -> Message:
         """Merge what the steps of one migration handed on side by side. Raises UsageError if their plans differ."""
-        first, *others = [cls.from_json(part) for part in parts]
+        first, *others = [cls.from_json(part) for part in parts] or [cls.from_json({})]
         for other in others:
             if (other.id, other.plan) != (first.id, first.plan):
                 raise UsageError(f"Messages of two migrations were mixed: {first.id} and {other.id}.")

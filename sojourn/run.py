@@ -186,8 +186,12 @@ def _popen(
             errors="replace",
             start_new_session=own_session,
         )
-    except FileNotFoundError:
-        raise _missing(words[0]) from None
+    except FileNotFoundError as error:
+        raise _missing(str(error.filename)) from None
+    except PermissionError:
+        raise CommandMissing(
+            f"{words[0]} may not be run on this host.", "Is it a program, and not mounted noexec?"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tomllib
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -97,6 +98,8 @@ def load() -> Settings:
     """Return this host's settings, read once. Raises UsageError with the first key that is wrong."""
     try:
         return Settings()
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{config_file()} is not a TOML file: {error}.") from None
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

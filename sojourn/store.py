@@ -42,6 +42,11 @@ class Store:
                 block.expire(key, expire_s)
             block.execute()
 
+    def put_field_once(self, key: str, field: str, value: str) -> bool:
+        """Set a field of a hash unless it is there; False if it was."""
+        with self._answering():
+            return bool(self._redis.hsetnx(key, field, value))
+
     def fields(self, key: str) -> dict[str, str]:
         """Return all fields of a hash; empty if there is none."""
         with self._answering():

@@ -43,16 +43,13 @@ def restore(migration: Migration) -> Outcome:
     )
 
 
-@step(deadline_s=60, undo=True)
+@step(deadline_s=60, undo=True, retries=5)
 def refuse(migration: Migration) -> Outcome:
     """Write ``refused`` unless the process was already taken, and tell the source the verdict."""
     verdict = arrival.refuse(migration)
-    sentence = {
-        Verdict.RESTORED: f"too late to refuse: the process runs on {migration.host.name}",
-        Verdict.REFUSED: f"{migration.host.name} will not run the process",
-        Verdict.PENDING: f"CRIU is still at work on {migration.host.name}",
-    }[verdict]
-    return Outcome(sentence, {"verdict": verdict})
+    if verdict is Verdict.RESTORED:
+        return Outcome(f"too late to refuse: the process runs on {migration.host.name}", {"verdict": verdict})
+    return Outcome(f"{migration.host.name} will not run the process", {"verdict": verdict})
 
 
 def _await_page_server(migration: Migration) -> None:

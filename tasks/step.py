@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from celery import shared_task
-from celery.exceptions import Retry, SoftTimeLimitExceeded
+from celery.exceptions import SoftTimeLimitExceeded
 
 from sojourn.errors import PhaseConflict, SojournError, Temporary
 from sojourn.host import Host, Migration, this_host
@@ -37,6 +37,9 @@ log = logging.getLogger("sojourn.step")
 
 #: Seconds between the soft limit, which the step can still record, and the hard one, which ends its process.
 HARD_LIMIT_AFTER_S = 10
+
+#: Which part of its time a step may wait for another delivery of the same migration.
+LOCK_SHARE = 0.5
 
 #: Back-off of temporary failures: 0.5 s, doubled each time up to this, with a jitter of a quarter.
 LONGEST_BACK_OFF_S = 15
@@ -86,13 +89,13 @@ def step(*, deadline_s: float, opens: bool = False, undo: bool = False, retries:
         def task(self: Any, handed: Json | list[Json]) -> Json:  # noqa: ANN401
             message = Message.join(handed if isinstance(handed, list) else [handed])
             delivery = Delivery(this_host(), message, name, opens=opens, undo=undo)
-            with lock(delivery.migration_lock, deadline_s):
-                try:
+            try:
+                with lock(delivery.migration_lock, deadline_s * LOCK_SHARE):
                     return delivery.answer(work)
-                except Temporary as error:
-                    if self.request.retries >= retries:
-                        raise StepFailed(delivery.fail(_failure(error))) from None
+            except Temporary as error:
+                if self.request.retries < retries:
                     raise self.retry(exc=error, countdown=_back_off_s(self.request.retries)) from None
+                return delivery.hand_on(delivery.give_up(_failure(error)))
 
         return HostStep(name, work, task)
 
@@ -109,25 +112,36 @@ class Delivery:
         self.opens = opens
         self.undo = undo
         self.role = message.plan.role_of(host.name)
-        self.migration_lock = host.directory(message.id).lock
+        self.directory = host.directory(message.id)
+        self.migration_lock = self.directory.lock
         self.context = {"migration": message.id, "host": host.name, "step": name}
+        self.started = time.time()
 
     def answer(self, work: Work) -> Json:
         """Return the message for the next step: from the record if this one is done, else by doing it."""
-        self.migration = self._opened()
-        outcome = self.host.journal.outcome(self.migration.entry, self.name) or self._attempt(work)
-        return self.message.with_facts(outcome.facts).to_json()
+        migration = self._opened()
+        outcome = self.host.journal.outcome(migration.entry, self.name)
+        if outcome is None:
+            outcome = self._attempt(migration, work)
+        return self.hand_on(outcome)
 
-    def fail(self, failure: Failure) -> str:
-        """Record a failure for good and return its sentence."""
-        log_directory = str(self.migration.directory.work)
-        placed = replace(failure, step=self.name, host=self.host.name, log=log_directory)
-        self.host.journal.fail_step(self.migration.entry, self.name, placed)
-        self._tell(self._started, outcome=failure.message, failed=True)
+    def give_up(self, failure: Failure) -> Outcome:
+        """Record a failure for good. Raise StepFailed; what an undo could not do is handed on as still pending."""
+        placed = replace(failure, step=self.name, host=self.host.name, log=str(self.directory.work))
+        entry = self.host.journal.entry(self.message.id, self.role)
+        if entry:
+            self.host.journal.fail_step(entry, self.name, placed)
+        self._tell(outcome=failure.message, failed=True)
         log.error("%s", failure.message, extra=self.context)
         if not self.undo:
             self.host.ledger.tell_failure(self.message.id, placed)
-        return failure.message
+            raise StepFailed(failure.message)
+        pending = [*self.message.facts.get("pending", []), f"{self.host.name}: {failure.message}"]
+        return Outcome(failure.message, {"pending": pending})
+
+    def hand_on(self, outcome: Outcome) -> Json:
+        """Return the message for the next step."""
+        return self.message.with_facts(outcome.facts).to_json()
 
     def _opened(self) -> Migration:
         """Return the migration as this host's journal has it; only a first step and an undo may open one."""
@@ -139,47 +153,35 @@ class Delivery:
             entry = journal.open(message.id, self.role, message.plan, TOMBSTONE[self.role] if self.undo else None)
         return Migration(self.host, journal.learn(entry, message.facts))
 
-    def _check_phase(self) -> None:
-        """Refuse to go forward with a migration that was given up here: its messages may be late ones."""
-        if self.migration.phase in {Phase.RESUMED, Phase.REFUSED} and not self.undo:
-            raise PhaseConflict(f"The migration was given up on {self.host.name}: it is {self.migration.phase}.")
-
-    def _attempt(self, work: Work) -> Outcome:
-        self._started = time.time()
-        self.host.journal.start_step(self.migration.entry, self.name, self.host.name)
-        self._tell(self._started)
-        failure = None
+    def _attempt(self, migration: Migration, work: Work) -> Outcome:
+        self.started = time.time()
+        self.host.journal.start_step(migration.entry, self.name, self.host.name)
+        self._tell()
         try:
-            self._check_phase()
-            outcome = work(self.migration)
-        except (Temporary, Retry):
+            self._check_phase(migration)
+            outcome = work(migration)
+        except Temporary:
             raise
         except SojournError as error:
-            failure = _failure(error)
+            return self.give_up(_failure(error))
         except SoftTimeLimitExceeded:
-            failure = Failure("STEP_TIMED_OUT", f"{self.name} took longer than it may and was stopped.")
+            return self.give_up(Failure("STEP_TIMED_OUT", f"{self.name} took longer than it may and was stopped."))
         except Exception as error:
             log.exception("A defect of Sojourn, not of the host", extra=self.context)
-            failure = Failure("DEFECT", f"{self.name} failed in a way nobody foresaw: {error!r}")
-        if failure is None:
-            return self._succeed(outcome)
-        return self._give_up(failure)
-
-    def _succeed(self, outcome: Outcome) -> Outcome:
-        self.host.journal.finish_step(self.migration.entry, self.name, outcome)
-        self._tell(self._started, outcome=outcome.sentence)
+            return self.give_up(Failure("DEFECT", f"{self.name} failed in a way nobody foresaw: {error!r}"))
+        self.host.journal.finish_step(migration.entry, self.name, outcome)
+        self._tell(outcome=outcome.sentence)
         log.info("%s", outcome.sentence, extra=self.context)
         return outcome
 
-    def _give_up(self, failure: Failure) -> Outcome:
-        sentence = self.fail(failure)
-        if not self.undo:
-            raise StepFailed(sentence)
-        return Outcome(sentence, {"pending": [*self.message.facts.get("pending", []), f"{self.host.name}: {sentence}"]})
+    def _check_phase(self, migration: Migration) -> None:
+        """Refuse to go forward with a migration that was given up here: its messages may be late ones."""
+        if migration.phase in {Phase.RESUMED, Phase.REFUSED} and not self.undo:
+            raise PhaseConflict(f"The migration was given up on {self.host.name}: it is {migration.phase}.")
 
-    def _tell(self, started: float, outcome: str = "", *, failed: bool = False) -> None:
+    def _tell(self, outcome: str = "", *, failed: bool = False) -> None:
         ended = time.time() if outcome else None
-        record = StepRecord(self.name, self.host.name, started, ended, outcome, failed)
+        record = StepRecord(self.name, self.host.name, self.started, ended, outcome, failed)
         self.host.ledger.tell_step(self.message.id, self.role, record)
 
 

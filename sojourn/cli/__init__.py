@@ -7,7 +7,7 @@ import sys
 import typer
 
 from sojourn.cli import lab, look, migrate, output, serve
-from sojourn.errors import SojournError
+from sojourn.errors import SojournError, UsageError
 from sojourn.settings import variable
 
 app = typer.Typer(
@@ -25,16 +25,20 @@ serve.add_to(app)
 
 def main() -> None:
     """Run the command line; never returns."""
+    as_json = "--json" in sys.argv
     try:
-        app()
+        sys.exit(app(standalone_mode=False) or 0)
     except SojournError as error:
-        output.fail(error, as_json="--json" in sys.argv)
+        output.fail(error, as_json=as_json)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except typer.TyperException as error:
+        output.fail(UsageError(error.format_message(), "See --help."), as_json=as_json)
+        sys.exit(UsageError.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except Exception as error:  # the edge: people get a sentence, developers the traceback
         if variable("SOJOURN_DEBUG"):
             raise
         defect = SojournError(f"A defect of Sojourn: {error!r}", "SOJOURN_DEBUG=1 in front of the command shows where.")
-        output.fail(defect, as_json="--json" in sys.argv)
+        output.fail(defect, as_json=as_json)
         sys.exit(1)

@@ -1,0 +1,34 @@
+# Two commands are all that a fresh machine needs: `make demo` and `make test`. `make` alone lists the others.
+
+BIN := .venv/bin
+RINGS := tests/unit tests/integration tests/lab
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## set up, then migrate a process between two hosts and back, with proof (root)
+	@bin/setup lab
+	@$(BIN)/sojourn lab demo $(ARGS)
+
+test: ## set up, then run every ring of tests that this machine can: unit, integration, lab
+	@bin/setup
+	@$(BIN)/pytest $(RINGS) $(ARGS)
+
+lint: ## check style, types and layers
+	@bin/setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: ## measure the freeze against the same CRIU commands in a shell script (root)
+	@bin/setup lab
+	@$(BIN)/python benchmarks/freeze.py $(ARGS)
+
+clean: ## remove the demo's lab, .venv and caches; the hosts' root stays in /var/cache/sojourn
+	@if [ -e /run/sojourn-lab/demo ]; then $(BIN)/sojourn lab down --name demo; fi
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
