@@ -1,7 +1,7 @@
 """How long a process stands still: migrated by Sojourn, and by the same CRIU commands run by hand.
 
 Both ways take turns on the same two hosts of a lab, so that a machine whose speed drifts does no harm; what counts is
-the ratio. What is measured is what the process felt: the longest gap between two of its beats. Each run
+the ratio. What is measured is what the process felt: from its last beat there to its first beat here. Each run
 has a process of its own, with memory full of random bytes.
 
 Needs root. Usage: python benchmarks/freeze.py [--runs 10] [--sizes 64 512] [--json FILE]
@@ -50,7 +50,7 @@ WAYS: dict[str, Way] = {"by hand": by_hand, "sojourn": by_sojourn}
 
 
 def felt_ms(lab: Lab, way: Way, mb: int) -> float:
-    """Migrate a new process of so many MB and return the longest gap between its beats, in milliseconds."""
+    """Migrate a new process of so many MB and return the pause it felt, in milliseconds."""
     alpha, beta = lab.host("alpha"), lab.host("beta")
     counter = workload.start(alpha, "counter", mb=mb)
     counter.wait_for_beats()
@@ -59,7 +59,7 @@ def felt_ms(lab: Lab, way: Way, mb: int) -> float:
     beta.run(["kill", "-KILL", str(counter.pid)])
     if status.host != "beta" or status.details["damaged_slices"]:
         raise SystemExit(f"The process did not arrive whole: {status}")
-    return status.longest_gap_ms
+    return status.arrivals[-1].pause_ms
 
 
 def compare(lab: Lab, mb: int, runs: int) -> dict[str, list[float]]:

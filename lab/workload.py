@@ -16,19 +16,33 @@ START_S = 30
 
 
 @dataclass(frozen=True)
-class Status:
-    """What a workload last wrote about itself. ``hosts`` are those it ran on, in order.
+class Arrival:
+    """The first beat on a host: its number, and the pause before it in milliseconds (0 on the first host)."""
 
-    ``longest_gap_at`` is in seconds since the epoch; ``details`` is what only this workload tells.
-    """
+    host: str
+    counter: int
+    pause_ms: float
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a workload last wrote about itself; ``details`` is what only this workload tells."""
 
     pid: int
-    host: str
-    hosts: tuple[str, ...]
     counter: int
+    arrivals: tuple[Arrival, ...]
     longest_gap_ms: float
-    longest_gap_at: float
     details: Mapping[str, object]
+
+    @property
+    def host(self) -> str:
+        """Where it beats now."""
+        return self.arrivals[-1].host
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The hosts it ran on, in order."""
+        return tuple(arrival.host for arrival in self.arrivals)
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,8 @@ class Workload:
         except FileNotFoundError:
             raise LabFailed(f"The workload {self.name} has not written {self.file}.") from None
         common = {name: fields.pop(name) for name in Status.__dataclass_fields__ if name != "details"}
-        return Status(**{**common, "hosts": tuple(common["hosts"])}, details=fields)
+        arrivals = tuple(Arrival(**arrival) for arrival in common.pop("arrivals"))
+        return Status(**common, arrivals=arrivals, details=fields)
 
     def wait_until(self, condition: Callable[[Status], bool], deadline_s: float = 30) -> Status:
         """Wait until the status satisfies a condition, and return it. Raises LabFailed at the deadline."""

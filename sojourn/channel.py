@@ -40,6 +40,9 @@ PURPOSE_BYTES, NONCE_BYTES, CODE_BYTES = 6, 32, 32
 #: How long a peer may take over the handshake, which is three short words.
 HANDSHAKE_S = 5
 
+#: How long to wait before the next attempt when a connection could not be accepted.
+ACCEPT_AGAIN_S = 0.05
+
 #: How many callers are greeted at once; further ones wait.
 BACKLOG = 16
 
@@ -82,6 +85,7 @@ class Listener:
         self._secret = secret
         self._proved: queue.SimpleQueue[Connection] = queue.SimpleQueue()
         self._greeting = threading.BoundedSemaphore(BACKLOG)
+        self._closed = threading.Event()
         threading.Thread(target=self._answer_callers, daemon=True).start()
 
     def accept(self, until: float) -> Connection:
@@ -96,16 +100,21 @@ class Listener:
 
     def close(self) -> None:
         """Stop listening; connections that were accepted stay."""
+        self._closed.set()
         with contextlib.suppress(OSError):  # shutdown is what wakes the thread in accept
             self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
 
     def _answer_callers(self) -> None:
-        with contextlib.suppress(OSError):  # the end of listening
-            while True:
-                self._greeting.acquire()
+        while not self._closed.is_set():
+            self._greeting.acquire()
+            try:
                 peer, _ = self._server.accept()
-                threading.Thread(target=self._greet, args=(peer,), daemon=True).start()
+            except OSError:  # a caller that hung up, too many open files, or the end of listening
+                self._greeting.release()
+                self._closed.wait(ACCEPT_AGAIN_S)
+                continue
+            threading.Thread(target=self._greet, args=(peer,), daemon=True).start()
 
     def _greet(self, peer: socket.socket) -> None:
         try:

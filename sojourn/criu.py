@@ -25,6 +25,9 @@ VERSION_DEADLINE_S = 5
 #: In front of it may stand which task, or which part of CRIU inside of it, says so (``pie: 4242:``).
 ERROR_LINE = re.compile(r"^\([\d.]+\)\s*(?:pie:\s*)?(?:\d+:\s*)?(Error \([^)]*\): .*)$")
 
+#: The first line of a log: ``(00.000000) CRIU run id = 60feaa84-b74f-4109-88ba-ff4d3e108a22``.
+RUN_ID_LINE = re.compile(r"CRIU run id = (\S+)")
+
 #: Errors that every failing run has, or that even a good run has: never the cause.
 NOISE = (
     "Unable to detach from",
@@ -147,14 +150,13 @@ def dump_stats(work: Path) -> DumpStats:
     return DumpStats(*(int(numbers.get(field, 0)) for field in (1, 2, 7)))
 
 
-def run_id(images: Path) -> str | None:
-    """Return the id by which the dump named its network lock; None if the dump did not come that far.
-
-    It stands in ``inventory.img``, field 13 (images/inventory.proto in CRIU's source).
-    """
-    inventory = images / "inventory.img"
-    value = _first_message(inventory).get(13) if inventory.exists() else None
-    return value.decode() if isinstance(value, bytes) else None
+def run_id(log: Path) -> str | None:
+    """Return the id by which a run of CRIU names its network lock: its log begins with it. None without a log."""
+    if not log.exists():
+        return None
+    with log.open(errors="replace") as lines:
+        found = RUN_ID_LINE.search(lines.readline())
+    return found[1] if found else None
 
 
 def _first_message(image: Path) -> dict[int, int | bytes]:

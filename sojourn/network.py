@@ -26,14 +26,20 @@ NFT_DEADLINE_S = 5
 
 
 def unlock(run_id: str) -> bool:
-    """Remove the network lock of one dump, the nftables table ``inet CRIU-<run id>``; False if there is none.
+    """Remove the network lock of one dump, its nftables table; False if there is none."""
+    table = table_of(run_id)
+    if table not in locks():
+        return False
+    run(["nft", "delete", "table", "inet", table], deadline_s=NFT_DEADLINE_S)
+    return True
 
-    CRIU's buffer for the name has 32 bytes, so the table's is a cut one (nftables_get_table in CRIU's netfilter.c).
+
+def table_of(run_id: str) -> str:
+    """Return the name of a dump's table, cut as CRIU cuts it: ``inet CRIU-<run id>`` in a buffer of 32 bytes.
+
+    See nftables_get_table in CRIU's netfilter.c.
     """
-    tables = [name for name in locks() if f"CRIU-{run_id}".startswith(name)]
-    for table in tables:
-        run(["nft", "delete", "table", "inet", table], deadline_s=NFT_DEADLINE_S)
-    return bool(tables)
+    return f"inet CRIU-{run_id}"[:31].removeprefix("inet ")
 
 
 def locks() -> list[str]:

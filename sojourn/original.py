@@ -55,7 +55,7 @@ def _thaw(migration: Migration) -> int:
 
 
 def _unlock_network(migration: Migration) -> None:
-    run_id = criu.run_id(migration.directory.images) if migration.plan.tcp_established else None
+    run_id = criu.run_id(migration.directory.work / "dump.log") if migration.plan.tcp_established else None
     if run_id:
         network.unlock(run_id)
 

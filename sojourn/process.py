@@ -141,12 +141,17 @@ def command_line(pid: int) -> str:
     return b" ".join(words).decode(errors="replace").strip() or f"[{stat(pid).name}]"
 
 
-def sockets(pid: int) -> list[int]:
-    """Return the process's descriptors that are sockets; empty if it is gone."""
+def descriptors(pid: int, kind: str) -> list[Path]:
+    """Return the links of the process's descriptors of one kind, ``pipe:`` or ``socket:``; empty if it is gone."""
     links = PROC / str(pid) / "fd"
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return [int(link.name) for link in links.iterdir() if _target(link).startswith("socket:")]
+        return [link for link in links.iterdir() if _target(link).startswith(kind)]
     return []
+
+
+def sockets(pid: int) -> list[int]:
+    """Return the numbers of the process's descriptors that are sockets."""
+    return [int(link.name) for link in descriptors(pid, "socket:")]
 
 
 def _target(link: Path) -> str:

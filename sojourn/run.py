@@ -153,6 +153,15 @@ def spawn(
     return Child(words, process)
 
 
+def foreground(argv: Sequence[Argument]) -> int:
+    """Run a command with this one's terminal and environment, and return its exit code."""
+    words = [os.fspath(word) for word in argv]
+    try:
+        return subprocess.call(words)
+    except FileNotFoundError:
+        raise _missing(words[0]) from None
+
+
 def replace(argv: Sequence[Argument]) -> None:
     """Become another program, with this one's terminal and environment; does not return."""
     words = [os.fspath(word) for word in argv]

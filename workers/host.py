@@ -83,6 +83,7 @@ class Worker:
 
     def __init__(self, host: Host) -> None:
         self.host = host
+        self.criu = host.criu.version()
         self.running: dict[int, Lane] = {}
         self.ready: set[str] = set()
         self.ending = False
@@ -123,7 +124,7 @@ class Worker:
 
     def _announce(self) -> None:
         try:
-            self.host.registry.announce(describe(self.host), self.host.settings.announce_s)
+            self.host.registry.announce(describe(self.host, self.criu), self.host.settings.announce_s)
         except StoreUnreachable as error:
             log.warning("%s", error)
 
@@ -155,13 +156,13 @@ class Worker:
         self.host.worker_file.write_text(str(os.getpid()))
 
 
-def describe(host: Host) -> HostInfo:
-    """Return what this host says of itself now."""
+def describe(host: Host, criu: str) -> HostInfo:
+    """Return what this host says of itself now; ``criu`` is the version that was there when the worker began."""
     return HostInfo(
         name=host.name,
         address=host.settings.address,
         sojourn=__version__,
-        criu=host.criu.version(),
+        criu=criu,
         kernel=platform.release(),
         machine=platform.machine(),
         cpus=os.cpu_count() or 1,
@@ -176,7 +177,6 @@ def start(host: Host) -> None:
     """Run the worker of this host until it is asked to end. Raises CommandMissing, CriuFailed if CRIU is not there."""
     configure(host.settings.log_format)
     _quieten_celery()
-    describe(host)
     Worker(host).run()
 
 

@@ -31,9 +31,8 @@ class Beat:
         self.out: Path = options.out
         self.interval_s: float = options.beat_ms / 1000
         self.counter = 0
-        self.hosts: list[str] = []
+        self.arrivals: list[dict[str, object]] = []
         self.longest_gap_s = 0.0
-        self.longest_gap_at = 0.0
         self.last = time.time()
         self.reported = 0.0
 
@@ -41,28 +40,27 @@ class Beat:
         """Take one beat: sleep, measure, count and, from time to time, report."""
         time.sleep(self.interval_s)
         now = time.time()
-        if self.counter and now - self.last > self.longest_gap_s:
-            self.longest_gap_s, self.longest_gap_at = now - self.last, now
+        gap_s = now - self.last if self.counter else 0.0
+        self.longest_gap_s = max(self.longest_gap_s, gap_s)
         self.last = now
         self.counter += 1
-        self._note_host()
+        self._note_host(gap_s)
         if now - self.reported >= REPORT_S:
             self.reported = now
             self._report(status)
 
-    def _note_host(self) -> None:
+    def _note_host(self, gap_s: float) -> None:
+        """Note a first beat on another host: which one it was, and how long the one before it was ago."""
         host = os.uname().nodename
-        if not self.hosts or self.hosts[-1] != host:
-            self.hosts.append(host)
+        if not self.arrivals or self.arrivals[-1]["host"] != host:
+            self.arrivals.append({"host": host, "counter": self.counter, "pause_ms": round(gap_s * 1000, 3)})
 
     def _report(self, status: dict[str, object]) -> None:
         beats = {
             "pid": os.getpid(),
-            "host": self.hosts[-1],
-            "hosts": self.hosts,
             "counter": self.counter,
+            "arrivals": self.arrivals,
             "longest_gap_ms": round(self.longest_gap_s * 1000, 3),
-            "longest_gap_at": self.longest_gap_at,
         }
         draft = self.out.with_name(f"{self.out.name}.{os.getpid()}.new")
         draft.write_text(json.dumps({**beats, **status}))

@@ -1,0 +1,157 @@
+"""A real Redis, and a cluster of real Celery workers without CRIU."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sojourn.journal import Journal
+from sojourn.ledger import Ledger
+from sojourn.model import Message, Plan, Role
+from sojourn.registry import Registry
+from sojourn.run import Child, spawn
+from sojourn.settings import Settings, variable
+from sojourn.store import Store
+from tests.conftest import eventually
+from tests.integration.steps import act, acts
+from workflows.app import create_app
+
+ROOT = Path(__file__).parents[2]
+KEY = "a key for tests that is long enough"
+HOSTS = ("alpha", "beta")
+PLAN = Plan(4242, *HOSTS)
+
+
+class Redis:
+    """A Redis of our own on a free port of the loopback; nothing of it is kept."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.child: Child | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        options: list[str | Path] = ["--save", "", "--appendonly", "no", "--dir", self.directory, "--bind", "127.0.0.1"]
+        self.child = spawn(["redis-server", "--port", str(self.port), *options])
+        eventually(self._answers)
+
+    def stop(self) -> None:
+        """Kill it as a crash would."""
+        if self.child:
+            self.child.kill()
+
+    def _answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+@pytest.fixture(scope="session")
+def redis_there() -> None:
+    """Skip where there is no Redis; fail where there must be one."""
+    if shutil.which("redis-server"):
+        return
+    if variable("CI") == "true":
+        pytest.fail("redis-server is not installed, and CI must have it")
+    pytest.skip("redis-server is not installed")
+
+
+@pytest.fixture(scope="module")
+def redis(redis_there: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    """Give each module a Redis of its own."""
+    server = Redis(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+class Cluster:
+    """Two hosts, each a Celery worker in a process of its own, and the program that calls them."""
+
+    def __init__(self, redis: Redis, place: Path) -> None:
+        self.redis, self.place = redis, place
+        self.workers: dict[str, Child] = {}
+        self.app = create_app(self.settings("tester"))
+        store = Store(redis.url)
+        self.ledger, self.registry = Ledger(store, 3600), Registry(store)
+
+    def settings(self, host: str) -> Settings:
+        """Return a host's settings: everything of its own but Redis and the key."""
+        here = self.place / host
+        return Settings.model_validate(
+            {"host": host, "redis_url": self.redis.url, "key": KEY, "state_dir": here, "runtime_dir": here / "run"}
+        )
+
+    def start(self) -> None:
+        """Start both workers and wait until they answer."""
+        for host in HOSTS:
+            self.workers[host] = self._worker(host)
+        eventually(lambda: len(self.app.control.ping(timeout=0.3)) == len(HOSTS), within_s=30)
+
+    def stop(self) -> None:
+        """End both workers with their pools."""
+        for child in self.workers.values():
+            child.kill()
+        # Answers that nobody waited for would ask a Redis to unsubscribe that is gone by the time they are collected.
+        self.app.backend.result_consumer.subscribed_to.clear()
+
+    def journal(self, host: str) -> Journal:
+        """Return a host's journal."""
+        return Journal(self.place / host / "journal.db")
+
+    def log(self, host: str) -> str:
+        """Return what a host's worker has said."""
+        return (self.place / f"{host}.log").read_text()
+
+    def message(self, **acting: str) -> Message:
+        """Return the message of a new migration, whose steps act as told (see ``steps``)."""
+        message = Message(str(uuid.uuid4()), PLAN)
+        act(self.place, message.id, acting)
+        return message
+
+    def acts(self, message: Message) -> list[str]:
+        """Return what the steps of a migration have done so far, in the order in which they did it."""
+        return acts(self.place, message.id)
+
+    def send(self, step: Any, message: Message, host: str) -> Any:
+        """Send one step to one host."""
+        return step.signature(host, message).apply_async()
+
+    def phase(self, message: Message, host: str) -> str | None:
+        """Return the phase in a host's journal."""
+        entry = self.journal(host).entry(message.id, Role.SOURCE if host == PLAN.source else Role.DESTINATION)
+        return entry.phase if entry else None
+
+    def _worker(self, host: str) -> Child:
+        settings = self.settings(host)
+        environment = {
+            "PYTHONPATH": ":".join([str(ROOT), *sys.path]),
+            "SOJOURN_CONFIG": str(self.place / "none.toml"),
+            "SOJOURN_HOST": host,
+            "SOJOURN_KEY": KEY,
+            "SOJOURN_REDIS_URL": settings.redis_url,
+            "SOJOURN_STATE_DIR": str(settings.state_dir),
+            "SOJOURN_RUNTIME_DIR": str(settings.runtime_dir),
+        }
+        argv = [sys.executable, "-m", "tests.integration.worker", host]
+        return spawn(argv, output=self.place / f"{host}.log", env=environment)
+
+
+@pytest.fixture(scope="module")
+def cluster(redis: Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Give each module a cluster of its own."""
+    made = Cluster(redis, tmp_path_factory.mktemp("cluster"))
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()

@@ -1,0 +1,112 @@
+"""Steps that do nothing but write down that they did it, and fail when they are told to.
+
+A test tells them by a file per migration: ``{"second": "fail"}``, or ``{"second@alpha": "wait"}`` for one host.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from celery import shared_task
+
+from sojourn.errors import CommandFailed, Temporary
+from sojourn.host import Migration, this_host
+from sojourn.model import Json, Message, Outcome, Role
+from tasks.step import HostStep, step
+from workflows.canvas import backward
+from workflows.conclude import conclude
+from workflows.pipeline import On, Pipeline, Step
+
+#: How long a step waits for a test's word before it gives up.
+PATIENCE_S = 20
+
+
+def act(place: Path, migration: str, acting: dict[str, str]) -> None:
+    """Tell the steps of a migration how to act."""
+    (place / f"{migration}.acting").write_text(json.dumps(acting))
+
+
+def acts(place: Path, migration: str) -> list[str]:
+    """Return what was written down for a migration."""
+    record = place / f"{migration}.acts"
+    return record.read_text().splitlines() if record.exists() else []
+
+
+def let_go(place: Path, migration: str) -> None:
+    """Let the steps go on that were told to wait."""
+    (place / f"{migration}.go").touch()
+
+
+def _write(place: Path, migration: str, line: str) -> None:
+    with (place / f"{migration}.acts").open("a") as record:
+        record.write(f"{line}\n")
+
+
+def _act(migration: Migration, name: str) -> None:
+    host, place = migration.host.name, migration.host.settings.state_dir.parent
+    _write(place, migration.id, f"{name}@{host}")
+    acting: dict[str, str] = json.loads((place / f"{migration.id}.acting").read_text())
+    told = acting.get(f"{name}@{host}", acting.get(name, ""))
+    if told == "fail":
+        raise CommandFailed(f"{name} broke on {host}", "mend it")
+    if told == "defect":
+        raise ValueError("nobody foresaw this")
+    if told.startswith("temporary") and acts(place, migration.id).count(f"{name}@{host}") <= int(told.split()[1]):
+        raise Temporary(f"{name} has no room on {host}", "wait")
+    if told == "slow":
+        time.sleep(PATIENCE_S)
+    if told == "wait":
+        _wait(place / f"{migration.id}.go")
+
+
+def _wait(go: Path) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while not go.exists() and time.monotonic() < until:
+        time.sleep(0.01)
+
+
+def _made(name: str, facts: dict[Role, Json] | None = None, **how: Any) -> HostStep:
+    def work(migration: Migration) -> Outcome:
+        _act(migration, name)
+        told = (facts or {}).get(migration.role, {})
+        return Outcome(f"{name} is done", {f"{name}_{migration.role}": migration.host.name, **told})
+
+    work.__name__ = f"test_{name}"
+    return step(**{"deadline_s": 15, **how})(work)
+
+
+zeroth = _made("zeroth", opens=True)
+first = _made("first")
+second = _made("second", retries=2)
+third = _made("third")
+fourth = _made("fourth", {Role.SOURCE: {"source_phase": "retired"}, Role.DESTINATION: {"verdict": "restored"}})
+undo_first = _made("undo_first", {Role.SOURCE: {"source_phase": "resumed"}}, undo=True)
+undo_second = _made("undo_second", {Role.DESTINATION: {"verdict": "refused"}}, undo=True)
+undo_third = _made("undo_third", undo=True)
+quick = _made("quick", opens=True, deadline_s=1)
+quick_undo = _made("quick_undo", deadline_s=1, undo=True)
+
+PIPELINE = Pipeline(
+    Step(zeroth, On.BOTH),
+    Step(first, On.BOTH, undo=undo_first),
+    Step(second, On.DESTINATION, undo=undo_second),
+    Step(third, On.SOURCE, undo=undo_third, frozen=True),
+    Step(fourth, On.BOTH),
+)
+
+
+@shared_task(name="test.roll_back")  # type: ignore[untyped-decorator, unused-ignore]  # Celery has no types
+def roll_back(handed: Json) -> None:
+    """Undo everything, and write down that it was asked for."""
+    message = Message.from_json(handed)
+    _write(this_host().settings.state_dir.parent, message.id, "roll_back")
+    backward(PIPELINE, message, conclude).apply_async()
+
+
+@shared_task(name="test.marker")  # type: ignore[untyped-decorator, unused-ignore]  # the same
+def marker(word: str) -> str:
+    """Answer, so that a test knows that what was sent before has been taken."""
+    return word

@@ -1,0 +1,179 @@
+"""A pipeline compiled into a Celery canvas, on two real workers: the way there, and every way back."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from sojourn.errors import MigrationError
+from sojourn.ledger import Account
+from sojourn.model import Message, State
+from tests.conftest import eventually
+from tests.integration.conftest import HOSTS, Cluster
+from tests.integration.steps import PIPELINE, let_go, marker, roll_back
+from workflows.canvas import forward
+from workflows.conclude import conclude
+
+#: Celery announces that errbacks may come to stand on other tasks of a chord one day: which ones we rely on is what is
+#: tested here, so the announcement itself says nothing new (and workers/host.py keeps it out of the workers' logs).
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:task_allow_error_cb_on_chord_header:celery.exceptions.CPendingDeprecationWarning"
+)
+
+#: The undos in the order in which they must be done; the two of one line side by side.
+WAY_BACK = ["undo_third@alpha", "undo_second@beta", "undo_first@alpha", "undo_first@beta"]
+
+#: Where a migration can fail: the step, the hosts that fail in it.
+POSITIONS = [
+    *(("zeroth", ["alpha"]), ("zeroth", ["beta"]), ("zeroth", ["alpha", "beta"])),
+    *(("first", ["alpha"]), ("first", ["beta"]), ("first", ["alpha", "beta"])),
+    *(("second", ["beta"]), ("third", ["alpha"])),
+    *(("fourth", ["alpha"]), ("fourth", ["beta"]), ("fourth", ["alpha", "beta"])),
+]
+
+
+def _begin(cluster: Cluster, message: Message) -> Any:
+    """Send the whole pipeline, as ``workflows.migrate`` does; return the answer to wait for."""
+    cluster.ledger.open(message.id, message.plan)
+    forward(PIPELINE, message, conclude, roll_back).apply_async()
+    return cluster.app.AsyncResult(message.id)
+
+
+def _account(cluster: Cluster, message: Message) -> Account:
+    account = cluster.ledger.account(message.id)
+    assert account is not None
+    return account
+
+
+def _settled(cluster: Cluster, message: Message) -> list[str]:
+    """Return what was done, when nothing that was sent before can be under way any more."""
+    _passed(cluster, message)
+    eventually(lambda: _is_idle(cluster))
+    return cluster.acts(message)
+
+
+def _passed(cluster: Cluster, message: Message) -> list[str]:
+    """Return what was done, when all that was sent before has been taken."""
+    for queue in ("alpha", "alpha.frozen", "beta", "beta.frozen", "sojourn"):
+        assert marker.s("after").set(queue=queue).apply_async().get(timeout=10) == "after"
+    return cluster.acts(message)
+
+
+def _is_idle(cluster: Cluster) -> bool:
+    active = cluster.app.control.inspect(destination=[f"main@{host}" for host in HOSTS]).active() or {}
+    return len(active) == len(HOSTS) and not any(active.values())
+
+
+def _undone(acts: list[str]) -> list[str]:
+    """Return the undos; the two sides of one are put in order, since they run side by side."""
+    undone = [act for act in acts if act.startswith("undo")]
+    return [*undone[:-2], *sorted(undone[-2:])]
+
+
+def test_the_way_there(cluster: Cluster) -> None:
+    """Each step is done once, on its host, in its order; both sides meet; facts of both arrive at the end."""
+    message = cluster.message()
+    result = _begin(cluster, message).get(timeout=20)
+    acts = _settled(cluster, message)
+    assert [sorted(part) for part in (acts[:2], acts[2:4], acts[4:6], acts[6:])] == [
+        ["zeroth@alpha", "zeroth@beta"],
+        ["first@alpha", "first@beta"],
+        ["second@beta", "third@alpha"],
+        ["fourth@alpha", "fourth@beta"],
+    ]
+    assert acts[4:6] == ["second@beta", "third@alpha"]
+    assert (result["state"], result["owner"], result["id"]) == ("completed", "beta", message.id)
+    assert result["failure"] is None
+    assert Counter(step["name"] for step in result["steps"])["test_fourth"] == 2
+    assert _account(cluster, message).state is State.COMPLETED
+
+
+def test_facts_are_handed_on(cluster: Cluster) -> None:
+    """What one host found out stands in the other's journal when its turn comes, also across two meetings."""
+    message = cluster.message()
+    _begin(cluster, message).get(timeout=20)
+    entries = {entry.id: entry for entry in cluster.journal("alpha").unfinished()}
+    assert entries[message.id].facts["second_destination"] == "beta"
+    assert entries[message.id].facts["zeroth_destination"] == "beta"
+
+
+@pytest.mark.parametrize(("step", "hosts"), POSITIONS, ids=str)
+def test_the_way_back(cluster: Cluster, step: str, hosts: list[str]) -> None:
+    """Wherever it fails, everything is undone once, last first, and whoever waits is told why and where it runs."""
+    message = cluster.message(**{f"{step}@{host}": "fail" for host in hosts})
+    answer = _begin(cluster, message)
+    with pytest.raises(MigrationError) as caught:
+        answer.get(timeout=20)
+    acts = _settled(cluster, message)
+    assert _undone(acts) == WAY_BACK
+    error, account = caught.value, _account(cluster, message)
+    assert error.message in {f"{step} broke on {host} The process runs on alpha." for host in hosts}
+    assert (error.hint, error.state, error.owner, error.migration) == ("mend it", "rolled back", "alpha", message.id)
+    assert account.state is State.ROLLED_BACK
+    assert account.failure is not None
+    assert (account.failure.code, account.failure.step) == ("COMMAND_FAILED", f"test_{step}")
+    assert account.failure.host in hosts
+
+
+@pytest.mark.parametrize("step", [step for step, hosts in POSITIONS if len(hosts) > 1])
+def test_the_way_back_begins_once(cluster: Cluster, step: str) -> None:
+    """Also when both sides fail, the rollback is started once."""
+    message = cluster.message(**{step: "fail"})
+    with pytest.raises(MigrationError):
+        _begin(cluster, message).get(timeout=20)
+    assert _settled(cluster, message).count("roll_back") == 1
+
+
+def test_nothing_follows_a_failure(cluster: Cluster) -> None:
+    """Steps behind the one that failed are not done."""
+    message = cluster.message(second="fail")
+    with pytest.raises(MigrationError):
+        _begin(cluster, message).get(timeout=20)
+    assert not {"third@alpha", "fourth@alpha", "fourth@beta"} & set(_settled(cluster, message))
+
+
+@pytest.mark.parametrize("undo", ["undo_third", "undo_second", "undo_first@beta"])
+@pytest.mark.parametrize("how", ["fail", "defect"])
+def test_an_undo_that_fails(cluster: Cluster, undo: str, how: str) -> None:
+    """The others are tried all the same, what could not be done is pending, and the original failure is kept."""
+    message = cluster.message(third="fail", **{undo: how})
+    with pytest.raises(MigrationError, match="third broke on alpha"):
+        _begin(cluster, message).get(timeout=20)
+    assert _undone(_settled(cluster, message)) == WAY_BACK
+    account = _account(cluster, message)
+    assert account.failure is not None
+    assert account.failure.step == "test_third"
+    assert account.result is not None
+    (pending,) = account.result["pending"]
+    assert pending.startswith(("alpha: ", "beta: "))
+    assert undo.partition("@")[0] in pending
+
+
+def test_an_undo_that_fails_for_the_moment(cluster: Cluster) -> None:
+    """A temporary failure of an undo does not end the rollback."""
+    message = cluster.message(third="fail", undo_third="temporary 99")
+    with pytest.raises(MigrationError, match="third broke on alpha"):
+        _begin(cluster, message).get(timeout=3)
+    assert _undone(_settled(cluster, message)) == WAY_BACK
+
+
+def test_a_defect_is_a_failure_like_any_other(cluster: Cluster) -> None:
+    """An error that nobody foresaw is recorded and rolled back."""
+    message = cluster.message(second="defect")
+    with pytest.raises(MigrationError, match="in a way nobody foresaw"):
+        _begin(cluster, message).get(timeout=20)
+    assert _undone(_settled(cluster, message)) == WAY_BACK
+
+
+def test_the_way_back_waits_for_a_step_under_way(cluster: Cluster) -> None:
+    """When one side fails while the other is at work, nothing is undone there before that work has ended."""
+    message = cluster.message(**{"first@alpha": "fail", "first@beta": "wait"})
+    answer = _begin(cluster, message)
+    eventually(lambda: _account(cluster, message).failure and "first@beta" in cluster.acts(message))
+    assert not [act for act in _passed(cluster, message) if act.startswith("undo") and act.endswith("beta")]
+    let_go(cluster.place, message.id)
+    with pytest.raises(MigrationError, match="first broke on alpha"):
+        answer.get(timeout=20)
+    assert _undone(_settled(cluster, message)) == WAY_BACK

@@ -1,0 +1,170 @@
+"""One step and its deliveries, on real workers: twice, at once, late, temporary, too slow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sojourn.model import Message, Outcome, Role
+from tasks.step import HostStep
+from tests.conftest import eventually
+from tests.integration.conftest import Cluster
+from tests.integration.steps import first, let_go, quick, quick_undo, second, undo_first, undo_second, zeroth
+
+
+def _sent(cluster: Cluster, step: HostStep, message: Message, host: str) -> Any:
+    """Send a step and wait for its end, good or bad."""
+    answer = cluster.send(step, message, host)
+    answer.get(timeout=20, propagate=False)
+    return answer
+
+
+def _outcome(cluster: Cluster, message: Message, role: Role, step: str) -> Outcome | None:
+    journal = cluster.journal("alpha" if role is Role.SOURCE else "beta")
+    entry = journal.entry(message.id, role)
+    return journal.outcome(entry, step) if entry else None
+
+
+def _failure(cluster: Cluster, message: Message) -> tuple[str, str]:
+    account = cluster.ledger.account(message.id)
+    assert account is not None
+    assert account.failure is not None
+    return account.failure.code, account.failure.message
+
+
+def test_twice(cluster: Cluster) -> None:
+    """A step that is delivered twice is done once, and both answers are the same."""
+    message = cluster.message()
+    answers = [_sent(cluster, zeroth, message, "alpha").result for _ in range(2)]
+    assert answers[0] == answers[1]
+    assert answers[0]["facts"] == {"zeroth_source": "alpha"}
+    assert cluster.acts(message) == ["zeroth@alpha"]
+
+
+def test_two_at_once(cluster: Cluster) -> None:
+    """Two deliveries at the same time are kept apart; the second is answered with what the first has done."""
+    message = cluster.message(zeroth="wait")
+    answers = [cluster.send(zeroth, message, "alpha") for _ in range(2)]
+    eventually(lambda: all(answer.state == "STARTED" for answer in answers))
+    assert cluster.acts(message) == ["zeroth@alpha"]
+    let_go(cluster.place, message.id)
+    assert answers[0].get(timeout=10) == answers[1].get(timeout=10)
+    assert cluster.acts(message) == ["zeroth@alpha"]
+
+
+def test_two_migrations_at_once(cluster: Cluster) -> None:
+    """Migrations do not wait for each other."""
+    waiting, other = cluster.message(zeroth="wait"), cluster.message()
+    answer = cluster.send(zeroth, waiting, "alpha")
+    eventually(lambda: cluster.acts(waiting))
+    assert _sent(cluster, zeroth, other, "alpha").successful()
+    let_go(cluster.place, waiting.id)
+    answer.get(timeout=10)
+
+
+def test_a_failed_step_may_be_tried_again(cluster: Cluster) -> None:
+    """A failure is not an outcome: a later delivery does the work."""
+    message = cluster.message(zeroth="temporary 1")
+    assert _sent(cluster, zeroth, message, "alpha").failed()
+    assert _sent(cluster, zeroth, message, "alpha").successful()
+
+
+def test_temporary(cluster: Cluster) -> None:
+    """What fails for the moment is tried again with back-off, and goes well."""
+    message = cluster.message(second="temporary 2")
+    _sent(cluster, zeroth, message, "beta")
+    assert _sent(cluster, second, message, "beta").successful()
+    assert cluster.acts(message).count("second@beta") == 3
+    outcome = _outcome(cluster, message, Role.DESTINATION, "test_second")
+    assert outcome is not None
+    assert outcome.sentence == "second is done"
+
+
+def test_temporary_for_too_long(cluster: Cluster) -> None:
+    """After so many retries the last failure counts, once."""
+    message = cluster.message(second="temporary 99")
+    cluster.ledger.open(message.id, message.plan)
+    _sent(cluster, zeroth, message, "beta")
+    answer = _sent(cluster, second, message, "beta")
+    assert answer.failed()
+    assert "second has no room on beta" in str(answer.result)
+    assert cluster.acts(message).count("second@beta") == 3
+    assert _failure(cluster, message) == ("TEMPORARY", "second has no room on beta")
+    assert _outcome(cluster, message, Role.DESTINATION, "test_second") is None
+
+
+def test_temporary_for_too_long_says_where(cluster: Cluster) -> None:
+    """A failure has its step and host also when it came by way of retries; a refusal hangs on that."""
+    message = cluster.message(second="temporary 99")
+    cluster.ledger.open(message.id, message.plan)
+    _sent(cluster, zeroth, message, "beta")
+    _sent(cluster, second, message, "beta")
+    account = cluster.ledger.account(message.id)
+    assert account is not None
+    assert account.failure is not None
+    assert (account.failure.step, account.failure.host) == ("test_second", "beta")
+
+
+def test_too_slow(cluster: Cluster) -> None:
+    """A step that takes longer than it may is stopped and recorded, and its worker goes on."""
+    message = cluster.message(quick="slow")
+    cluster.ledger.open(message.id, message.plan)
+    assert _sent(cluster, quick, message, "alpha").failed()
+    assert _failure(cluster, message)[0] == "STEP_TIMED_OUT"
+    (record,) = cluster.journal("alpha").steps(message.id)
+    assert record.failed
+    assert _sent(cluster, zeroth, cluster.message(), "alpha").successful()
+
+
+def test_an_undo_behind_a_step_that_does_not_end(cluster: Cluster) -> None:
+    """An undo that can not have the lock says that it is pending, as it does for any other failure."""
+    message = cluster.message(zeroth="wait")
+    forward = cluster.send(zeroth, message, "alpha")
+    eventually(lambda: cluster.acts(message))
+    try:
+        assert "pending" in _sent(cluster, quick_undo, message, "alpha").get(timeout=5)["facts"]
+    finally:
+        let_go(cluster.place, message.id)
+        forward.get(timeout=10)
+
+
+@pytest.mark.parametrize(
+    ("host", "undo", "phase"), [("alpha", undo_first, "resumed"), ("beta", undo_second, "refused")]
+)
+def test_a_tombstone(cluster: Cluster, host: str, undo: HostStep, phase: str) -> None:
+    """An undo on a host that never heard of the migration leaves a final phase, so that a late step is refused."""
+    message = cluster.message()
+    assert _sent(cluster, undo, message, host).successful()
+    assert cluster.phase(message, host) == phase
+    late = _sent(cluster, zeroth, message, host)
+    assert late.failed()
+    assert f"it is {phase}" in str(late.result)
+    assert cluster.acts(message) == [f"{undo.name.removeprefix('test_')}@{host}"]
+
+
+def test_a_late_step_does_not_hide_why(cluster: Cluster) -> None:
+    """A step that comes after the rollback is refused, and the failure that people are told stays the first one."""
+    message = cluster.message(**{"zeroth@alpha": "fail"})
+    cluster.ledger.open(message.id, message.plan)
+    _sent(cluster, zeroth, message, "alpha")
+    _sent(cluster, undo_second, message, "beta")
+    assert _sent(cluster, zeroth, message, "beta").failed()
+    assert _failure(cluster, message) == ("COMMAND_FAILED", "zeroth broke on alpha")
+
+
+def test_a_step_in_the_middle_of_nothing(cluster: Cluster) -> None:
+    """A step that does not open a migration is refused where the migration is unknown, and leaves no row."""
+    message = cluster.message()
+    answer = _sent(cluster, first, message, "alpha")
+    assert answer.failed()
+    assert "knows nothing of migration" in str(answer.result)
+    assert cluster.phase(message, "alpha") is None
+
+
+def test_a_host_without_a_part(cluster: Cluster) -> None:
+    """A message that comes to a host which has no part in the migration does nothing there."""
+    message = cluster.message()
+    other = Message(message.id, type(message.plan)(5, "gamma", "beta"))
+    assert _sent(cluster, zeroth, other, "alpha").failed()
+    assert cluster.acts(message) == []

@@ -1,0 +1,155 @@
+"""The ledger, in a real Redis: what people are told, live and afterwards."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
+
+import pytest
+
+from sojourn.errors import StoreUnreachable
+from sojourn.ledger import Event, Ledger, key
+from sojourn.model import Failure, Plan, State, StepRecord
+from sojourn.store import Store
+from tests.integration.conftest import PLAN, Redis
+
+FAILURE = Failure("CRIU_FAILED", "It broke.", "Mend it.", "dump", "alpha", "/log")
+RESULT = {"state": "rolled back", "owner": "alpha", "failure": None, "downtime_ms": None}
+
+
+@pytest.fixture
+def store(redis: Redis) -> Store:
+    """Give out a connection."""
+    return Store(redis.url)
+
+
+@pytest.fixture
+def ledger(store: Store) -> Ledger:
+    """Give out a ledger that forgets after a minute."""
+    return Ledger(store, 60)
+
+
+def test_a_migration_from_beginning_to_end(ledger: Ledger) -> None:
+    """What was told stands in the account: plan, owner, steps in their order, failure, result."""
+    migration = str(uuid4())
+    ledger.open(migration, PLAN)
+    queued = ledger.account(migration)
+    assert queued is not None
+    assert (queued.plan, queued.state, queued.owner, queued.steps) == (PLAN, State.QUEUED, "alpha", ())
+    late, early = StepRecord("dump", "alpha", 9.0), StepRecord("preflight", "beta", 5.0, 6.0, "fine")
+    ledger.tell_state(migration, State.RUNNING)
+    ledger.tell_step(migration, "source", late)
+    ledger.tell_step(migration, "destination", early)
+    ledger.tell_failure(migration, FAILURE)
+    running = ledger.account(migration)
+    assert running is not None
+    assert (running.state, running.steps, running.failure) == (State.RUNNING, (early, late), FAILURE)
+    ledger.close(migration, RESULT)
+    closed = ledger.account(migration)
+    assert closed is not None
+    assert (closed.state, closed.result) == (State.ROLLED_BACK, RESULT)
+
+
+def test_the_first_failure_stays(ledger: Ledger) -> None:
+    """What fails after it is its consequence: it is neither kept nor announced."""
+    migration = str(uuid4())
+    ledger.open(migration, PLAN)
+    place = ledger.bookmark()
+    ledger.tell_failure(migration, FAILURE)
+    ledger.tell_failure(migration, Failure("REFUSED", "Too late.", step="restore", host="beta"))
+    ledger.tell_state(migration, State.ROLLED_BACK)
+    account = ledger.account(migration)
+    assert account is not None
+    assert account.failure == FAILURE
+    failure, state = _followed(ledger, place, 2)
+    assert (failure.kind, failure.data["code"], state.kind) == ("failure", "CRIU_FAILED", "state")
+
+
+def test_a_migration_expires_after_its_end(ledger: Ledger, store: Store, redis: Redis) -> None:
+    """While it runs it stays for ever; when it has ended its time begins."""
+    migration = str(uuid4())
+    ledger.open(migration, PLAN)
+    assert store._redis.ttl(key(migration)) == -1
+    ledger.close(migration, RESULT)
+    assert 0 < store._redis.ttl(key(migration)) <= 60
+
+
+def test_a_step_told_again_replaces_itself(ledger: Ledger) -> None:
+    """The same step on the same side is one line; on the other side it is another."""
+    migration = str(uuid4())
+    ledger.open(migration, PLAN)
+    for role, ended in (("source", None), ("source", 2.0), ("destination", 3.0)):
+        ledger.tell_step(migration, role, StepRecord("reserve", role, 1.0, ended, "x"))
+    account = ledger.account(migration)
+    assert account is not None
+    assert sorted(step.ended or 0 for step in account.steps) == [2.0, 3.0]
+
+
+def test_unknown(ledger: Ledger) -> None:
+    """A migration of which nobody told is None, also when only its middle was told after Redis was emptied."""
+    assert ledger.account("ffffffff") is None
+    ledger.tell_state("eeeeeeee", State.RUNNING)
+    assert ledger.account("eeeeeeee") is None
+
+
+def test_latest_and_find(ledger: Ledger) -> None:
+    """Newest first, as many as asked for; an id is found by how it begins."""
+    ids = [f"{n}aaaaaa{n}-{uuid4()}"[:36] for n in range(4)]
+    for n, migration in enumerate(ids):
+        ledger.open(migration, Plan(10 + n, "alpha", "beta"))
+    assert [account.id for account in ledger.latest(3)] == ids[:0:-1]
+    assert ledger.find("2aaaaaa2") == [ids[2]]
+    assert set(ids) <= set(ledger.find(""))
+    assert ledger.find("zz") == []
+
+
+def _followed(ledger: Ledger, place: str, count: int) -> list[Event]:
+    until = time.monotonic() + 5
+    events = ledger.follow(place, lambda: time.monotonic() < until)
+    return list(itertools.islice(filter(None, events), count))
+
+
+def test_events_are_followed_live(ledger: Ledger) -> None:
+    """One that follows is told what happens behind its bookmark, in order, as it happens."""
+    migration = str(uuid4())
+    ledger.open(migration, PLAN)
+    place = ledger.bookmark()
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(_followed, ledger, place, 3)
+        ledger.tell_state(migration, State.RUNNING)
+        ledger.tell_progress(migration, bytes=5, total=10)
+        ledger.close(migration, RESULT)
+        events = following.result(10)
+    assert [(event.migration, event.kind) for event in events] == [
+        (migration, kind) for kind in ("state", "progress", "state")
+    ]
+    assert [event.data for event in events] == [
+        {"state": "running"},
+        {"bytes": 5, "total": 10},
+        {"state": "rolled back"},
+    ]
+
+
+def test_following_when_nothing_happens(ledger: Ledger) -> None:
+    """One that follows can look up now and then, and end."""
+    assert next(ledger.follow(ledger.bookmark())) is None
+    assert list(ledger.follow(ledger.bookmark(), lambda: False)) == []
+
+
+def test_a_ledger_out_of_reach(caplog: pytest.LogCaptureFixture) -> None:
+    """Telling only warns, with the migration's id; asking, and beginning a migration, say that Redis is away."""
+    ledger = Ledger(Store("redis://127.0.0.1:1/0"), 60)
+    with caplog.at_level(logging.WARNING):
+        ledger.tell_state("0123abcd", State.RUNNING)
+        ledger.tell_step("0123abcd", "source", StepRecord("dump", "alpha", 1.0))
+        ledger.tell_progress("0123abcd", bytes=1)
+        ledger.tell_failure("0123abcd", FAILURE)
+        ledger.close("0123abcd", RESULT)
+    assert len(caplog.records) == 5
+    assert {record.__dict__["migration"] for record in caplog.records} == {"0123abcd"}
+    for ask in (lambda: ledger.open("0123abcd", PLAN), lambda: ledger.account("0123abcd"), ledger.bookmark):
+        with pytest.raises(StoreUnreachable):
+            ask()

@@ -1,0 +1,75 @@
+"""The registry, in a real Redis: which hosts there are, and which plans can not work."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from sojourn.errors import HostUnreachable, Refused, UsageError
+from sojourn.model import Plan
+from sojourn.registry import HostInfo, Registry
+from sojourn.store import Store
+from tests.conftest import eventually
+from tests.integration.conftest import PLAN, Redis
+
+ALPHA = HostInfo("alpha", "192.0.2.1", "0.1.0", "4.2.1", "6.12", "x86_64", 2, 2**33, 2**32, 0, 1.0)
+BETA = dataclasses.replace(ALPHA, name="beta", address="192.0.2.2", criu="4.2")
+
+
+@pytest.fixture
+def registry(redis: Redis) -> Registry:
+    """Give out a registry in which alpha and beta are there and nobody else."""
+    registry = Registry(Store(redis.url))
+    for info in (ALPHA, BETA):
+        registry.announce(info, 20)
+    return registry
+
+
+def test_announced(registry: Registry) -> None:
+    """What a host says of itself is what others read; a patch release of CRIU is no other CRIU."""
+    assert registry.alive() == {"alpha": ALPHA, "beta": BETA}
+    assert registry.check_host("alpha") == ALPHA
+    registry.check(PLAN)
+
+
+def test_a_host_that_falls_silent(registry: Registry) -> None:
+    """After three announcements that did not come it is known still, but not there."""
+    registry.announce(dataclasses.replace(BETA, name="gamma"), 0.02)
+    eventually(lambda: registry.hosts()["gamma"] is None)
+    assert "gamma" not in registry.alive()
+    with pytest.raises(HostUnreachable, match="host gamma does not answer") as caught:
+        registry.check(Plan(5, "alpha", "gamma"))
+    assert caught.value.exit_code == 14
+
+
+def test_a_host_that_withdraws(registry: Registry) -> None:
+    """One that goes away on purpose is not there at once."""
+    registry.withdraw("alpha")
+    registry.withdraw("alpha")
+    with pytest.raises(HostUnreachable, match="host alpha does not answer"):
+        registry.check(PLAN)
+
+
+@pytest.mark.parametrize("plan", [Plan(5, "alpha", "nobody"), Plan(5, "nobody", "beta")])
+def test_a_host_that_nobody_knows(registry: Registry, plan: Plan) -> None:
+    """A name that was never announced is a usage error, with the names that were."""
+    with pytest.raises(UsageError, match="There is no host nobody") as caught:
+        registry.check(plan)
+    assert "alpha, beta" in caught.value.hint
+
+
+def test_an_empty_registry(redis: Redis) -> None:
+    """Where no host ever was, the hint says so."""
+    with pytest.raises(UsageError) as caught:
+        Registry(Store(redis.url.replace("/0", "/7"))).check_host("alpha")
+    assert caught.value.hint == "Known hosts: none."
+
+
+@pytest.mark.parametrize("version", ["4.1.1", "3.19", "5.2"])
+def test_two_series_of_criu(registry: Registry, version: str) -> None:
+    """Hosts whose CRIU differs in more than its patch level are refused, in either direction."""
+    registry.announce(dataclasses.replace(BETA, criu=version), 20)
+    for plan in (PLAN, Plan(5, "beta", "alpha")):
+        with pytest.raises(Refused, match="do not understand each other"):
+            registry.check(plan)

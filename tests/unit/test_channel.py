@@ -1,0 +1,375 @@
+"""The page channel over real sockets: who is let in, who is not, and what arrives."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from sojourn import channel
+from sojourn.channel import Connection, Listener
+from sojourn.errors import ChannelFailed, CommandFailed, ImagesIncomplete
+from sojourn.mounts import Tmpfs, unmount
+from sojourn.run import run
+
+SECRET = channel.secret_for("the cluster's key", "0123abcd")
+WRONG = channel.secret_for("the cluster's key", "0123abce")
+HOST = "127.0.0.1"
+
+#: What a caller says in all: magic, purpose, nonce, code.
+WORDS = len(channel.MAGIC) + 6 + channel.NONCE_BYTES + 32
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    """Give out threads for the other side."""
+    with ThreadPoolExecutor(4) as threads:
+        yield threads
+
+
+@pytest.fixture
+def server() -> Iterator[Listener]:
+    """Be a destination that listens."""
+    with contextlib.closing(Listener(HOST, SECRET)) as listening:
+        yield listening
+
+
+@pytest.fixture
+def raw() -> Iterator[socket.socket]:
+    """Listen without a word, for a destination that is none."""
+    with socket.create_server((HOST, 0)) as listening:
+        yield listening
+
+
+@pytest.fixture
+def pair(server: Listener, pool: ThreadPoolExecutor) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Return both ends of a connection for images: source, destination."""
+    accepted = _accepting(pool, server)
+    with channel.connect(HOST, server.port, SECRET, "images") as source, accepted.result(5).socket as destination:
+        yield source, destination
+
+
+def _port(raw: socket.socket) -> int:
+    return int(raw.getsockname()[1])
+
+
+def _accepting(pool: ThreadPoolExecutor, server: Listener, within_s: float = 5) -> Future[Connection]:
+    return pool.submit(server.accept, time.monotonic() + within_s)
+
+
+@pytest.mark.parametrize("purpose", channel.PURPOSES)
+def test_a_good_handshake(server: Listener, pool: ThreadPoolExecutor, purpose: str) -> None:
+    """Both sides know the secret: what one sends the other receives, without a time limit left on the socket."""
+    accepted = _accepting(pool, server)
+    with channel.connect(HOST, server.port, SECRET, purpose) as source:
+        connection = accepted.result(5)
+        with connection.socket as destination:
+            source.sendall(b"memory")
+            assert destination.recv(6) == b"memory"
+            assert (connection.purpose, source.gettimeout(), destination.gettimeout()) == (purpose, None, None)
+
+
+def test_a_source_with_the_wrong_secret(server: Listener, pool: ThreadPoolExecutor) -> None:
+    """It is turned away, and the real one is let in after it."""
+    accepted = _accepting(pool, server)
+    with pytest.raises(ChannelFailed):
+        channel.connect(HOST, server.port, WRONG, "pages")
+    with channel.connect(HOST, server.port, SECRET, "pages"), accepted.result(5).socket:
+        assert accepted.result().purpose == "pages"
+
+
+def test_a_purpose_that_does_not_exist(server: Listener, pool: ThreadPoolExecutor) -> None:
+    """The secret alone does not open a connection for something else."""
+    accepted = _accepting(pool, server, 0.5)
+    with pytest.raises(ChannelFailed):
+        channel.connect(HOST, server.port, SECRET, "spy")
+    with pytest.raises(ChannelFailed, match="did not connect in time"):
+        accepted.result(5)
+
+
+def _impostor(raw: socket.socket, words: bytes | None) -> bytes:
+    """Be a destination that does not know the secret: answer with ``words``, or with the caller's own."""
+    peer, _ = raw.accept()
+    with peer:
+        peer.settimeout(5)
+        peer.sendall(channel.MAGIC + bytes(channel.NONCE_BYTES))
+        said = b""
+        while len(said) < WORDS and (more := peer.recv(4096)):
+            said += more
+        peer.sendall(said[-32:] if words is None else words)
+        return said
+
+
+@pytest.mark.parametrize("words", [bytes(32), None], ids=["made up", "reflected"])
+def test_a_destination_with_the_wrong_secret(raw: socket.socket, pool: ThreadPoolExecutor, words: bytes | None) -> None:
+    """The source gives no memory to one that can not prove the secret, nor to one that sends its own proof back."""
+    pool.submit(_impostor, raw, words)
+    with pytest.raises(ChannelFailed, match="does not know the migration's secret"):
+        channel.connect(HOST, _port(raw), SECRET, "pages")
+
+
+def test_a_recorded_handshake_is_worth_nothing(server: Listener, raw: socket.socket, pool: ThreadPoolExecutor) -> None:
+    """Words that were good on one connection are refused on the next, whose nonce is another."""
+    recorded = pool.submit(_impostor, raw, bytes(32))
+    with pytest.raises(ChannelFailed):
+        channel.connect(HOST, _port(raw), SECRET, "pages")
+    accepted = _accepting(pool, server, 0.5)
+    with socket.create_connection((HOST, server.port)) as peer:
+        peer.sendall(recorded.result(5))
+        with pytest.raises(ChannelFailed, match="did not connect in time"):
+            accepted.result(5)
+
+
+def test_the_secret_never_travels(raw: socket.socket, pool: ThreadPoolExecutor) -> None:
+    """Nothing that the source says holds the secret, and two handshakes have nothing secret in common."""
+    said = []
+    for _ in range(2):
+        heard = pool.submit(_impostor, raw, bytes(32))
+        with pytest.raises(ChannelFailed):
+            channel.connect(HOST, _port(raw), SECRET, "pages")
+        said.append(heard.result(5))
+    assert SECRET not in said[0]
+    assert said[0][-64:-32] != said[1][-64:-32]
+    assert said[0][-32:] != said[1][-32:]
+
+
+def test_two_migrations_have_two_secrets() -> None:
+    """The secret depends on the key and on the migration."""
+    secrets = {channel.secret_for(key, migration) for key in ("k", "l") for migration in ("0123abcd", "0123abce")}
+    assert len(secrets) == 4
+
+
+@pytest.mark.parametrize("garbage", [b"GET / HTTP/1.1\r\n\r\n" * 9, b"\0" * 200, b"sojourn1" + b"\xff" * 200, b"s"])
+def test_garbage(server: Listener, pool: ThreadPoolExecutor, garbage: bytes) -> None:
+    """Whatever a stranger says, it is turned away and the real one is let in."""
+    accepted = _accepting(pool, server)
+    with socket.create_connection((HOST, server.port)) as stranger:
+        stranger.sendall(garbage)
+        with contextlib.suppress(OSError):  # it may have been turned away already
+            stranger.shutdown(socket.SHUT_WR)
+        with channel.connect(HOST, server.port, SECRET, "pages"), accepted.result(5).socket:
+            assert accepted.result().purpose == "pages"
+
+
+def test_a_stranger_that_speaks_first_and_garbage_to_the_source(raw: socket.socket, pool: ThreadPoolExecutor) -> None:
+    """A source that has reached some other program says so."""
+    pool.submit(lambda: raw.accept()[0].sendall(b"220 mail.example ESMTP ready, at your service for ever\r\n"))
+    with pytest.raises(ChannelFailed, match="does not speak our language"):
+        channel.connect(HOST, _port(raw), SECRET, "pages")
+
+
+def test_nobody_listens() -> None:
+    """A port where nobody listens is one sentence with the address in it."""
+    closed = Listener(HOST, SECRET)
+    closed.close()
+    with pytest.raises(ChannelFailed, match=f"Can not connect to {HOST} port {closed.port}: Connection refused"):
+        channel.connect(HOST, closed.port, SECRET, "pages")
+
+
+def test_the_end_of_listening(server: Listener, pool: ThreadPoolExecutor) -> None:
+    """A connection that was accepted stays when nobody listens any more, and closing again is harmless."""
+    accepted = _accepting(pool, server)
+    with channel.connect(HOST, server.port, SECRET, "pages") as source, accepted.result(5).socket as destination:
+        server.close()
+        server.close()
+        source.sendall(b"memory")
+        assert destination.recv(6) == b"memory"
+
+
+def test_an_address_of_another_host() -> None:
+    """To listen on somebody else's address is one sentence (192.0.2.1 is nobody's, RFC 5737)."""
+    with pytest.raises(ChannelFailed, match=r"Can not listen on 192\.0\.2\.1"):
+        Listener("192.0.2.1", SECRET)
+
+
+def test_the_deadline_of_accept(server: Listener) -> None:
+    """If nobody comes, that is known at the deadline and not much later."""
+    began = time.monotonic()
+    with pytest.raises(ChannelFailed, match="did not connect in time"):
+        server.accept(began + 0.2)
+    assert 0.2 <= time.monotonic() - began < 1
+
+
+#: A source with the handshake limit of the product, in a process of its own.
+SOURCE = (
+    "import sys; from sojourn import channel\n"
+    "channel.connect('127.0.0.1', int(sys.argv[1]), bytes.fromhex(sys.argv[2]), 'pages').close()"
+)
+
+
+def _source(server: Listener) -> int:
+    argv = [sys.executable, "-c", SOURCE, str(server.port), SECRET.hex()]
+    return run(argv, deadline_s=10, check=False, env={"PYTHONPATH": ":".join(sys.path)}).returncode
+
+
+def _silent(server: Listener) -> socket.socket:
+    """Return a stranger's connection that the destination has greeted, or that waits to be."""
+    return socket.create_connection((HOST, server.port))
+
+
+def test_several_silent_strangers(server: Listener, pool: ThreadPoolExecutor) -> None:
+    """Several that say nothing do not hold the real one up at all, far less for the handshake's limit."""
+    accepted = _accepting(pool, server)
+    with _silent(server), _silent(server), _silent(server):
+        began = time.monotonic()
+        channel.connect(HOST, server.port, SECRET, "pages").close()
+        accepted.result(5).socket.close()
+        assert time.monotonic() - began < channel.HANDSHAKE_S / 2
+
+
+def test_more_silent_strangers_than_are_greeted_at_once(
+    server: Listener, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many hold the real one up for no longer than the handshake's limit."""
+    monkeypatch.setattr(channel, "HANDSHAKE_S", 0.3)
+    accepted = _accepting(pool, server)
+    with contextlib.ExitStack() as strangers:
+        for _ in range(channel.BACKLOG + 1):
+            strangers.enter_context(_silent(server))
+        source = pool.submit(_source, server)
+        accepted.result(5).socket.close()
+        assert source.result(5) == 0
+
+
+def _dribble(stranger: socket.socket) -> None:
+    for byte in channel.MAGIC + bytes(100):
+        stranger.send(bytes([byte]))
+        time.sleep(0.05)
+
+
+def test_a_stranger_that_dribbles(server: Listener, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that says a byte now and then is cut off at the handshake's limit like a silent one."""
+    monkeypatch.setattr(channel, "HANDSHAKE_S", 0.3)
+    began = time.monotonic()
+    with _silent(server) as stranger, pytest.raises(ConnectionError):
+        _dribble(stranger)
+    assert 0.3 <= time.monotonic() - began < 2
+
+
+def _files(directory: Path, sizes: dict[str, int]) -> list[Path]:
+    directory.mkdir()
+    for name, size in sizes.items():
+        (directory / name).write_bytes(os.urandom(size))
+    return sorted(directory.iterdir())
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [{"empty.img": 0}, {"big.img": 5_000_001}, {f"core-{n}.img": n for n in range(300)}, {}],
+    ids=["empty", "big", "many", "none"],
+)
+def test_files_arrive(
+    pair: tuple[socket.socket, socket.socket], pool: ThreadPoolExecutor, tmp_path: Path, sizes: dict[str, int]
+) -> None:
+    """Every file arrives whole, and both sides have the same list of them."""
+    files = _files(tmp_path / "sent", sizes)
+    (tmp_path / "here").mkdir()
+    sent = pool.submit(channel.send_files, pair[0], files, 5)
+    received = channel.receive_files(pair[1], tmp_path / "here", 5)
+    channel.confirm(pair[1])
+    assert sent.result(5) == received == sizes
+    assert all((tmp_path / "here" / file.name).read_bytes() == file.read_bytes() for file in files)
+
+
+def _announce(peer: socket.socket, manifest: object) -> None:
+    header = json.dumps(manifest).encode()
+    peer.sendall(struct.pack("!I", len(header)) + header)
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "a/b", "..", ".", ""])
+def test_a_name_that_is_a_path(pair: tuple[socket.socket, socket.socket], tmp_path: Path, name: str) -> None:
+    """Names that lead anywhere else are refused and nothing is written."""
+    here = tmp_path / "here"
+    here.mkdir()
+    _announce(pair[0], {name: 1})
+    pair[0].sendall(b"x")
+    with pytest.raises(ChannelFailed, match="a file that can not be one"):
+        channel.receive_files(pair[1], here, 5)
+    assert list(tmp_path.rglob("*")) == [here]
+
+
+@pytest.mark.parametrize("size", [-1, "1", None, 0.5])
+def test_a_size_that_is_none(pair: tuple[socket.socket, socket.socket], tmp_path: Path, size: object) -> None:
+    """A file without a size that can be one is refused, and nothing is written."""
+    _announce(pair[0], {"a.img": size})
+    with pytest.raises(ChannelFailed, match="a file that can not be one"):
+        channel.receive_files(pair[1], tmp_path, 5)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[]", b"5"])
+def test_a_manifest_that_is_none(pair: tuple[socket.socket, socket.socket], tmp_path: Path, text: bytes) -> None:
+    """Only a mapping of names to sizes is believed."""
+    pair[0].sendall(struct.pack("!I", len(text)) + text)
+    with pytest.raises(ChannelFailed, match="a manifest that is none"):
+        channel.receive_files(pair[1], tmp_path, 5)
+
+
+def test_a_manifest_too_large(pair: tuple[socket.socket, socket.socket], tmp_path: Path) -> None:
+    """A length that no manifest has is not waited for."""
+    pair[0].sendall(struct.pack("!I", channel.MANIFEST_BYTES + 1))
+    with pytest.raises(ChannelFailed, match="too large"):
+        channel.receive_files(pair[1], tmp_path, 5)
+
+
+@pytest.mark.parametrize("size", [0, 999])
+def test_a_connection_cut_in_the_middle(pair: tuple[socket.socket, socket.socket], tmp_path: Path, size: int) -> None:
+    """When the source dies in the middle of a file, that is an error and never a short file taken for whole."""
+    _announce(pair[0], {"pages-1.img": 1000})
+    pair[0].sendall(bytes(size))
+    pair[0].close()
+    with pytest.raises(ChannelFailed, match="ended the connection in the middle"):
+        channel.receive_files(pair[1], tmp_path, 5)
+
+
+def test_a_destination_that_dies(
+    pair: tuple[socket.socket, socket.socket], pool: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    """When the destination dies before it confirms, the source does not believe that the files are there."""
+    sent = pool.submit(channel.send_files, pair[0], _files(tmp_path / "sent", {"a.img": 3_000_000}), 5)
+    pair[1].recv(1000)
+    pair[1].close()
+    with pytest.raises(ChannelFailed):
+        sent.result(5)
+
+
+def test_a_destination_that_is_silent(pair: tuple[socket.socket, socket.socket], tmp_path: Path) -> None:
+    """A destination that takes the files and never confirms is given up at the deadline."""
+    with pytest.raises(ChannelFailed, match=r"took longer than 0\.2 s"):
+        channel.send_files(pair[0], _files(tmp_path / "sent", {"a.img": 10}), 0.2)
+
+
+def test_a_full_image_directory(pair: tuple[socket.socket, socket.socket], tmp_path: Path) -> None:
+    """When the tmpfs is full the error says so, and which file it was."""
+    full = tmp_path / "full"
+    try:
+        Tmpfs(full, 64 * 1024).mount()
+    except CommandFailed as error:
+        pytest.skip(f"can not mount a tmpfs here: {error}")
+    try:
+        _announce(pair[0], {"pages-1.img": 128 * 1024})
+        pair[0].sendall(bytes(128 * 1024))
+        with pytest.raises(ImagesIncomplete, match=r"No room for the image pages-1\.img"):
+            channel.receive_files(pair[1], full, 5)
+    finally:
+        unmount(full)
+
+
+def test_bytes_acked_and_uncork(pair: tuple[socket.socket, socket.socket]) -> None:
+    """The kernel's count of what the other side has follows what was sent; a corked word leaves when it is told to."""
+    before = channel.bytes_acked(pair[0])
+    pair[0].setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+    pair[0].sendall(b"x" * 100)
+    channel.uncork(pair[0])
+    pair[1].settimeout(0.1)
+    assert pair[1].recv(100) == b"x" * 100
+    assert channel.bytes_acked(pair[0]) - before <= 100

@@ -1,0 +1,102 @@
+"""The real program: exit codes, one sentence instead of a traceback, and JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from sojourn.run import Completed, run
+
+#: Nobody listens at port 1.
+NO_REDIS = "redis://127.0.0.1:1/0"
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Give each test a configuration of its own, and no Redis."""
+    return {
+        "SOJOURN_CONFIG": str(tmp_path / "none.toml"),
+        "SOJOURN_REDIS_URL": NO_REDIS,
+        "PYTHONPATH": ":".join(sys.path),
+        "NO_COLOR": "1",
+    }
+
+
+def _sojourn(environment: dict[str, str], *words: str) -> Completed:
+    argv = [sys.executable, "-m", "sojourn", *words]
+    done = run(argv, deadline_s=30, check=False, env=environment)
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
+
+
+BAD = [
+    ("0 --from alpha --to beta", "0 is not a PID of a process"),
+    ("1 --from alpha --to beta", "PID 1 is the host's init"),
+    ("5 --from alpha --to alpha", "Source and destination are the same host"),
+    ("5 --from alpha --to beta --mode teleport", "There is no mode 'teleport'"),
+]
+
+
+@pytest.mark.parametrize(("words", "sentence"), BAD)
+def test_usage(environment: dict[str, str], words: str, sentence: str) -> None:
+    """What makes no sense is exit code 2 and one sentence, before Redis is even asked."""
+    done = _sojourn(environment, "migrate", *words.split())
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"error: {sentence}")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("5 --from a --to b --warp", "No such option: --warp"),
+        ("5 --from a", "Missing option '--to'"),
+    ],
+)
+def test_usage_that_the_parser_refuses(environment: dict[str, str], words: str, sentence: str) -> None:
+    """An option that does not exist, an option that is missing: exit code 2, a sentence and a hint."""
+    done = _sojourn(environment, "migrate", *words.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    error, hint = done.stderr.splitlines()
+    assert error.startswith(f"error: {sentence}")
+    assert hint.startswith("hint:  ")
+
+
+def test_usage_for_machines(environment: dict[str, str]) -> None:
+    """With --json an error is one JSON object on stdout, and stderr is empty."""
+    done = _sojourn(environment, "migrate", "0", "--from", "alpha", "--to", "beta", "--json")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"]["code"] == "USAGE"
+    assert done.stderr == ""
+
+
+def test_a_refusal_of_the_parser_for_machines(environment: dict[str, str]) -> None:
+    """Also what the parser refuses is JSON when JSON was asked for."""
+    done = _sojourn(environment, "migrate", "5", "--from", "alpha", "--warp", "--json")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"]["code"] == "USAGE"
+
+
+@pytest.mark.parametrize("words", ["migrate 5 --from alpha --to beta", "list"])
+def test_no_redis(environment: dict[str, str], words: str) -> None:
+    """Without Redis every command says so, in one sentence, with exit code 1."""
+    done = _sojourn(environment, *words.split())
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: Redis at 127.0.0.1:1/0 does not answer")
+
+
+def test_no_redis_for_machines(environment: dict[str, str]) -> None:
+    """The same as JSON."""
+    done = _sojourn(environment, "hosts", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["error"]["code"] == "REDIS_UNREACHABLE"
+
+
+def test_a_bad_setting(environment: dict[str, str]) -> None:
+    """A setting that is wrong is exit code 2 and names the key."""
+    done = _sojourn({**environment, "SOJOURN_FREEZE_SLOTS": "many"}, "list")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: The setting 'freeze_slots' is wrong")

@@ -1,0 +1,123 @@
+"""The documents say what the program does: settings, commands, options, links, targets and paths."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from sojourn.cli import app
+from sojourn.model import State
+from sojourn.settings import Settings
+
+CHECKOUT = Path(__file__).parents[2]
+PAGES = sorted([*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/**/*.md")])
+REFERENCE = CHECKOUT / "docs/reference"
+
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+
+
+def commands(command: Any = None, path: tuple[str, ...] = ("sojourn",)) -> Iterator[tuple[str, Any]]:
+    """Yield every command of the command line with its full name."""
+    command = command or typer.main.get_command(app)
+    if not hasattr(command, "commands"):
+        yield " ".join(path), command
+        return
+    for name, each in command.commands.items():
+        yield from commands(each, (*path, name))
+
+
+def sections(page: Path) -> dict[str, str]:
+    """Return the text below each second-level heading of a page, by the heading without its backquotes."""
+    parts = re.split(r"^## (.*)$", page.read_text(), flags=re.MULTILINE)
+    return {heading.strip("`"): text for heading, text in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", FENCED.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def rows(text: str) -> set[str]:
+    """Return the first cell's code of every row of the tables of a text."""
+    return set(re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE))
+
+
+def test_every_setting_is_documented_and_no_other() -> None:
+    """The first table is the settings; the variables behind it are none."""
+    table = (REFERENCE / "settings.md").read_text().split("Variables of the environment")[0]
+    assert rows(table) == set(Settings.model_fields)
+
+
+def test_the_example_configuration_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What people copy first must be accepted."""
+    monkeypatch.setenv("SOJOURN_CONFIG", str(CHECKOUT / "examples/sojourn.toml"))
+    assert Settings().host == "alpha"
+
+
+def test_every_command_has_its_section_and_no_section_is_of_a_command_that_is_gone() -> None:
+    """Names of commands are those of the parser."""
+    documented = {name for name in sections(REFERENCE / "cli.md") if name.startswith("sojourn ")}
+    assert documented == {name for name, _ in commands()}
+
+
+@pytest.mark.parametrize(("name", "command"), list(commands()), ids=lambda each: each if isinstance(each, str) else "")
+def test_every_option_is_documented_and_no_other(name: str, command: Any) -> None:
+    """Options are compared by all their names; ``--help`` is told once for all."""
+    section = sections(REFERENCE / "cli.md")[name]
+    table = "\n".join(line.split(" | ")[0] for line in section.splitlines() if line.startswith("| `-"))
+    options = [each for each in command.params if each.param_type_name == "option"]
+    names = {word for option in options for word in (*option.opts, *option.secondary_opts)}
+    assert set(re.findall(r"`(--[a-z-]+)", table)) == names - {"--help"}
+
+
+def test_every_exit_code_of_a_migration_is_documented() -> None:
+    """The table of exit codes is that of the states."""
+    table = (REFERENCE / "cli.md").read_text()
+    for state in State:
+        if state.final:
+            assert f"\n| {state.exit_code} | " in table, state
+
+
+def test_every_state_is_documented() -> None:
+    """Programs compare the state with these words."""
+    page = (REFERENCE / "json.md").read_text()
+    for state in State:
+        assert f"`{state}`" in page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    """The file is there, and so is the heading."""
+    for link in LINK.findall(FENCED.sub("", page.read_text())):
+        target, _, anchor = link.partition("#")
+        if not target.startswith(("http://", "https://")):
+            there = (page.parent / target).resolve() if target else page
+            assert there.exists(), link
+            assert not anchor or anchor in anchors(there), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
+def test_every_make_target_that_is_named_exists(page: Path) -> None:
+    """People paste these."""
+    targets = set(re.findall(r"^([a-z]+):", (CHECKOUT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:`|^)make ([a-z]+)", page.read_text(), re.MULTILINE)) <= targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
+def test_every_path_of_the_checkout_that_is_named_exists(page: Path) -> None:
+    """Only paths that begin in a directory of the checkout are looked at."""
+    roots = "|".join(path.name for path in CHECKOUT.iterdir() if path.is_dir() and not path.name.startswith("."))
+    for path in re.findall(rf"(?:`|python )((?:{roots})/[\w./-]*)", page.read_text()):
+        assert (CHECKOUT / path).exists(), path
+
+
+def test_no_line_of_a_page_ends_in_blanks() -> None:
+    """Markdown makes line breaks of them."""
+    assert not [page for page in PAGES if re.search(r"[ \t]$", page.read_text(), re.MULTILINE)]

@@ -1,0 +1,195 @@
+"""The words of a migration: what is believed, what is refused with which sentence, what survives JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
+
+from sojourn.errors import MigrationError, SojournError, UsageError
+from sojourn.model import PID_MAX, Identity, Member, Message, Phase, Plan, Role, State
+
+ID = "0123abcd-4567"
+PLAN = {"pid": 4242, "source": "alpha", "destination": "beta"}
+
+#: A change of a good plan, and how the one sentence against it begins.
+BAD_PLANS: list[tuple[dict[str, Any], str]] = [
+    ({"pid": 0}, "0 is not a PID"),
+    ({"pid": -5}, "-5 is not a PID"),
+    ({"pid": 1}, "PID 1 is the host's init"),
+    ({"pid": PID_MAX + 1}, f"{PID_MAX + 1} is not a PID"),
+    ({"pid": True}, "A PID is a whole number, not True"),
+    ({"pid": "4242"}, "A PID is a whole number, not '4242'"),
+    ({"pid": 4242.0}, "A PID is a whole number"),
+    ({"pid": None}, "A PID is a whole number"),
+    ({"source": "beta"}, "Source and destination are the same host"),
+    ({"source": ""}, "'' is not a name of a host (source)"),
+    ({"source": "Alpha"}, "'Alpha' is not a name"),
+    ({"source": "alpha\n"}, "'alpha\\n' is not a name"),
+    ({"source": "-alpha"}, "'-alpha' is not a name"),
+    ({"source": "a" * 64}, "'aaa"),
+    ({"source": 5}, "5 is not a name of a host (source)"),
+    ({"destination": "../beta"}, "'../beta' is not a name of a host (destination)"),
+    ({"destination": None}, "None is not a name of a host (destination)"),
+    ({"mode": "teleport"}, "There is no mode 'teleport'"),
+    ({"mode": []}, "There is no mode []"),
+    ({"tcp_established": 1}, "tcp_established is true or false, not 1"),
+    ({"shell_job": "yes"}, "shell_job is true or false, not 'yes'"),
+    ({"file_locks": None}, "file_locks is true or false, not None"),
+    ({"speed": 5}, "A migration has no option 'speed'"),
+    ({"__class__": 5}, "A migration has no option '__class__'"),
+]
+
+
+@pytest.mark.parametrize(("change", "sentence"), BAD_PLANS, ids=str)
+def test_a_bad_plan_has_its_sentence(change: dict[str, Any], sentence: str) -> None:
+    """Every input that makes no sense is a usage error that says which and why."""
+    with pytest.raises(UsageError) as caught:
+        Plan.from_json({**PLAN, **change})
+    assert caught.value.message.startswith(sentence)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("missing", ["pid", "source", "destination"])
+def test_a_plan_needs_three_things(missing: str) -> None:
+    """What is missing is named."""
+    with pytest.raises(UsageError, match=f"A migration needs {missing}"):
+        Plan.from_json({key: value for key, value in PLAN.items() if key != missing})
+
+
+def test_roles() -> None:
+    """Each host knows its part; a third one has none."""
+    plan = Plan.from_json(PLAN)
+    assert [plan.role_of(plan.host_of(role)) for role in Role] == list(Role)
+    with pytest.raises(UsageError, match="gamma has no part"):
+        plan.role_of("gamma")
+
+
+hosts = some.from_regex(r"[a-z0-9]([a-z0-9-]{0,62})", fullmatch=True)
+plans = some.builds(
+    Plan,
+    some.integers(2, PID_MAX),
+    hosts.map("s".__add__).map(lambda name: name[:63]),
+    hosts.map("d".__add__).map(lambda name: name[:63]),
+    some.just("stop-and-copy"),
+    some.booleans(),
+    some.booleans(),
+    some.booleans(),
+)
+json_values = some.recursive(
+    some.none() | some.booleans() | some.integers() | some.floats(allow_nan=False) | some.text(),
+    lambda inner: some.lists(inner) | some.dictionaries(some.text(), inner),
+    max_leaves=8,
+)
+messages = some.builds(
+    Message, some.from_regex(r"[0-9a-f-]{8,40}", fullmatch=True), plans, some.dictionaries(some.text(), json_values)
+)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(messages)
+def test_a_message_survives_json(message: Message) -> None:
+    """What one host sends is what the other reads."""
+    assert Message.from_json(json.loads(json.dumps(message.to_json()))) == message
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(json_values)
+def test_what_is_no_message_is_refused(data: Any) -> None:
+    """Whatever JSON comes that is no message, the answer is one usage error."""
+    with pytest.raises(UsageError):
+        Message.from_json(data)
+
+
+@pytest.mark.parametrize("bad_id", ["", "short", "../../etc/passwd", "0123ABCD", "0" * 41, "0123abc\n", 12345678, None])
+def test_an_id_is_no_path(bad_id: object) -> None:
+    """An id becomes a directory's name, so only hexadecimal digits and hyphens are one."""
+    with pytest.raises(UsageError):
+        Message.from_json({"id": bad_id, "plan": PLAN, "facts": {}})
+
+
+@pytest.mark.parametrize("facts", [None, [], "x", 5])
+def test_facts_are_a_mapping(facts: object) -> None:
+    """Facts of any other shape are refused."""
+    with pytest.raises(UsageError):
+        Message.from_json({"id": ID, "plan": PLAN, "facts": facts})
+
+
+@pytest.mark.parametrize("plan", [{}, "pid", PLAN | {"pid": "x"}])
+def test_a_message_with_a_bad_plan(plan: object) -> None:
+    """A message is only as good as its plan."""
+    with pytest.raises(UsageError):
+        Message.from_json({"id": ID, "plan": plan, "facts": {}})
+
+
+@pytest.mark.parametrize("plan", [None, 5, True, ["pid"], [], ""])
+def test_a_message_whose_plan_is_no_mapping(plan: object) -> None:
+    """Nothing but a mapping is a plan, and the refusal is a usage error like any other."""
+    with pytest.raises(UsageError):
+        Message.from_json({"id": ID, "plan": plan, "facts": {}})
+
+
+def test_joining() -> None:
+    """Facts of steps that ran side by side are merged; of two with one name the later counts."""
+    plan = Plan.from_json(PLAN)
+    parts = [Message(ID, plan, {"a": 1, "b": 1}).to_json(), Message(ID, plan, {"b": 2}).to_json()]
+    assert Message.join(parts) == Message(ID, plan, {"a": 1, "b": 2})
+    assert Message.join(parts[:1]) == Message(ID, plan, {"a": 1, "b": 1})
+
+
+@pytest.mark.parametrize("other", [{"id": "ffffffff"}, {"plan": PLAN | {"pid": 7}}])
+def test_joining_two_migrations(other: dict[str, Any]) -> None:
+    """Messages of two migrations are never mixed."""
+    message = {"id": ID, "plan": PLAN, "facts": {}}
+    with pytest.raises(UsageError, match="were mixed"):
+        Message.join([message, {**message, **other}])
+
+
+def test_a_member_survives_json() -> None:
+    """So does the tree in the journal."""
+    member = Member(Identity(5, 100, "boot"), stopped=True)
+    assert Member.from_json(json.loads(json.dumps(member.to_json()))) == member
+
+
+def test_exit_codes() -> None:
+    """The exit codes of DESIGN.md, section 7."""
+    expected = {
+        "completed": 0,
+        "refused": 10,
+        "rolled back": 11,
+        "in doubt": 12,
+        "lost": 13,
+        "unreachable": 14,
+        "aborted": 15,
+        "completed, clean-up pending": 16,
+    }
+    assert {str(state): state.exit_code for state in State if state.exit_code != 1} == expected
+
+
+def test_what_is_final() -> None:
+    """Nobody waits for what can no longer change; phases and states agree with DESIGN.md, section 3."""
+    assert [state for state in State if not state.final] == [State.QUEUED, State.RUNNING, State.ROLLING_BACK]
+    assert {phase for phase in Phase if phase.final} == {"retired", "resumed", "restored", "refused"}
+
+
+def _errors(kind: type[SojournError] = SojournError) -> list[type[SojournError]]:
+    return [kind, *(each for below in kind.__subclasses__() for each in _errors(below))]
+
+
+@pytest.mark.parametrize("kind", _errors())
+def test_errors_are_rebuilt_from_their_arguments(kind: type[SojournError]) -> None:
+    """Celery carries an error as its class and arguments; nothing of it may be lost on the way."""
+    error = kind("It broke.", "Mend it.")
+    again = kind(*json.loads(json.dumps(error.args)))
+    assert (str(again), again.message, again.hint) == ("It broke.", "It broke.", "Mend it.")
+    assert kind.code.isupper()
+
+
+def test_a_migration_error_is_rebuilt_whole() -> None:
+    """Where the process runs now survives too."""
+    error = MigrationError("It broke.", "", "rolled back", "alpha", ID)
+    again = MigrationError(*json.loads(json.dumps(error.args)))
+    assert (again.state, again.owner, again.migration) == ("rolled back", "alpha", ID)

@@ -1,0 +1,213 @@
+"""Processes as the kernel shows them: real children, told apart, signalled, ended."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from sojourn import process
+from sojourn.errors import ProcessGone
+from sojourn.model import Identity, Member
+from tests.conftest import eventually
+
+#: A root with two children, one of which has a child itself.
+FAMILY = "sleep 60 & sh -c 'sleep 60 & wait' & wait"
+
+Child = subprocess.Popen[bytes]
+
+
+@pytest.fixture
+def family() -> Iterator[Child]:
+    """Start four processes in a session of their own."""
+    with subprocess.Popen(["sh", "-c", FAMILY], start_new_session=True) as root:
+        eventually(lambda: len(process.tree(root.pid)) == 4)
+        yield root
+        os.killpg(root.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def sleeper() -> Iterator[Child]:
+    """Start one process in a session of its own."""
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as child:
+        eventually(lambda: process.command_line(child.pid) == "sleep 60")
+        yield child
+        child.kill()
+
+
+def _later(who: Identity) -> Identity:
+    return dataclasses.replace(who, start_time=who.start_time + 1)
+
+
+def _state(pid: int) -> str:
+    return process.stat(pid).state
+
+
+def test_tree(family: Child) -> None:
+    """The tree is the root and all its descendants, parents before children, nobody else."""
+    pids = [member.identity.pid for member in process.tree(family.pid)]
+    assert pids[0] == family.pid
+    assert all(process.stat(pid).parent in pids[:place] for place, pid in enumerate(pids) if place)
+    assert os.getpid() not in pids
+
+
+def test_tree_of_nobody(sleeper: Child) -> None:
+    """A root that is gone has no tree."""
+    sleeper.kill()
+    sleeper.wait()
+    with pytest.raises(ProcessGone, match=f"no process {sleeper.pid}"):
+        process.tree(sleeper.pid)
+
+
+def test_a_name_with_parentheses() -> None:
+    """A name may hold blanks and parentheses, and must not shift the other fields."""
+    code = "import sys; open('/proc/self/comm', 'w').write(') R 1 (x'); print('go', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        stat = process.stat(child.pid)
+        child.kill()
+    assert (stat.name, stat.parent) == (") R 1 (x", os.getpid())
+
+
+def test_is_alive(sleeper: Child) -> None:
+    """Alive is exactly this process: not one with another start time or boot, not a zombie, not one that is gone."""
+    who = process.identity(sleeper.pid)
+    assert process.is_alive(who)
+    assert not process.is_alive(_later(who))
+    assert not process.is_alive(dataclasses.replace(who, boot_id="another boot"))
+    sleeper.kill()
+    eventually(lambda: _state(sleeper.pid) == "Z")
+    assert not process.is_alive(who)
+    sleeper.wait()
+    assert not process.is_alive(who)
+
+
+def test_start_times_are_of_our_clock(sleeper: Child) -> None:
+    """What starts now has a start time of about now, in ticks since boot."""
+    assert 0 <= process.ticks_since_boot() - process.identity(sleeper.pid).start_time < 100
+
+
+def test_send_reaches_exactly_one(sleeper: Child) -> None:
+    """A signal reaches the process that was meant; one with another start time is left alone."""
+    who = process.identity(sleeper.pid)
+    assert not process.send(_later(who), signal.SIGKILL)
+    assert sleeper.poll() is None
+    assert process.send(who, signal.SIGKILL)
+    assert sleeper.wait(5) == -signal.SIGKILL
+    assert not process.send(who, signal.SIGKILL)
+
+
+def test_kill_counts_who_was_there(family: Child) -> None:
+    """The whole tree is killed; a stranger's PID in the list is not."""
+    tree = process.tree(family.pid)
+    stranger = Member(_later(process.identity(os.getpid())))
+    assert process.kill([stranger, *tree]) == 4
+    eventually(lambda: process.kill(tree) == 0)
+
+
+def test_wake_leaves_the_stopped_stopped(family: Child) -> None:
+    """After a freeze those run on that ran before, and no others."""
+    tree = process.tree(family.pid)
+    child = tree[1].identity
+    process.send(child, signal.SIGSTOP)
+    eventually(lambda: _state(child.pid) == "T")
+    before = process.tree(family.pid)
+    for member in before:
+        process.send(member.identity, signal.SIGSTOP)
+    eventually(lambda: all(member.stopped for member in process.tree(family.pid)))
+    assert process.wake(before) == 3
+    eventually(lambda: [member.stopped for member in process.tree(family.pid)] == [False, True, False, False])
+
+
+def test_end_group(family: Child, sleeper: Child) -> None:
+    """A group ends as a whole, and no other group with it."""
+    tree = process.tree(family.pid)
+    assert process.end_group(tree[0].identity)
+    eventually(lambda: not any(process.is_alive(member.identity) for member in tree))
+    assert sleeper.poll() is None
+
+
+def test_end_group_without_its_leader() -> None:
+    """A group whose leader is gone is still found, by its number."""
+    with subprocess.Popen(["sh", "-c", "sleep 60 & read x"], start_new_session=True, stdin=subprocess.PIPE) as leader:
+        eventually(lambda: len(process.tree(leader.pid)) == 2)
+        tree = process.tree(leader.pid)
+        leader.communicate(b"end\n")
+    assert process.is_alive(tree[1].identity)
+    assert process.end_group(tree[0].identity)
+    eventually(lambda: not process.is_alive(tree[1].identity))
+    eventually(lambda: not process.end_group(tree[0].identity))
+
+
+def test_end_group_of_a_reused_pid(sleeper: Child) -> None:
+    """If the leader's PID is somebody else's by now, or of another boot, nothing is touched."""
+    who = process.identity(sleeper.pid)
+    assert not process.end_group(_later(who))
+    assert not process.end_group(dataclasses.replace(who, boot_id="another boot"))
+    assert sleeper.poll() is None
+
+
+def test_end_group_of_a_process_that_leads_none() -> None:
+    """A process in our own group leads none, so our group is not ended with it."""
+    with subprocess.Popen(["sleep", "60"]) as child:
+        assert not process.end_group(process.identity(child.pid))
+        assert child.poll() is None
+        child.kill()
+
+
+def test_memory_grows() -> None:
+    """What a child allocates and touches is counted, and a process that is gone counts nothing."""
+    code = "import sys; sys.stdin.readline(); x = b'x' * 50_000_000; print('done', flush=True); sys.stdin.readline()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        members = process.tree(child.pid)
+        before = process.memory_bytes(members)
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        child.stdout.readline()
+        assert process.memory_bytes(members) - before > 49_000_000
+        child.kill()
+        child.wait()
+        assert process.memory_bytes(members) == 0
+
+
+def test_ancestors(family: Child) -> None:
+    """The line of a process leads over its parent to the host's init."""
+    grandchild = process.tree(family.pid)[-1].identity.pid
+    line = process.ancestors(grandchild)
+    assert line[0] == grandchild
+    assert {family.pid, os.getpid(), 1} <= set(line)
+
+
+def test_sockets() -> None:
+    """Sockets among the descriptors are found; a process that is gone has none."""
+    code = "import socket, sys; a, b = socket.socketpair(); print(a.fileno(), b.fileno(), flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert set(map(int, child.stdout.readline().split())) <= set(process.sockets(child.pid))
+        child.kill()
+        child.wait()
+        assert process.sockets(child.pid) == []
+
+
+def test_descriptors_of_one_kind() -> None:
+    """Links to a process's pipes are found and can be opened; a process that is gone has none."""
+    with subprocess.Popen(["sleep", "60"], stdin=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        ours = os.fstat(child.stdin.fileno()).st_ino
+        assert ours in {link.stat().st_ino for link in process.descriptors(child.pid, "pipe:")}
+        child.kill()
+        child.wait()
+        assert process.descriptors(child.pid, "pipe:") == []
+
+
+def test_everything_is_here() -> None:
+    """The list of all processes holds us, once."""
+    assert [each.pid for each in process.everything()].count(os.getpid()) == 1
