@@ -1,8 +1,8 @@
 """The commit: the one compare-and-set that makes the destination the owner of the process.
 
 CRIU calls this file as its action script (https://criu.org/Action_scripts), on the destination, in the
-middle of the freeze. Therefore it imports nothing but the standard library's SQLite, asks nobody but
-the journal, and does not depend on the worker's life.
+middle of the freeze. Therefore it imports nothing but the standard library's SQLite (``pathlib`` alone would add
+15 ms to the 20), asks nobody but the journal, and does not depend on the worker's life.
 
 * ``post-restore``: the tree is rebuilt, not one of its instructions has run, its network is locked. If the
   journal still says ``restoring``, it says ``accepted`` from now on and CRIU may let the tree run. If not,
@@ -17,13 +17,12 @@ from __future__ import annotations
 import sqlite3
 import sys
 import time
-from pathlib import Path
 
 #: (phase that must stand, phase that is written), by CRIU's name for the moment.
 TRANSITIONS = {"post-restore": ("restoring", "accepted"), "post-resume": ("accepted", "restored")}
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def connect(path: str) -> sqlite3.Connection:
     """Open a journal so that what is written is on the disk before the call returns.
 
     ``synchronous=FULL`` syncs the write-ahead log at each commit (https://www.sqlite.org/pragma.html).
@@ -46,7 +45,7 @@ def compare_and_set(connection: sqlite3.Connection, migration: str, role: str, e
 def main(journal: str, migration: str, moment: str) -> int:
     """Do what the given moment of a restore asks for; return the exit code for CRIU."""
     expected, phase = TRANSITIONS[moment]
-    connection = connect(Path(journal))
+    connection = connect(journal)
     return 0 if compare_and_set(connection, migration, "destination", expected, phase) else 1
 
 

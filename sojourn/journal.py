@@ -75,7 +75,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path = path
-        self._db = connect(path)
+        self._db = connect(str(path))
         self._db.executescript(SCHEMA)
 
     def open(self, migration: str, role: Role, plan: Plan, phase: Phase | None = None) -> Entry:

@@ -56,7 +56,6 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "accept_content": ["json"],
         "result_extended": True,
         "result_expires": settings.keep_days * 86_400,
-        "task_track_started": True,
         "task_send_sent_event": True,
         "worker_send_task_events": True,
         # Early acknowledgement: a message lost with its worker is found by the journals; a late one would be
