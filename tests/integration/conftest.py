@@ -126,6 +126,11 @@ class Cluster:
         """Send one step to one host."""
         return step.signature(host, message).apply_async()
 
+    def under_way(self) -> set[str]:
+        """Return the ids of the tasks that workers have begun."""
+        active = self.app.control.inspect(timeout=0.5).active() or {}
+        return {task["id"] for tasks in active.values() for task in tasks if task["time_start"]}
+
     def phase(self, message: Message, host: str) -> str | None:
         """Return the phase in a host's journal."""
         entry = self.journal(host).entry(message.id, Role.SOURCE if host == PLAN.source else Role.DESTINATION)
