@@ -14,6 +14,7 @@ middle of the freeze. Therefore it imports nothing but the standard library's SQ
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import sys
 import time
@@ -42,11 +43,30 @@ def compare_and_set(connection: sqlite3.Connection, migration: str, role: str, e
     return cursor.rowcount == 1
 
 
+def pause(journal: str, instant: str) -> None:
+    """Stand still at a named instant if a test asked for it, so that something can be killed just there.
+
+    Nothing happens unless root has made the file ``failpoints/<instant>`` beside the journal. Who comes first to that
+    instant renames it to ``<instant>.reached`` and waits until that is gone. Instants are ``<phase>.before`` and
+    ``<phase>.after`` its write, and ``<step>.begin`` and ``<step>.end``.
+    """
+    armed = os.path.join(os.path.dirname(journal), "failpoints", instant)  # noqa: PTH118, PTH120  (no pathlib here)
+    try:
+        os.rename(armed, f"{armed}.reached")  # noqa: PTH104
+    except OSError:
+        return
+    while os.path.exists(f"{armed}.reached"):  # noqa: PTH110
+        time.sleep(0.002)
+
+
 def main(journal: str, migration: str, moment: str) -> int:
     """Do what the given moment of a restore asks for; return the exit code for CRIU."""
     expected, phase = TRANSITIONS[moment]
     connection = connect(journal)
-    return 0 if compare_and_set(connection, migration, "destination", expected, phase) else 1
+    pause(journal, f"{phase}.before")
+    written = compare_and_set(connection, migration, "destination", expected, phase)
+    pause(journal, f"{phase}.after")
+    return 0 if written else 1
 
 
 if __name__ == "__main__":

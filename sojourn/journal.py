@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sojourn.commit import compare_and_set, connect
+from sojourn.commit import compare_and_set, connect, pause
 from sojourn.errors import PhaseConflict, Temporary
 from sojourn.model import Failure, Json, Member, Outcome, Phase, Plan, Role, StepRecord
 
@@ -111,13 +111,19 @@ class Journal:
 
         Raises PhaseConflict if the rules do not permit it, or if someone else wrote first.
         """
+        self.pause(f"{phase}.before")
         permitted = phase in PERMITTED.get(entry.phase, ())
         if not permitted or not compare_and_set(self._db, entry.id, entry.role, entry.phase, phase):
             now = self.entry(entry.id, entry.role)
             raise PhaseConflict(
                 f"Migration {entry.id} can not become {phase} here: it is {now.phase if now else 'unknown'}."
             )
+        self.pause(f"{phase}.after")
         return self._again(entry)
+
+    def pause(self, instant: str) -> None:
+        """Stand still at a named instant if a test asked for it (``sojourn.commit.pause``)."""
+        pause(str(self.path), instant)
 
     def learn(self, entry: Entry, facts: Json) -> Entry:
         """Keep what other hosts or earlier steps said of this migration."""

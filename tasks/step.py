@@ -159,7 +159,9 @@ class Delivery:
         self._tell()
         try:
             self._check_phase(migration)
+            self.host.journal.pause(f"{self.name}.begin")
             outcome = work(migration)
+            self.host.journal.pause(f"{self.name}.end")
         except Temporary:
             raise
         except SojournError as error:
