@@ -6,7 +6,7 @@ import contextlib
 import shlex
 
 from sojourn import action, criu, process
-from sojourn.errors import ProcessGone, Temporary
+from sojourn.errors import ImagesIncomplete, ProcessGone, Temporary
 from sojourn.host import Migration
 from sojourn.model import Member, Phase, Verdict
 from sojourn.run import spawn
@@ -18,7 +18,9 @@ def restore(migration: Migration, deadline_s: float) -> float:
     Raises CriuFailed, CommandTimedOut; what is left of the tree then is for ``refuse`` to clear away.
     """
     directory, resumed = migration.directory, migration.directory.work / "resumed"
-    migration.learn(occupied=_existing(migration.facts["pids"]), restore_began=process.ticks_since_boot())
+    if migration.phase is Phase.RESTORING:
+        _clear_away(migration)
+    migration.learn(occupied=_existing(_pids(migration)), restore_began=process.ticks_since_boot())
     command = migration.host.criu.restore(
         migration.plan,
         images=directory.images,
@@ -27,7 +29,8 @@ def restore(migration: Migration, deadline_s: float) -> float:
         auto_dedup=migration.host.settings.auto_dedup,
     )
     environment = action.environment(migration.host.journal.path, migration.id, resumed)
-    migration.become(Phase.RESTORING)
+    if migration.phase is not Phase.RESTORING:
+        migration.become(Phase.RESTORING)
     child = spawn(command, output=directory.work / "restore.out", env=environment)
     with migration.holding_restore(process.identity(child.pid)):
         returncode = child.wait(deadline_s)
@@ -35,6 +38,13 @@ def restore(migration: Migration, deadline_s: float) -> float:
     if returncode != 0 or migration.phase is not Phase.RESTORED:
         raise criu.failure("restore", returncode, shlex.join(child.argv), directory.work / "restore.log")
     return resumed.stat().st_mtime
+
+
+def may_restore(migration: Migration) -> bool:
+    """Whether the destination can roll forward by itself: it holds all images, and no restore has used them up."""
+    fresh = migration.phase is Phase.RESERVED
+    again = migration.phase is Phase.RESTORING and not migration.host.settings.auto_dedup
+    return (fresh or again) and not migration.is_restoring() and _holds_everything(migration)
 
 
 def refuse(migration: Migration) -> Verdict:
@@ -64,10 +74,28 @@ def _clear_away(migration: Migration) -> None:
     occupied, began = migration.facts.get("occupied", []), migration.facts.get("restore_began")
     if began is None:
         return
-    for pid in migration.facts["pids"]:
+    for pid in _pids(migration):
         with contextlib.suppress(ProcessGone):
             if pid not in occupied and process.stat(pid).start_time >= began:
                 process.kill([Member(process.identity(pid))])
+
+
+def _holds_everything(migration: Migration) -> bool:
+    manifest = migration.facts.get("manifest")
+    if manifest is None or migration.facts.get("page_server_exit") != 0:
+        return False
+    try:
+        migration.directory.check(manifest)
+    except ImagesIncomplete:
+        return False
+    return True
+
+
+def _pids(migration: Migration) -> list[int]:
+    """Return the tree's PIDs: as the source told them, or by the images, one ``core-<id>.img`` per thread."""
+    if "pids" in migration.facts:
+        return list(migration.facts["pids"])
+    return [int(name[5:-4]) for name in migration.facts.get("manifest", {}) if name.startswith("core-")]
 
 
 def _existing(pids: list[int]) -> list[int]:

@@ -46,6 +46,13 @@ class HostUnreachable(SojournError):
     exit_code = 14
 
 
+class Aborted(SojournError):
+    """An operator asked for the migration to be given up, and the process stayed on the source."""
+
+    code = "ABORTED"
+    exit_code = 15
+
+
 class Temporary(SojournError):
     """Failed now, may go well in a moment: retried with back-off while the process still runs."""
 

@@ -145,6 +145,19 @@ class Migration:
         restores = self.host.journal.held(self.entry, "restore")
         return any(process.is_alive(Identity(**json.loads(what))) for what in restores)
 
+    def is_at_work(self) -> bool:
+        """Whether a holder or CRIU of this migration still works here; each ends by itself at its own deadline."""
+        held = self.host.journal.held(self.entry, "process")
+        return self.is_restoring() or any(process.is_alive(Identity(**json.loads(what))) for what in held)
+
+    def clear(self) -> None:
+        """End what still runs for this migration, unmount its tmpfs, give its slot back. The logs stay."""
+        self.end_processes()
+        self.directory.remove()
+        for path in self.host.journal.held(self.entry, "mount"):
+            self.host.journal.let_go(self.entry, "mount", path)
+        self.give_slot_back()
+
     def give_slot_back(self) -> None:
         """Let another migration have this one's place among the frozen trees."""
         self.host.journal.let_go(self.entry, "slot", "freeze")

@@ -98,13 +98,37 @@ class Journal:
         return _entry(migration, role, *row) if row else None
 
     def unfinished(self) -> list[Entry]:
-        """Return the rows whose phase is not final, the one that stood still for longest first."""
+        """Return the rows whose phase is not final, and those that still hold something; the stillest first."""
         rows = self._db.execute(
             "SELECT id, role, phase, plan, facts, tree, updated FROM migration "
-            "WHERE phase NOT IN (SELECT value FROM json_each(?)) ORDER BY updated",
+            "WHERE phase NOT IN (SELECT value FROM json_each(?)) OR (id, role) IN (SELECT id, role FROM held) "
+            "ORDER BY updated",
             (json.dumps([phase for phase in Phase if phase.final]),),
         )
         return [_entry(migration, Role(role), *rest) for migration, role, *rest in rows]
+
+    def since(self, earliest: float) -> list[Entry]:
+        """Return the rows of migrations that began after ``earliest`` (seconds since the epoch), oldest first."""
+        rows = self._db.execute(
+            "SELECT id, role, phase, plan, facts, tree, updated FROM migration WHERE created > ? ORDER BY created",
+            (earliest,),
+        )
+        return [_entry(migration, Role(role), *rest) for migration, role, *rest in rows]
+
+    def known(self, entry: Entry) -> Json:
+        """Return all facts that this host knows of a migration: what it was told, and what its own steps found."""
+        rows = self._db.execute(
+            "SELECT facts FROM step WHERE id = ? AND role = ? ORDER BY started", (entry.id, entry.role)
+        )
+        known = dict(entry.facts)
+        for (facts,) in rows:
+            known |= json.loads(facts)
+        return known
+
+    def holds(self, entry: Entry) -> bool:
+        """Whether anything must still be given back here."""
+        row = self._db.execute("SELECT 1 FROM held WHERE id = ? AND role = ?", (entry.id, entry.role)).fetchone()
+        return row is not None
 
     def advance(self, entry: Entry, phase: Phase) -> Entry:
         """Write the next phase by compare-and-set; durable when this returns.
@@ -128,8 +152,8 @@ class Journal:
     def learn(self, entry: Entry, facts: Json) -> Entry:
         """Keep what other hosts or earlier steps said of this migration."""
         self._db.execute(
-            "UPDATE migration SET facts = json_patch(facts, ?) WHERE id = ? AND role = ?",
-            (json.dumps(facts), entry.id, entry.role),
+            "UPDATE migration SET facts = json_patch(facts, ?), updated = ? WHERE id = ? AND role = ?",
+            (json.dumps(facts), time.time(), entry.id, entry.role),
         )
         return self._again(entry)
 

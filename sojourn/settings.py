@@ -65,6 +65,18 @@ class Settings(BaseSettings):
         description="Cap for the image directory of one migration, instead of the tree's own size.",
     )
     max_freeze_s: float = Field(default=120, gt=0, le=86400, description="A freeze that lasts longer is rolled back.")
+    reconcile_s: float = Field(
+        default=5, gt=0, le=3600, description="How often a worker looks for migrations of its host that stand still."
+    )
+    stall_s: float = Field(
+        default=15,
+        gt=0,
+        le=3600,
+        description="How long a frozen migration may wait for its next message before it is moved on.",
+    )
+    patience_s: float = Field(
+        default=600, gt=0, le=86400, description="How long one may wait before the freeze, while the process runs."
+    )
     announce_s: float = Field(default=2, gt=0, le=3600, description="How often a worker announces its host.")
     keep_days: int = Field(default=7, ge=1, description="How long a finished migration stays in the ledger.")
     log_format: Literal["text", "json"] = Field(default="text", description="Log lines for people or for machines.")

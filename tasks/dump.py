@@ -61,6 +61,18 @@ def resume(migration: Migration) -> Outcome:
     return Outcome(resume_original(migration), {"source_phase": Phase.RESUMED})
 
 
+@step(deadline_s=30, undo=True, locks=False)
+def interrupt(migration: Migration) -> Outcome:
+    """End a dump that is under way, at once; its own step then sees it fail. Nothing is decided here.
+
+    Takes no lock, since the step that it interrupts holds it. From ``released`` on there is nothing to interrupt.
+    """
+    if migration.phase not in {Phase.OPEN, Phase.FREEZING}:
+        return Outcome("no dump is under way")
+    migration.end_processes()
+    return Outcome("the dump was ended")
+
+
 def _claim(migration: Migration) -> None:
     """Hold the tree, so that no other migration can freeze or resume a process of it."""
     other = migration.host.journal.claim_tree(migration.entry, process.tree(migration.plan.pid))

@@ -32,11 +32,7 @@ def reserve(migration: Migration) -> Outcome:
 @step(deadline_s=60, undo=True)
 def release(migration: Migration) -> Outcome:
     """End what still runs for this migration, unmount its tmpfs, give the slot back. The logs stay."""
-    migration.end_processes()
-    migration.directory.remove()
-    for path in migration.host.journal.held(migration.entry, "mount"):
-        migration.host.journal.let_go(migration.entry, "mount", path)
-    migration.give_slot_back()
+    migration.clear()
     return Outcome(f"nothing of it is left on {migration.host.name} but its logs")
 
 

@@ -14,10 +14,11 @@ A second delivery finds the outcome in the journal, or ``restoring`` no longer w
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 from sojourn import arrival
-from sojourn.errors import ImagesIncomplete
+from sojourn.errors import CommandTimedOut, CriuFailed, ImagesIncomplete
 from sojourn.host import Migration
 from sojourn.model import Outcome, Verdict
 from tasks.step import step
@@ -31,16 +32,7 @@ def restore(migration: Migration) -> Outcome:
     """Check that everything is here, rebuild the tree, and let it run."""
     _await_page_server(migration)
     migration.directory.check(migration.facts["manifest"])
-    resumed_at = arrival.restore(migration, migration.host.settings.max_freeze_s)
-    migration.give_slot_back()
-    return Outcome(
-        f"process {migration.plan.pid} runs on {migration.host.name}",
-        {
-            "verdict": Verdict.RESTORED,
-            "resumed_at": resumed_at,
-            "images_at": migration.facts.get("images_at", migration.facts["images_sent"]),
-        },
-    )
+    return _arrived(migration, arrival.restore(migration, migration.host.settings.max_freeze_s))
 
 
 @step(deadline_s=60, undo=True, retries=5)
@@ -50,6 +42,27 @@ def refuse(migration: Migration) -> Outcome:
     if verdict is Verdict.RESTORED:
         return Outcome(f"too late to refuse: the process runs on {migration.host.name}", {"verdict": verdict})
     return Outcome(f"{migration.host.name} will not run the process", {"verdict": verdict})
+
+
+@step(deadline_s=3600, undo=True)
+def decide(migration: Migration) -> Outcome:
+    """Give the destination's verdict on a migration that stands still: forward if all is here, else no.
+
+    The source asks for it when it has released the images and hears nothing, or this host itself does. It may be asked
+    any number of times, by anybody; a host that never heard of the migration says no for good.
+    """
+    if arrival.may_restore(migration):
+        with contextlib.suppress(CriuFailed, CommandTimedOut):
+            return _arrived(migration, arrival.restore(migration, migration.host.settings.max_freeze_s))
+        migration.refresh()
+    verdict = arrival.refuse(migration)
+    return Outcome(f"{migration.host.name} says: {verdict}", {"verdict": verdict})
+
+
+def _arrived(migration: Migration, resumed_at: float) -> Outcome:
+    migration.give_slot_back()
+    facts = {"verdict": Verdict.RESTORED, "resumed_at": resumed_at, "images_at": migration.facts.get("images_at")}
+    return Outcome(f"process {migration.plan.pid} runs on {migration.host.name}", facts)
 
 
 def _await_page_server(migration: Migration) -> None:

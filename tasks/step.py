@@ -18,6 +18,7 @@ and what is held; nothing is done twice and nothing is forgotten.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import time
@@ -68,11 +69,14 @@ class HostStep:
         return self.task.signature(arguments, queue=queue)
 
 
-def step(*, deadline_s: float, opens: bool = False, undo: bool = False, retries: int = 0) -> Callable[[Work], HostStep]:
+def step(
+    *, deadline_s: float, opens: bool = False, undo: bool = False, retries: int = 0, locks: bool = True
+) -> Callable[[Work], HostStep]:
     """Make a function a step.
 
     ``deadline_s`` bounds one attempt; ``opens`` lets it be the first one of a migration on this host; ``undo`` makes it
-    part of a rollback; ``retries`` says how often a Temporary failure is tried again.
+    part of a rollback; ``retries`` says how often a Temporary failure is tried again; without ``locks`` it does not
+    wait for other deliveries of the same migration.
     """
 
     def decorate(work: Work) -> HostStep:
@@ -90,7 +94,7 @@ def step(*, deadline_s: float, opens: bool = False, undo: bool = False, retries:
             message = Message.join(handed if isinstance(handed, list) else [handed])
             delivery = Delivery(this_host(), message, name, opens=opens, undo=undo)
             try:
-                with lock(delivery.migration_lock, deadline_s * LOCK_SHARE):
+                with lock(delivery.migration_lock, deadline_s * LOCK_SHARE) if locks else contextlib.nullcontext():
                     return delivery.answer(work)
             except Temporary as error:
                 if self.request.retries < retries:

@@ -29,6 +29,7 @@ from sojourn.errors import StoreUnreachable
 from sojourn.host import Host, this_host
 from sojourn.log import configure
 from sojourn.registry import HostInfo
+from workers.reconciler import Reconciler
 from workflows.app import the_app
 from workflows.canvas import SHARED_QUEUE, lane
 
@@ -79,6 +80,10 @@ def lanes(host: Host) -> list[Lane]:
     ]
 
 
+#: Not a Celery worker, but kept running like one.
+RECONCILER = Lane("reconciler", (), 1)
+
+
 class Worker:
     """The running worker: lanes by PID, until it is asked to end."""
 
@@ -96,7 +101,7 @@ class Worker:
         self._leave_pid()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._end)
-        for each in lanes(self.host):
+        for each in (*lanes(self.host), RECONCILER):
             self._start(each)
         while not self.ending:
             self._restart_the_dead()
@@ -115,6 +120,9 @@ class Worker:
         def say(**_: object) -> None:
             os.write(self._say_ready, f"{each.name}\n".encode())
 
+        if each is RECONCILER:
+            say()
+            Reconciler(this_host()).run()
         worker_process_init.connect(_warm_up)
         worker_ready.connect(say, weak=False)
         the_app().worker_main(each.arguments(self.host.name, "INFO"))

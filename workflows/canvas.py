@@ -7,6 +7,7 @@ undo never fails (``tasks/step.py``).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from celery import chain, group, shared_task
@@ -28,17 +29,21 @@ def lane(host: str, *, frozen: bool) -> str:
     return f"{host}.frozen" if frozen else host
 
 
+#: Rows to link: a step, where it runs, and whether a stopped tree waits for it.
+Rows = Sequence[tuple[HostStep, On, bool]]
+
+
 def forward(pipeline: Pipeline, message: Message, conclude: Any, roll_back: Any) -> Any:  # noqa: ANN401  (no types in Celery)
     """Return the canvas that does every step, then ``conclude``; ``roll_back`` gets the message if one fails."""
     rows = [(step.do, step.on, step.frozen) for step in pipeline.steps]
     errback = roll_back.si(message.to_json()).set(queue=SHARED_QUEUE)
-    return _linked(rows, message, conclude).on_error(errback)
+    return linked(rows, message, conclude).on_error(errback)
 
 
 def backward(pipeline: Pipeline, message: Message, conclude: Any) -> Any:  # noqa: ANN401
     """Return the canvas that undoes every step, last first, then concludes. A stopped tree waits for it."""
     rows = [(step.undo, step.on, True) for step in reversed(pipeline.steps) if step.undo]
-    return _linked(rows, message, conclude)
+    return linked(rows, message, conclude)
 
 
 @shared_task(name="sojourn.meet")
@@ -51,13 +56,15 @@ def meet(handed: list[Json]) -> Json:
     return Message.join(handed).to_json()
 
 
-def _linked(rows: list[tuple[HostStep, On, bool]], message: Message, conclude: Any) -> Any:  # noqa: ANN401
+def linked(rows: Rows, message: Message, conclude: Any, *, expires_s: float | None = None) -> Any:  # noqa: ANN401
     """Chain the rows: the first is given the message, every other one what the one before returned."""
     links: list[Any] = []
     for step, on, frozen in rows:
         handed = None if links else message
         hosts = on.hosts(message.plan)
         signatures = [step.signature(lane(host, frozen=frozen), handed) for host in hosts]
+        for signature in signatures:
+            signature.set(expires=expires_s)
         if len(hosts) > 1 and links and isinstance(links[-1], group):
             links.append(meet.s().set(queue=SHARED_QUEUE))
         links.append(group(signatures) if len(hosts) > 1 else signatures[0])

@@ -7,10 +7,10 @@ from typing import Any
 
 from celery import shared_task, states
 
-from sojourn.errors import HostUnreachable, MigrationError, SojournError
+from sojourn.errors import Aborted, HostUnreachable, MigrationError, SojournError
 from sojourn.host import this_host
 from sojourn.ledger import Account, Ledger
-from sojourn.model import Failure, Json, Message, Phase, State, Verdict, where_it_runs
+from sojourn.model import Failure, Json, Message, Phase, Role, State, Verdict, where_it_runs
 
 
 @shared_task(name="sojourn.conclude", bind=True)
@@ -82,10 +82,14 @@ def result_of(message: Message, account: Account | None) -> Json:
 def state_of(facts: Json, failure: Failure | None) -> State:
     """Say what a migration came to, from the destination's verdict and the source's last phase."""
     verdict, source = facts.get("verdict"), facts.get("source_phase")
+    if facts.get("resolved") == f"{Role.SOURCE} is dead":
+        return State.COMPLETED if verdict == Verdict.RESTORED else State.LOST
     if verdict == Verdict.RESTORED:
         clean = source == Phase.RETIRED and not facts.get("pending")
         return State.COMPLETED if clean else State.CLEANUP_PENDING
     if verdict == Verdict.REFUSED and source == Phase.RESUMED:
+        if failure and failure.code == Aborted.code:
+            return State.ABORTED
         return State.REFUSED if failure and failure.step == "preflight" else State.ROLLED_BACK
     return State.IN_DOUBT
 
@@ -94,7 +98,7 @@ def owner_of(message: Message, state: State) -> str | None:
     """Return the host that owns the process now, None while nobody knows."""
     if state in {State.COMPLETED, State.CLEANUP_PENDING}:
         return message.plan.destination
-    return None if state is State.IN_DOUBT else message.plan.source
+    return None if state in {State.IN_DOUBT, State.LOST} else message.plan.source
 
 
 def times_of(facts: Json) -> Json:
@@ -103,9 +107,10 @@ def times_of(facts: Json) -> Json:
     Each host's clock measures its own part, so that clocks that disagree do no harm: the source from the freeze to the
     moment at which the destination has confirmed the images, the destination from there until the tree runs.
     """
-    if "resumed_at" not in facts:
+    if any(facts.get(needed) is None for needed in ("freeze_started", "frozen_at", "images_sent", "resumed_at")):
         return {"downtime_ms": None, "frozen_ms": None}
-    there = facts["resumed_at"] - facts["images_at"]
+    # Copied by other means than the page channel, the images' arrival is known by the source's clock only.
+    there = facts["resumed_at"] - (facts.get("images_at") or facts["images_sent"])
     return {
         "downtime_ms": _ms(facts["images_sent"] - facts["freeze_started"] + there),
         "frozen_ms": _ms(facts["images_sent"] - facts["frozen_at"] + there),

@@ -1,0 +1,63 @@
+"""What is to be done about a migration that stands still on this host: decided from its own journal alone.
+
+Nothing here acts on a migration of which a step is at work: whoever asks holds the migration's lock.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from sojourn.arrival import may_restore, refuse
+from sojourn.host import Migration
+from sojourn.model import Phase
+from sojourn.original import resume_original, retire_original
+from sojourn.settings import Settings
+
+
+class Move(Enum):
+    """What the reconciler does next about one row."""
+
+    LEAVE = "nothing: it moves, or may still"
+    RESUME = "give the process back to this host, which may do so alone"
+    SETTLE = "ask for the destination's verdict and act by it"
+    FINISH = "finish what a final phase permits, and give back what is held"
+
+
+def next_move(migration: Migration, still_s: float) -> Move:
+    """Return what to do about a row that nobody works on and that has not changed for ``still_s`` seconds."""
+    if migration.is_at_work():
+        return Move.LEAVE
+    phase, settings = migration.phase, migration.host.settings
+    if still_s < _waits_s(migration, settings):
+        return Move.LEAVE
+    if phase.final:
+        return Move.FINISH
+    return Move.RESUME if phase in {Phase.OPEN, Phase.FREEZING, Phase.FROZEN} else Move.SETTLE
+
+
+def finish(migration: Migration) -> str:
+    """Do what is left to do after a final phase; return what that was. Again is harmless."""
+    said = f"the process runs on {migration.host.name}"
+    if migration.phase is Phase.RETIRED:
+        said = retire_original(migration)
+    elif migration.phase is Phase.RESUMED:
+        said = resume_original(migration)
+    elif migration.phase is Phase.REFUSED:
+        refuse(migration)
+        said = f"{migration.host.name} has refused the process"
+    migration.clear()
+    return f"{said}; nothing of the migration is left here but its logs"
+
+
+def _waits_s(migration: Migration, settings: Settings) -> float:
+    """Return how long a row may stand still before it is moved on.
+
+    While the process runs there is time. Inside the freeze only a message can be under way between two steps. A phase
+    that belongs to one step, of which no process is left, has lost that step and waits for nothing.
+    """
+    phase = migration.phase
+    if phase in {Phase.FREEZING, Phase.RESTORING, Phase.ACCEPTED}:
+        return 0
+    if phase is Phase.OPEN or (phase is Phase.RESERVED and not may_restore(migration)):
+        return settings.patience_s
+    return settings.stall_s

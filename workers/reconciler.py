@@ -1,0 +1,88 @@
+"""The reconciler of a host: finds migrations that stand still, and moves them on. Never by guess.
+
+It looks at the rows of its own host's journal that are not final, or that still hold something, at the worker's start
+and every few seconds. What it may do alone, it does under the migration's lock; for the rest it starts the settling
+canvas (``workflows/recover.py``). If it dies, the next look begins from the journal again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from sojourn.errors import SojournError, StoreUnreachable, Temporary
+from sojourn.host import Host, Migration
+from sojourn.journal import Entry, lock
+from sojourn.model import Message, Phase, State
+from sojourn.original import resume_original
+from sojourn.recovery import Move, finish, next_move
+from workflows.recover import settle
+
+log = logging.getLogger("sojourn.reconciler")
+
+#: How long to wait for the lock of a migration: a step that holds it is at work, and that is all there is to know.
+LOCK_S = 0.05
+
+
+class Reconciler:
+    """Looks after the rows of one host."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+
+    def run(self) -> None:
+        """Look again and again, until the process is ended."""
+        while True:
+            self.look()
+            time.sleep(self.host.settings.reconcile_s)
+
+    def look(self) -> None:
+        """Move on every row that stands still."""
+        for entry in self.host.journal.unfinished():
+            try:
+                self._look_at(entry)
+            except SojournError as error:
+                log.warning("%s", error, extra=self._context(entry))
+
+    def _look_at(self, entry: Entry) -> None:
+        try:
+            with lock(self.host.directory(entry.id).lock, LOCK_S):
+                move = self._move_on_alone(entry)
+        except Temporary:
+            return
+        if move is not Move.LEAVE:
+            self._settle(entry)
+
+    def _move_on_alone(self, entry: Entry) -> Move:
+        """Do what this host may do by itself; return what the row needed."""
+        migration = Migration(self.host, entry)
+        migration.refresh()
+        move = next_move(migration, time.time() - migration.entry.updated)
+        if move is Move.RESUME:
+            self._say(entry, resume_original(migration))
+        elif move is Move.FINISH:
+            self._say(entry, finish(migration))
+        return move
+
+    def _settle(self, entry: Entry) -> None:
+        """Start the settling canvas, with all that this host knows; say so where the other host can not be reached."""
+        message = Message(entry.id, entry.plan, self.host.journal.known(entry))
+        other = entry.plan.destination if entry.plan.source == self.host.name else entry.plan.source
+        if other not in self._alive() and entry.phase is Phase.RELEASED:
+            self.host.ledger.tell_state(entry.id, State.IN_DOUBT)
+            self._say(entry, f"in doubt: {other} does not answer, so the tree stays frozen on {self.host.name}")
+        settle(message, self.host.settings.stall_s)
+        # What was done now moves the row, so the next attempt waits as long as the first.
+        self.host.journal.learn(entry, {"settling": time.time()})
+
+    def _alive(self) -> set[str]:
+        try:
+            return set(self.host.registry.alive())
+        except StoreUnreachable:
+            return set()
+
+    def _say(self, entry: Entry, sentence: str) -> None:
+        log.info("%s", sentence, extra=self._context(entry))
+
+    def _context(self, entry: Entry) -> dict[str, str]:
+        return {"migration": entry.id, "host": self.host.name, "step": "reconciler"}
