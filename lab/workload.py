@@ -63,6 +63,11 @@ class Workload:
         arrivals = tuple(Arrival(**arrival) for arrival in common.pop("arrivals"))
         return Status(**common, arrivals=arrivals, details=fields)
 
+    def witnessed(self) -> list[tuple[int, str]]:
+        """Return counter and host of every report so far, in the order in which they were written."""
+        lines = self.file.with_suffix(".beats").read_text().splitlines()
+        return [(int(counter), host) for counter, host in (line.split() for line in lines)]
+
     def wait_until(self, condition: Callable[[Status], bool], deadline_s: float = 30) -> Status:
         """Wait until the status satisfies a condition, and return it. Raises LabFailed at the deadline."""
         if within(deadline_s, lambda: self.file.exists() and condition(self.status())):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sojourn import commit
 from sojourn.errors import Refused
+from sojourn.process import MIGRATION_VARIABLE
 
 SCRIPT = """#!/bin/sh
 # Written by Sojourn. Called by `criu restore`; a non-zero exit at post-restore kills the restored tree.
@@ -46,6 +47,6 @@ def environment(journal: Path, migration: str, resumed: Path) -> dict[str, str]:
         "SOJOURN_PYTHON": sys.executable,
         "SOJOURN_COMMIT": commit.__file__,
         "SOJOURN_JOURNAL": str(journal),
-        "SOJOURN_MIGRATION": migration,
+        MIGRATION_VARIABLE: migration,
         "SOJOURN_RESUMED": str(resumed),
     }

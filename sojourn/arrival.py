@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 
-from sojourn import action, criu, process
-from sojourn.errors import ImagesIncomplete, ProcessGone, Temporary
+from sojourn import action, criu, process, rebuilt
+from sojourn.errors import ImagesIncomplete, Temporary
 from sojourn.host import Migration
-from sojourn.model import Member, Phase, Verdict
+from sojourn.model import Identity, Member, Phase, Verdict
 from sojourn.run import spawn
 
 
@@ -18,8 +17,7 @@ def restore(migration: Migration, deadline_s: float) -> float:
     Raises CriuFailed, CommandTimedOut; what is left of the tree then is for ``refuse`` to clear away.
     """
     directory, resumed = migration.directory, migration.directory.work / "resumed"
-    if migration.phase is Phase.RESTORING:
-        _clear_away(migration)
+    process.kill([Member(who) for who in _remains(migration)])
     migration.learn(occupied=_existing(_pids(migration)), restore_began=process.ticks_since_boot())
     command = migration.host.criu.restore(
         migration.plan,
@@ -32,8 +30,7 @@ def restore(migration: Migration, deadline_s: float) -> float:
     if migration.phase is not Phase.RESTORING:
         migration.become(Phase.RESTORING)
     child = spawn(command, output=directory.work / "restore.out", env=environment)
-    with migration.holding_restore(process.identity(child.pid)):
-        returncode = child.wait(deadline_s)
+    returncode = child.wait(deadline_s)
     migration.refresh()
     if returncode != 0 or migration.phase is not Phase.RESTORED:
         raise criu.failure("restore", returncode, shlex.join(child.argv), directory.work / "restore.log")
@@ -44,40 +41,51 @@ def may_restore(migration: Migration) -> bool:
     """Whether the destination can roll forward by itself: it holds all images, and no restore has used them up."""
     fresh = migration.phase is Phase.RESERVED
     again = migration.phase is Phase.RESTORING and not migration.host.settings.auto_dedup
-    return (fresh or again) and not migration.is_restoring() and _holds_everything(migration)
+    return (fresh or again) and not migration.at_work() and _holds_everything(migration)
 
 
 def refuse(migration: Migration) -> Verdict:
     """Say no for good if it is not too late, clear away what a failed restore left, and return the verdict.
 
-    Raises Temporary while there is none yet.
-
-    ``accepted`` is taken back only when CRIU has ended without ``restored``: it committed, failed in its last
-    steps and killed the tree itself (``out_kill_network_unlocked`` in CRIU's cr-restore.c), so no instruction
-    of it ran, and the source still holds the frozen original because it acts on ``restored`` alone.
+    Raises Temporary while there is none yet, PhaseConflict if CRIU's action script was faster: ask again then.
     """
     if migration.phase is Phase.RESTORED:
         return Verdict.RESTORED
-    if migration.phase is Phase.ACCEPTED:
-        if migration.is_restoring():
-            raise Temporary(f"CRIU has committed and is still at work on {migration.host.name}; ask again.")
-        _clear_away(migration)
+    if migration.phase is Phase.ACCEPTED and _has_woken(migration):
+        migration.become(Phase.RESTORED)
+        return Verdict.RESTORED
+    # First the word, then the deed: what is killed here can not be accepted or restored any more.
     if migration.phase is not Phase.REFUSED:
         migration.become(Phase.REFUSED)
     migration.end_processes()
-    _clear_away(migration)
+    process.kill([Member(who) for who in _remains(migration)])
     return Verdict.REFUSED
 
 
-def _clear_away(migration: Migration) -> None:
-    """Kill what a restore made here and did not finish: processes of the tree's PIDs that began after it did."""
-    occupied, began = migration.facts.get("occupied", []), migration.facts.get("restore_began")
-    if began is None:
-        return
-    for pid in _pids(migration):
-        with contextlib.suppress(ProcessGone):
-            if pid not in occupied and process.stat(pid).start_time >= began:
-                process.kill([Member(process.identity(pid))])
+def _has_woken(migration: Migration) -> bool:
+    """Tell whether a committed tree runs although nobody wrote ``restored``: CRIU was killed or failed too early.
+
+    If none of its instructions has run, ``accepted`` may be taken back: the source acts on ``restored`` alone, and
+    still holds the frozen original. Raises Temporary while CRIU works, and where it can not be told: never by guess.
+    """
+    if migration.at_work():
+        raise Temporary(f"CRIU has committed and is still at work on {migration.host.name}; ask again.")
+    came = rebuilt.release(migration.directory.work / "restore.log")
+    if came is not rebuilt.Release.UNFINISHED:
+        return came is rebuilt.Release.DONE
+    found = rebuilt.state(_pids(migration), migration.facts["restore_began"], migration.facts["occupied"])
+    if found is rebuilt.State.RUNNING:
+        return True
+    raise Temporary(
+        f"CRIU died on {migration.host.name} while it let the tree go, now {found}; the original stays frozen.",
+        f"See docs/criu-deaths.md, then: sojourn resolve {migration.id}",
+    )
+
+
+def _remains(migration: Migration) -> list[Identity]:
+    """Return what a restore made here and did not finish."""
+    began = migration.facts.get("restore_began")
+    return [] if began is None else rebuilt.members(_pids(migration), began, migration.facts["occupied"])
 
 
 def _holds_everything(migration: Migration) -> bool:

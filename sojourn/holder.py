@@ -32,8 +32,8 @@ from sojourn.criu import Criu
 from sojourn.errors import ChannelFailed, CommandTimedOut, ImagesIncomplete
 from sojourn.images import ImageDirectory
 from sojourn.journal import Entry, Journal
-from sojourn.model import Json, Role
-from sojourn.run import Child, spawn
+from sojourn.model import Json, Phase, Role
+from sojourn.run import Argument, Child, spawn
 
 #: How often the corked socket is flushed while CRIU writes: a wait of 2 ms instead of the cork's 200 ms.
 UNCORK_S = 0.002
@@ -69,7 +69,7 @@ def start(errand: Errand, log: Path) -> Child:
         stdin=json.dumps(asdict(errand)),
         pipe=True,
         output=log,
-        env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), process.MIGRATION_VARIABLE: errand.migration},
     )
 
 
@@ -86,13 +86,8 @@ class Holder:
         self.entry = self._entry()
 
     def run(self) -> None:
-        """Do the errand, held in the journal as a process that must be ended if it is left behind."""
-        me = json.dumps(asdict(process.identity(os.getpid())))
-        self.journal.hold(self.entry, "process", me)
-        try:
-            self.receive() if self.errand.role == Role.DESTINATION else self.send()
-        finally:
-            self.journal.let_go(self.entry, "process", me)
+        """Do the errand."""
+        self.receive() if self.errand.role == Role.DESTINATION else self.send()
 
     def receive(self) -> None:
         """Be the destination: one connection per purpose, in whatever order strangers come and go."""
@@ -118,7 +113,8 @@ class Holder:
                 socket_fd=peer.fileno(),
             )
             self._learn(dump_command=shlex.join(map(str, command)))
-            child = spawn(command, output=self._output("dump"), pass_fds=[peer.fileno()], own_session=False)
+            self._check_phase()
+            child = self._spawn(command, "dump", peer.fileno())
             told = 0.0
             while not _ended_within(child, UNCORK_S):
                 channel.uncork(peer)
@@ -134,7 +130,7 @@ class Holder:
     def _receive_pages(self, connection: channel.Connection) -> None:
         descriptor = connection.socket.fileno()
         command = self.criu.page_server(images=self.directory.images, work=self.directory.work, socket_fd=descriptor)
-        child = spawn(command, output=self._output("page-server"), pass_fds=[descriptor], own_session=False)
+        child = self._spawn(command, "page-server", descriptor)
         _widen_pipe(child.pid)
         while not _ended_within(child, PROGRESS_S):
             self._mind_the_deadline(child)
@@ -153,8 +149,19 @@ class Holder:
     def _left_s(self) -> float:
         return self.until - time.monotonic()
 
-    def _output(self, verb: str) -> Path:
-        return self.directory.work / f"{verb}.out"
+    def _spawn(self, command: list[Argument], verb: str, descriptor: int) -> Child:
+        return spawn(
+            command,
+            output=self.directory.work / f"{verb}.out",
+            pass_fds=[descriptor],
+            env={process.MIGRATION_VARIABLE: self.errand.migration},
+            own_session=False,
+        )
+
+    def _check_phase(self) -> None:
+        """Refuse to freeze a tree that was given back while this program was starting."""
+        if self._entry().phase is not Phase.FREEZING:
+            raise ChannelFailed("The migration was given up before its dump began.")
 
     def _learn(self, **facts: object) -> None:
         self.entry = self.journal.learn(self.entry, facts)

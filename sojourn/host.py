@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+import time
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -21,6 +19,9 @@ from sojourn.settings import Settings, load
 from sojourn.store import Store
 
 SECONDS_PER_DAY = 86_400
+
+#: How often, ten milliseconds apart, what works for a migration is killed before it must be stuck in the kernel.
+KILL_ROUNDS = 200
 
 
 class Host:
@@ -125,30 +126,18 @@ class Migration:
             deadline_s=deadline_s,
         )
 
+    def at_work(self) -> list[Identity]:
+        """Return the holders, CRIUs and action scripts that work for this migration here."""
+        return process.carrying(process.MIGRATION_VARIABLE, self.id)
+
     def end_processes(self) -> None:
-        """End what holders and CRIU of this migration still run here. Again is harmless."""
-        for kind in ("process", "restore"):
-            for what in self.host.journal.held(self.entry, kind):
-                process.end_group(Identity(**json.loads(what)))
-                self.host.journal.let_go(self.entry, kind, what)
-
-    @contextlib.contextmanager
-    def holding_restore(self, criu: Identity) -> Iterator[None]:
-        """Note that this CRIU rebuilds the tree, as long as it does."""
-        what = json.dumps(asdict(criu))
-        self.host.journal.hold(self.entry, "restore", what)
-        yield
-        self.host.journal.let_go(self.entry, "restore", what)
-
-    def is_restoring(self) -> bool:
-        """Whether a CRIU that rebuilds the tree is still at work here."""
-        restores = self.host.journal.held(self.entry, "restore")
-        return any(process.is_alive(Identity(**json.loads(what))) for what in restores)
-
-    def is_at_work(self) -> bool:
-        """Whether a holder or CRIU of this migration still works here; each ends by itself at its own deadline."""
-        held = self.host.journal.held(self.entry, "process")
-        return self.is_restoring() or any(process.is_alive(Identity(**json.loads(what))) for what in held)
+        """End them, and what they start meanwhile. Again is harmless."""
+        for _ in range(KILL_ROUNDS):
+            left = self.at_work()
+            if not left:
+                return
+            process.kill([Member(who) for who in left])
+            time.sleep(0.01)
 
     def clear(self) -> None:
         """End what still runs for this migration, unmount its tmpfs, give its slot back. The logs stay."""

@@ -4,7 +4,7 @@ One SQLite file per host, with three tables:
 
 ``migration``  one row per migration and role: plan, phase, facts of other hosts, the frozen tree, the verdict
 ``step``       one row per step that ran here: times, outcome or failure
-``held``       one row per thing that must be given back: a mount, a page server, a CRIU process
+``held``       one row per thing that must be given back: a mount, a frozen tree, a slot
 
 A phase is written *before* the act that it permits, and only by compare-and-set.
 """
@@ -42,6 +42,9 @@ CREATE TABLE IF NOT EXISTS held (
 ) STRICT;
 """
 
+#: The columns that make up an Entry, behind its id and role.
+COLUMNS = "phase, plan, facts, tree, created, updated"
+
 FIRST_PHASE = {Role.SOURCE: Phase.OPEN, Role.DESTINATION: Phase.RESERVED}
 
 #: What may follow what. Anything else is a PhaseConflict, whoever asks.
@@ -66,6 +69,7 @@ class Entry:
     plan: Plan
     facts: Json
     tree: tuple[Member, ...]
+    created: float
     updated: float
 
 
@@ -92,7 +96,7 @@ class Journal:
     def entry(self, migration: str, role: Role) -> Entry | None:
         """Return the row as it stands, or None for a migration that this host has never heard of."""
         row = self._db.execute(
-            "SELECT phase, plan, facts, tree, updated FROM migration WHERE id = ? AND role = ?",
+            f"SELECT {COLUMNS} FROM migration WHERE id = ? AND role = ?",  # noqa: S608  (a constant)
             (migration, role),
         ).fetchone()
         return _entry(migration, role, *row) if row else None
@@ -100,7 +104,7 @@ class Journal:
     def unfinished(self) -> list[Entry]:
         """Return the rows whose phase is not final, and those that still hold something; the stillest first."""
         rows = self._db.execute(
-            "SELECT id, role, phase, plan, facts, tree, updated FROM migration "
+            f"SELECT id, role, {COLUMNS} FROM migration "  # noqa: S608  (a constant)
             "WHERE phase NOT IN (SELECT value FROM json_each(?)) OR (id, role) IN (SELECT id, role FROM held) "
             "ORDER BY updated",
             (json.dumps([phase for phase in Phase if phase.final]),),
@@ -110,7 +114,7 @@ class Journal:
     def since(self, earliest: float) -> list[Entry]:
         """Return the rows of migrations that began after ``earliest`` (seconds since the epoch), oldest first."""
         rows = self._db.execute(
-            "SELECT id, role, phase, plan, facts, tree, updated FROM migration WHERE created > ? ORDER BY created",
+            f"SELECT id, role, {COLUMNS} FROM migration WHERE created > ? ORDER BY created",  # noqa: S608  (a constant)
             (earliest,),
         )
         return [_entry(migration, Role(role), *rest) for migration, role, *rest in rows]
@@ -300,6 +304,9 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def _entry(migration: str, role: Role, phase: str, plan: str, facts: str, tree: str, updated: float) -> Entry:
+def _entry(
+    migration: str, role: Role, phase: str, plan: str, facts: str, tree: str, created: float, updated: float
+) -> Entry:
     members = tuple(Member.from_json(member) for member in json.loads(tree))
-    return Entry(migration, role, Phase(phase), Plan.from_json(json.loads(plan)), json.loads(facts), members, updated)
+    asked = Plan.from_json(json.loads(plan))
+    return Entry(migration, role, Phase(phase), asked, json.loads(facts), members, created, updated)

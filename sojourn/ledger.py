@@ -5,6 +5,7 @@ Keys:
 ``sojourn:migration:<id>``  hash: ``plan``, ``state``, ``created``, ``owner``, ``failure``, ``result`` and one field
                             ``step:<role>:<name>`` per step, each as JSON; expires some days after the end
 ``sojourn:migrations``      sorted set: ids by the time they were asked for
+``sojourn:ledger:<host>``   there while this ledger holds what the host's journal knows; gone when Redis was emptied
 ``sojourn:events``          stream: one entry per transition and per progress mark; keeps the last ten thousand
 
 Telling the ledger never fails a migration: if Redis is away, a warning is logged and the work goes on.
@@ -16,7 +17,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -41,7 +42,7 @@ def key(migration: str) -> str:
 
 @dataclass(frozen=True)
 class Account:
-    """One migration as the ledger had it at one instant."""
+    """One migration as the ledger had it at one instant, or as one host's journal knows it in its ``role``."""
 
     id: str
     plan: Plan
@@ -49,8 +50,9 @@ class Account:
     created: float
     owner: str | None
     steps: tuple[StepRecord, ...]
-    failure: Failure | None
-    result: Json | None
+    failure: Failure | None = None
+    result: Json | None = None
+    role: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,25 @@ class Ledger:
         }
         self._tell(migration, "state", {"state": result["state"]}, ended, expire_s=self._keep_s)
 
+    def has_heard(self, host: str) -> bool:
+        """Whether this ledger holds what the host's journal knows. Raises StoreUnreachable."""
+        return self._store.values([_heard(host)]) != [None]
+
+    def hear(self, host: str, accounts: Iterable[Account]) -> None:
+        """Take in again what a host's journal knows: a final state overrules, the rest fills gaps.
+
+        Raises StoreUnreachable.
+        """
+        for account in accounts:
+            fields: Json = {f"step:{account.role}:{step.name}": asdict(step) for step in account.steps}
+            told: Json = {"plan": account.plan.to_json(), "created": account.created}
+            ends: Json = {"state": account.state, "owner": account.owner}
+            self._store.put_fields(key(account.id), _encoded(fields | told | (ends if account.state.final else {})))
+            for name, value in _encoded(ends).items():
+                self._store.put_field_once(key(account.id), name, value)
+            self._store.rank(INDEX, account.id, account.created)
+        self._store.put(_heard(host), "", expire_s=self._keep_s)
+
     def account(self, migration: str) -> Account | None:
         """Return one migration, None if the ledger does not know it. Raises StoreUnreachable."""
         fields = {name: json.loads(value) for name, value in self._store.fields(key(migration)).items()}
@@ -152,6 +173,10 @@ class Ledger:
     def _announce(self, migration: str, kind: str, data: Json) -> None:
         entry = {"migration": migration, "kind": kind, "data": json.dumps(data)}
         self._store.append(EVENTS, entry, keep=EVENTS_KEPT)
+
+
+def _heard(host: str) -> str:
+    return f"sojourn:ledger:{host}"
 
 
 def _encoded(fields: Json) -> dict[str, str]:

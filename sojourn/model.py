@@ -102,6 +102,8 @@ def where_it_runs(state: State, owner: str | None) -> str:
     """Return the sentence that people look for first when a migration did not go as asked."""
     if state in {State.REFUSED, State.UNREACHABLE}:
         return "Nothing was touched."
+    if state is State.LOST:
+        return "The process is gone."
     return f"The process runs on {owner}." if owner else "Nobody knows yet on which host the process runs."
 
 

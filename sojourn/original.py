@@ -25,8 +25,12 @@ def resume_original(migration: Migration) -> str:
     migration.end_processes()
     if not _holds_tree(migration):
         return f"nothing was touched on {migration.host.name}"
-    woken = _thaw(migration)
+    members = _tree_or_nothing(migration)
+    woken = _thaw(migration, members) if members else 0
+    migration.learn(gone=not members)
     _let_go(migration)
+    if not members:
+        return f"process {migration.plan.pid} ended on {migration.host.name}; nothing of it is left to resume"
     return f"process {migration.plan.pid} runs on {migration.host.name} as before ({woken} processes woken)"
 
 
@@ -40,14 +44,17 @@ def retire_original(migration: Migration) -> str:
     return f"the original on {migration.host.name} is gone ({killed} processes)"
 
 
-def _thaw(migration: Migration) -> int:
-    """Undo what the dump left: the network lock, sockets in repair mode, stopped processes."""
+def _tree_or_nothing(migration: Migration) -> list[Member]:
+    """Return the tree; nothing if it ended, by itself or with its host, whoever has its PID by now."""
     try:
         members = tree_as_it_was(migration)
     except ProcessGone:
-        return 0
-    if members[0].identity != migration.entry.tree[0].identity:
-        return 0  # the process ended by itself, and its PID is another one's now
+        return []
+    return members if members[0].identity == migration.entry.tree[0].identity else []
+
+
+def _thaw(migration: Migration, members: list[Member]) -> int:
+    """Undo what the dump left: the network lock, sockets in repair mode, stopped processes."""
     _unlock_network(migration)
     if migration.plan.tcp_established:
         network.leave_repair_mode(members)

@@ -16,6 +16,9 @@ from sojourn.model import Identity, Member
 
 PROC = Path("/proc")
 
+#: Carried by every process that works for a migration, so that it can be found and ended whoever started it.
+MIGRATION_VARIABLE = "SOJOURN_MIGRATION"
+
 #: ``PF_KTHREAD`` in include/linux/sched.h: a thread of the kernel itself.
 KERNEL_THREAD = 0x00200000
 
@@ -161,6 +164,21 @@ def _target(link: Path) -> str:
         return ""
 
 
+def carrying(variable: str, value: str) -> list[Identity]:
+    """Return root's processes that were started with a variable of the environment set so.
+
+    Found by what they carry, helpers need not be written down before they are started: nobody can die in between.
+    """
+    wanted = f"{variable}={value}".encode()
+    found = []
+    for each in everything():
+        with contextlib.suppress(OSError):
+            directory = PROC / str(each.pid)
+            if directory.stat().st_uid == 0 and wanted in (directory / "environ").read_bytes().split(b"\0"):
+                found.append(Identity(each.pid, each.start_time, boot_id()))
+    return [who for who in found if is_alive(who)]
+
+
 def send(who: Identity, number: signal.Signals) -> bool:
     """Signal exactly this process; False if it is gone. The pidfd keeps a reused PID from being hit."""
     try:
@@ -186,21 +204,3 @@ def kill(members: Iterable[Member]) -> int:
 def wake(members: Iterable[Member]) -> int:
     """Let those processes run on that ran before; the ones that were stopped before stay so."""
     return sum(send(member.identity, signal.SIGCONT) for member in members if not member.stopped)
-
-
-def end_group(leader: Identity) -> bool:
-    """Kill a process group that we started, also when its leader is already gone; False if nothing was left.
-
-    A PID is not handed out again while a group of that number exists, so if some other process has
-    the leader's PID by now, the group is long gone and nothing is touched.
-    """
-    if leader.boot_id != boot_id():
-        return False
-    with contextlib.suppress(ProcessGone):
-        if stat(leader.pid).start_time != leader.start_time:
-            return False
-    if not any(each.group == each.session == leader.pid for each in everything()):
-        return False
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(leader.pid, signal.SIGKILL)
-    return True

@@ -9,7 +9,9 @@ from enum import Enum
 
 from sojourn.arrival import may_restore, refuse
 from sojourn.host import Migration
-from sojourn.model import Phase
+from sojourn.journal import Entry, Journal
+from sojourn.ledger import Account
+from sojourn.model import Phase, Role, State
 from sojourn.original import resume_original, retire_original
 from sojourn.settings import Settings
 
@@ -25,7 +27,7 @@ class Move(Enum):
 
 def next_move(migration: Migration, still_s: float) -> Move:
     """Return what to do about a row that nobody works on and that has not changed for ``still_s`` seconds."""
-    if migration.is_at_work():
+    if migration.at_work():
         return Move.LEAVE
     phase, settings = migration.phase, migration.host.settings
     if still_s < _waits_s(migration, settings):
@@ -61,3 +63,21 @@ def _waits_s(migration: Migration, settings: Settings) -> float:
     if phase is Phase.OPEN or (phase is Phase.RESERVED and not may_restore(migration)):
         return settings.patience_s
     return settings.stall_s
+
+
+#: What a row of the journal means for the ledger, and who owns the process then.
+MEANING = {
+    Phase.RETIRED: (State.COMPLETED, Role.DESTINATION),
+    Phase.RESTORED: (State.COMPLETED, Role.DESTINATION),
+    Phase.RESUMED: (State.ROLLED_BACK, Role.SOURCE),
+    Phase.REFUSED: (State.ROLLED_BACK, Role.SOURCE),
+}
+
+
+def account_of(journal: Journal, entry: Entry) -> Account:
+    """Return a migration as this host's journal knows it, for a ledger that has lost it."""
+    state, owner = MEANING.get(entry.phase, (State.RUNNING, Role.SOURCE))
+    if state is State.ROLLED_BACK and entry.facts.get("gone"):
+        state = State.LOST
+    steps = tuple(step for step in journal.steps(entry.id))
+    return Account(entry.id, entry.plan, state, entry.created, entry.plan.host_of(owner), steps, role=entry.role)

@@ -58,7 +58,8 @@ def resume(migration: Migration) -> Outcome:
             f"The tree stays frozen on {migration.host.name}: nobody knows yet whether the destination took it.",
             f"Ask again with `sojourn show {migration.id}`.",
         )
-    return Outcome(resume_original(migration), {"source_phase": Phase.RESUMED})
+    sentence = resume_original(migration)
+    return Outcome(sentence, {"source_phase": Phase.RESUMED, "gone": migration.facts.get("gone", False)})
 
 
 @step(deadline_s=30, undo=True, locks=False)

@@ -7,15 +7,16 @@ canvas (``workflows/recover.py``). If it dies, the next look begins from the jou
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 
 from sojourn.errors import SojournError, StoreUnreachable, Temporary
-from sojourn.host import Host, Migration
+from sojourn.host import SECONDS_PER_DAY, Host, Migration
 from sojourn.journal import Entry, lock
 from sojourn.model import Message, Phase, State
 from sojourn.original import resume_original
-from sojourn.recovery import Move, finish, next_move
+from sojourn.recovery import Move, account_of, finish, next_move
 from workflows.recover import settle
 
 log = logging.getLogger("sojourn.reconciler")
@@ -37,12 +38,22 @@ class Reconciler:
             time.sleep(self.host.settings.reconcile_s)
 
     def look(self) -> None:
-        """Move on every row that stands still."""
+        """Move on every row that stands still; tell the ledger again what it has lost."""
+        with contextlib.suppress(StoreUnreachable):
+            self._rebuild_ledger()
         for entry in self.host.journal.unfinished():
             try:
                 self._look_at(entry)
             except SojournError as error:
                 log.warning("%s", error, extra=self._context(entry))
+
+    def _rebuild_ledger(self) -> None:
+        journal, ledger, settings = self.host.journal, self.host.ledger, self.host.settings
+        if ledger.has_heard(self.host.name):
+            return
+        entries = journal.since(time.time() - settings.keep_days * SECONDS_PER_DAY)
+        ledger.hear(self.host.name, (account_of(journal, entry) for entry in entries))
+        log.info("the ledger was told again of %d migrations", len(entries))
 
     def _look_at(self, entry: Entry) -> None:
         try:

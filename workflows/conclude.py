@@ -88,6 +88,8 @@ def state_of(facts: Json, failure: Failure | None) -> State:
         clean = source == Phase.RETIRED and not facts.get("pending")
         return State.COMPLETED if clean else State.CLEANUP_PENDING
     if verdict == Verdict.REFUSED and source == Phase.RESUMED:
+        if facts.get("gone"):
+            return State.LOST
         if failure and failure.code == Aborted.code:
             return State.ABORTED
         return State.REFUSED if failure and failure.step == "preflight" else State.ROLLED_BACK

@@ -1,5 +1,8 @@
 """What all workloads share: a beat every few milliseconds, and a status file that says how the beats went.
 
+Beside it grows a file of beats, one line per report with counter and host. If two copies of a workload ever ran at
+once, their counters would stand in it twice or out of order: that is how a witness on neither host sees it.
+
 The status file is replaced as a whole by a rename, so a reader never sees half of it and CRIU never finds it
 open. Gaps are measured by CLOCK_REALTIME, which all hosts of the lab share: CRIU restores a process into a time
 namespace (time_namespaces(7)) in which CLOCK_MONOTONIC goes on as if the freeze had not been.
@@ -65,3 +68,5 @@ class Beat:
         draft = self.out.with_name(f"{self.out.name}.{os.getpid()}.new")
         draft.write_text(json.dumps({**beats, **status}))
         draft.replace(self.out)
+        with self.out.with_suffix(".beats").open("a") as beats_file:
+            beats_file.write(f"{self.counter} {self.arrivals[-1]['host']}\n")

@@ -90,12 +90,11 @@ def test_the_deadline(errand: Errand, journal: Journal, entry: Entry) -> None:
     errand = replace(errand, deadline_s=0.5)
     with _started(errand) as child:
         assert set(_told(child)) == {"port"}
-        (held,) = journal.held(entry, "process")
-        assert json.loads(held)["pid"] == child.pid
+        assert [who.pid for who in process.carrying(process.MIGRATION_VARIABLE, ID)] == [child.pid]
         assert _told(child) == {"code": "CHANNEL_FAILED", "message": "The source did not connect in time.", "hint": ""}
         assert child.wait(5) == 1
         assert child.stdout.read() == ""
-    assert journal.held(entry, "process") == []
+    assert process.carrying(process.MIGRATION_VARIABLE, ID) == []
     assert _log(errand) == "The source did not connect in time.\n"
 
 
@@ -135,7 +134,7 @@ def test_small_images_arrive(
     assert now is not None
     assert now.facts["manifest"] == {"core-4242.img": 5000}
     assert abs(now.facts["images_at"] - time.time()) < 10
-    assert journal.held(entry, "process") == []
+    assert process.carrying(process.MIGRATION_VARIABLE, ID) == []
 
 
 def test_a_source_that_breaks_off(errand: Errand, journal: Journal, entry: Entry, place: ImageDirectory) -> None:
@@ -148,12 +147,12 @@ def test_a_source_that_breaks_off(errand: Errand, journal: Journal, entry: Entry
     now = journal.entry(ID, Role.DESTINATION)
     assert now is not None
     assert "manifest" not in now.facts
-    assert journal.held(entry, "process") == []
+    assert process.carrying(process.MIGRATION_VARIABLE, ID) == []
 
 
 def test_a_source_that_reaches_nobody(errand: Errand, journal: Journal) -> None:
     """On the source's side nobody at the port is one sentence with the address in it."""
-    entry = journal.open(ID, Role.SOURCE, PLAN)
+    journal.open(ID, Role.SOURCE, PLAN)
     listener = channel.Listener(HOST, SECRET)
     listener.close()
     with _started(replace(errand, role=Role.SOURCE, port=listener.port)) as child:
@@ -161,13 +160,4 @@ def test_a_source_that_reaches_nobody(errand: Errand, journal: Journal) -> None:
         assert told["code"] == "CHANNEL_FAILED"
         assert f"Can not connect to {HOST} port {listener.port}" in told["message"]
         assert child.wait(5) == 1
-    assert journal.held(entry, "process") == []
-
-
-def test_a_holder_that_is_killed(errand: Errand, journal: Journal, entry: Entry) -> None:
-    """It is still held then, under an identity by which whoever clears up knows that it is gone."""
-    with _started(errand) as child:
-        _told(child)
-        identity = process.identity(child.pid)
-    (held,) = journal.held(entry, "process")
-    assert json.loads(held) == {"pid": identity.pid, "start_time": identity.start_time, "boot_id": identity.boot_id}
+    assert process.carrying(process.MIGRATION_VARIABLE, ID) == []

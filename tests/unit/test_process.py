@@ -125,40 +125,14 @@ def test_wake_leaves_the_stopped_stopped(family: Child) -> None:
     eventually(lambda: [member.stopped for member in process.tree(family.pid)] == [False, True, False, False])
 
 
-def test_end_group(family: Child, sleeper: Child) -> None:
-    """A group ends as a whole, and no other group with it."""
-    tree = process.tree(family.pid)
-    assert process.end_group(tree[0].identity)
-    eventually(lambda: not any(process.is_alive(member.identity) for member in tree))
-    assert sleeper.poll() is None
-
-
-def test_end_group_without_its_leader() -> None:
-    """A group whose leader is gone is still found, by its number."""
-    with subprocess.Popen(["sh", "-c", "sleep 60 & read x"], start_new_session=True, stdin=subprocess.PIPE) as leader:
-        eventually(lambda: len(process.tree(leader.pid)) == 2)
-        tree = process.tree(leader.pid)
-        leader.communicate(b"end\n")
-    assert process.is_alive(tree[1].identity)
-    assert process.end_group(tree[0].identity)
-    eventually(lambda: not process.is_alive(tree[1].identity))
-    eventually(lambda: not process.end_group(tree[0].identity))
-
-
-def test_end_group_of_a_reused_pid(sleeper: Child) -> None:
-    """If the leader's PID is somebody else's by now, or of another boot, nothing is touched."""
-    who = process.identity(sleeper.pid)
-    assert not process.end_group(_later(who))
-    assert not process.end_group(dataclasses.replace(who, boot_id="another boot"))
-    assert sleeper.poll() is None
-
-
-def test_end_group_of_a_process_that_leads_none() -> None:
-    """A process in our own group leads none, so our group is not ended with it."""
-    with subprocess.Popen(["sleep", "60"]) as child:
-        assert not process.end_group(process.identity(child.pid))
-        assert child.poll() is None
-        child.kill()
+def test_carrying() -> None:
+    """Processes are found by what they were started with, their children too; a longer value is another one."""
+    env = {"PATH": "/usr/bin:/bin", "SOJOURN_MIGRATION": "0123abcd"}
+    with subprocess.Popen(["sh", "-c", "sleep 60 & wait"], env=env, start_new_session=True) as leader:
+        eventually(lambda: len(process.carrying("SOJOURN_MIGRATION", "0123abcd")) == (2 if os.getuid() == 0 else 0))
+        assert process.carrying("SOJOURN_MIGRATION", "0123") == []
+        os.killpg(leader.pid, signal.SIGKILL)
+    eventually(lambda: process.carrying("SOJOURN_MIGRATION", "0123abcd") == [])
 
 
 def test_memory_grows() -> None:

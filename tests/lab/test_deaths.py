@@ -1,0 +1,173 @@
+"""CRIU is killed in the middle of a restore: what becomes of the tree, and whether ``sojourn.rebuilt`` can tell."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from lab import workload
+from lab.host import Host, within
+from lab.workload import Workload
+from tests.lab.site import Site
+
+pytestmark = pytest.mark.lab
+
+HOST_PYTHON = "/opt/sojourn/bin/python3"
+PLACE = "/tmp/death"
+COMMON = f"--no-default-config --manage-cgroups=ignore -v4 --images-dir {PLACE} --work-dir {PLACE}"
+
+#: Stands still at the moment that it is started for, until the file ``go`` is there.
+SCRIPT = f"""#!/bin/sh
+[ "$CRTOOLS_SCRIPT_ACTION" = "$MOMENT" ] || exit 0
+touch {PLACE}/reached
+while [ ! -e {PLACE}/go ]; do sleep 0.005; done
+"""
+
+LOOK = """
+import json, sys
+from pathlib import Path
+from sojourn import rebuilt
+pids, began, occupied, times, log = json.load(sys.stdin)
+states = [rebuilt.state(pids, began, occupied) for _ in range(times)]
+release, members = rebuilt.release(Path(log)), len(rebuilt.members(pids, began))
+print(json.dumps({"states": states, "release": release, "members": members}))
+"""
+
+
+@dataclass
+class Death:
+    """A tree that was dumped on a host, and a restore of it that dies."""
+
+    host: Host
+    workload: Workload
+    pids: list[int]
+    began: int = 0
+    criu: int = 0
+
+    def dump(self) -> None:
+        """Freeze the tree into images and kill it."""
+        self.host.run(["rm", "-rf", PLACE])
+        self.host.run(["mkdir", PLACE])
+        self.host.run(["sh", "-c", f"cat > {PLACE}/script; chmod +x {PLACE}/script"], stdin=SCRIPT)
+        self.host.run(["sh", "-c", f"criu dump --tree {self.workload.pid} {COMMON} --log-file dump.log"])
+        assert within(5, lambda: not self.host.run(["pgrep", "-f", self.workload.file.name], check=False).stdout)
+
+    def restore(self, moment: str) -> None:
+        """Rebuild the tree, up to a moment at which the action script stands still."""
+        uptime = self.host.run(["cat", "/proc/uptime"]).stdout.split()[0]
+        self.began = int(float(uptime) * 100)
+        criu = f"criu restore --restore-detached --action-script {PLACE}/script {COMMON} --log-file restore.log"
+        command = f"rm -f {PLACE}/go {PLACE}/reached; MOMENT={moment} setsid {criu} > /dev/null 2>&1 & echo $!"
+        self.criu = int(self.host.run(["sh", "-c", command]).stdout)
+        assert within(10, lambda: (self.host.disk / PLACE[1:] / "reached").exists() or self.has("reached"))
+
+    def has(self, name: str) -> bool:
+        """Whether a file is there; ``/tmp`` of a host need not lie on its disk."""
+        return self.host.run(["test", "-e", f"{PLACE}/{name}"], check=False).returncode == 0
+
+    def kill_criu(self) -> None:
+        """Kill CRIU and nothing else, then let the script end."""
+        self.host.run(["kill", "-KILL", str(self.criu)])
+        self.host.run(["touch", f"{PLACE}/go"])
+        time.sleep(0.3)
+
+    def look(self, times: int = 1, began: int | None = None, occupied: tuple[int, ...] = ()) -> dict[str, Any]:
+        """Return what ``sojourn.rebuilt`` says inside the host."""
+        said = (self.pids, self.began if began is None else began, occupied, times, f"{PLACE}/restore.log")
+        done = self.host.run([HOST_PYTHON, "-c", LOOK], stdin=json.dumps(said))
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+    def beats(self, seconds: float = 0.5) -> int:
+        """Return how many beats the tree does in some time."""
+        before = self.workload.status().counter
+        time.sleep(seconds)
+        return self.workload.status().counter - before
+
+    def end(self) -> None:
+        """Kill what there is of CRIU and of the tree."""
+        for pid in (self.criu, *self.pids):
+            self.host.run(["kill", "-KILL", str(pid)], check=False) if pid else None
+        time.sleep(0.1)
+
+
+@pytest.fixture(params=["counter", "tree"])
+def death(site: Site, request: pytest.FixtureRequest) -> Iterator[Death]:
+    """Return a dumped tree of one process, and one of three with threads."""
+    host = site.host("alpha")
+    # Without the files that grow: images of the same instant are restored again and again.
+    options = {"with_": "pipes,socketpair,shm,threads"} if request.param == "tree" else {}
+    started = workload.start(host, request.param, **options)
+    started.wait_for_beats()
+    below = host.run(["pgrep", "-P", str(started.pid)], check=False).stdout.split()
+    made = Death(host, started, [started.pid, *map(int, below)])
+    made.dump()
+    yield made
+    made.end()
+
+
+def test_killed_before_the_tree_is_let_go(death: Death) -> None:
+    """The tree waits in CRIU's restorer for ever, whatever it is sent; killed, it is gone and never ran."""
+    death.restore("post-restore")
+    death.kill_criu()
+    death.host.run(["kill", "-CONT", *map(str, death.pids)])
+    assert death.beats(2) == 0
+    assert death.look() == {"states": ["stuck"], "release": "not begun", "members": len(death.pids)}
+    death.host.run(["kill", "-TERM", *map(str, death.pids)])
+    assert death.look()["states"] == ["stuck"]
+    death.host.run(["kill", "-KILL", str(death.pids[-1])])
+    assert within(5, lambda: death.look()["states"] == (["stuck"] if len(death.pids) > 1 else ["gone"]))
+    death.end()
+    assert death.look() == {"states": ["gone"], "release": "not begun", "members": 0}
+
+
+@pytest.mark.parametrize(("moment", "release"), [("pre-resume", "unfinished"), ("post-resume", "done")])
+def test_killed_when_the_tree_has_left_the_restorer(death: Death, moment: str, release: str) -> None:
+    """The tree runs on as if nothing had happened; no look at any instant takes it for one that never woke."""
+    death.restore(moment)
+    death.kill_criu()
+    assert death.beats() > 10
+    answer = death.look(times=300)
+    assert (answer["release"], answer["members"]) == (release, len(death.pids))
+    assert "stuck" not in answer["states"]
+    assert "gone" not in answer["states"]
+    assert answer["states"].count("running") > 200
+
+
+def test_a_tree_that_lost_a_part_is_unclear(death: Death) -> None:
+    """Once something runs and something is gone, nobody can tell from outside which was meant to be so."""
+    death.restore("post-resume")
+    death.kill_criu()
+    death.host.run(["kill", "-KILL", str(death.pids[-1])])
+    expected = "unclear" if len(death.pids) > 1 else "gone"
+    assert within(5, lambda: death.look()["states"] == [expected])
+    assert death.look()["release"] == "done"
+
+
+def test_strangers_are_never_the_tree(death: Death) -> None:
+    """What began before the restore, or had the PID before it, is none of it."""
+    death.restore("post-restore")
+    death.kill_criu()
+    later = death.began + 100 * 3600
+    assert death.look(began=later)["states"] == ["gone"]
+    assert death.look(occupied=tuple(death.pids))["states"] == ["gone"]
+
+
+def test_killed_at_any_instant(death: Death) -> None:
+    """What is called stuck does not beat, what is called running does, and what has not begun never ran."""
+    for _ in range(8):
+        death.restore("post-restore")
+        beats = death.workload.status().counter
+        death.host.run(["sh", "-c", f"touch {PLACE}/go; sleep {random.uniform(0, 0.03):.4f}; kill -9 {death.criu}; :"])
+        time.sleep(0.3)
+        answer, further = death.look(), death.beats()
+        assert (answer["states"] == ["stuck"]) <= (further == 0)
+        assert (answer["states"] == ["running"]) <= (further > 0)
+        assert (answer["release"] == "not begun") <= (death.workload.status().counter == beats)
+        death.end()
