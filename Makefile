@@ -1,10 +1,10 @@
 # Two commands are all that a fresh machine needs: `make demo` and `make test`. `make` alone lists the others.
 
 BIN := .venv/bin
-RINGS := tests/unit tests/integration tests/lab
+RINGS := tests/unit tests/integration tests/lab tests/faults
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint faults bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,7 +13,7 @@ demo: ## set up, then migrate a process between two hosts and back, with proof (
 	@bin/setup lab
 	@$(BIN)/sojourn lab demo $(ARGS)
 
-test: ## set up, then run every ring of tests that this machine can: unit, integration, lab
+test: ## set up, then run every ring of tests that this machine can: unit, integration, lab, faults
 	@bin/setup
 	@$(BIN)/pytest $(RINGS) $(ARGS)
 
@@ -23,6 +23,10 @@ lint: ## check style, types and layers
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+faults: ## run the whole fault matrix on the lab and write docs/failure.md (root, half an hour)
+	@bin/setup lab
+	@$(BIN)/python -m tests.faults.matrix $(ARGS)
 
 bench: ## measure the freeze against the same CRIU commands in a shell script (root)
 	@bin/setup lab

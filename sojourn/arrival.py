@@ -18,7 +18,8 @@ def restore(migration: Migration, deadline_s: float) -> float:
     """
     directory, resumed = migration.directory, migration.directory.work / "resumed"
     process.kill([Member(who) for who in _remains(migration)])
-    migration.learn(occupied=_existing(_pids(migration)), restore_began=process.ticks_since_boot())
+    occupied, now = _existing(_pids(migration)), process.ticks_since_boot()
+    migration.learn(occupied=occupied, restore_began=now, restore_boot=process.boot_id())
     command = migration.host.criu.restore(
         migration.plan,
         images=directory.images,
@@ -55,6 +56,8 @@ def refuse(migration: Migration) -> Verdict:
         migration.become(Phase.RESTORED)
         return Verdict.RESTORED
     # First the word, then the deed: what is killed here can not be accepted or restored any more.
+    if "restore_ended" not in migration.facts:
+        migration.learn(restore_ended=process.ticks_since_boot())
     if migration.phase is not Phase.REFUSED:
         migration.become(Phase.REFUSED)
     migration.end_processes()
@@ -68,6 +71,8 @@ def _has_woken(migration: Migration) -> bool:
     If none of its instructions has run, ``accepted`` may be taken back: the source acts on ``restored`` alone, and
     still holds the frozen original. Raises Temporary while CRIU works, and where it can not be told: never by guess.
     """
+    if migration.facts.get("restore_boot") != process.boot_id():
+        return False  # the tree died with this host: the original is all there is
     if migration.at_work():
         raise Temporary(f"CRIU has committed and is still at work on {migration.host.name}; ask again.")
     came = rebuilt.release(migration.directory.work / "restore.log")
@@ -83,9 +88,12 @@ def _has_woken(migration: Migration) -> bool:
 
 
 def _remains(migration: Migration) -> list[Identity]:
-    """Return what a restore made here and did not finish."""
-    began = migration.facts.get("restore_began")
-    return [] if began is None else rebuilt.members(_pids(migration), began, migration.facts["occupied"])
+    """Return what a restore made here and did not finish; never what a later migration or another boot has made."""
+    facts = migration.facts
+    if facts.get("restore_boot") != process.boot_id():
+        return []
+    made = rebuilt.members(_pids(migration), facts["restore_began"], facts["occupied"])
+    return [who for who in made if who.start_time <= facts.get("restore_ended", who.start_time)]
 
 
 def _holds_everything(migration: Migration) -> bool:

@@ -139,6 +139,10 @@ class Migration:
             process.kill([Member(who) for who in left])
             time.sleep(0.01)
 
+    def is_deciding(self) -> bool:
+        """Whether a restore is under way here whose verdict nobody may cut short."""
+        return self.phase in {Phase.RESTORING, Phase.ACCEPTED}
+
     def clear(self) -> None:
         """End what still runs for this migration, unmount its tmpfs, give its slot back. The logs stay."""
         self.end_processes()

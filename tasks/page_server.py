@@ -44,7 +44,8 @@ def page_server(migration: Migration) -> Outcome:
 @step(deadline_s=30, undo=True)
 def stop_page_server(migration: Migration) -> Outcome:
     """End the holder and its page server, and say what the page server complained about: often it is the cause."""
-    migration.end_processes()
+    if not migration.is_deciding():
+        migration.end_processes()
     causes = criu.errors(migration.directory.work / "page-server.log")
     if not causes:
         return Outcome("the page server is gone")

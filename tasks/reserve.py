@@ -8,7 +8,7 @@ host that dies loses its tmpfs by itself. The process runs on untouched.
 from __future__ import annotations
 
 from sojourn.action import install
-from sojourn.errors import Refused, Temporary
+from sojourn.errors import Refused, SojournError, Temporary
 from sojourn.host import Migration
 from sojourn.images import SMALL_IMAGES_BYTES, size_for
 from sojourn.memory import free_bytes
@@ -32,6 +32,8 @@ def reserve(migration: Migration) -> Outcome:
 @step(deadline_s=60, undo=True)
 def release(migration: Migration) -> Outcome:
     """End what still runs for this migration, unmount its tmpfs, give the slot back. The logs stay."""
+    if migration.is_deciding():
+        raise SojournError(f"CRIU is at work on {migration.host.name}; what it needs is kept until it is done.")
     migration.clear()
     return Outcome(f"nothing of it is left on {migration.host.name} but its logs")
 

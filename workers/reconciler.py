@@ -11,6 +11,8 @@ import contextlib
 import logging
 import time
 
+from kombu.exceptions import OperationalError
+
 from sojourn.errors import SojournError, StoreUnreachable, Temporary
 from sojourn.host import SECONDS_PER_DAY, Host, Migration
 from sojourn.journal import Entry, lock
@@ -44,7 +46,7 @@ class Reconciler:
         for entry in self.host.journal.unfinished():
             try:
                 self._look_at(entry)
-            except SojournError as error:
+            except (SojournError, OperationalError) as error:
                 log.warning("%s", error, extra=self._context(entry))
 
     def _rebuild_ledger(self) -> None:

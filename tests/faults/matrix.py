@@ -22,9 +22,9 @@ from tests.lab.site import Site
 
 HEAD = """# What happens when something dies
 
-Made by `make faults`. Each row is a real migration of a real process from alpha to beta, stopped at the instant named,
+Made by `make faults`. Each row is a real migration of a process from alpha to beta, stopped at the instant named,
 just before or after a phase is written (docs/protocol.md) or at the end of a step; then the fault struck. Looked at
-afterwards: who owns the process, its memory's hash and its counter, whether two copies ever wrote, what was left behind.
+afterwards: who owns the process, its memory's hash and counter, whether two copies ever wrote, what was left behind.
 The reconciler of this lab looks every second and waits three; the time is from the fault to rest, five seconds of which
 the fault stayed. "nobody" stands where the host with the only copy was itself destroyed.
 
@@ -42,7 +42,7 @@ def cells(site: Site, only: Sequence[str], console: Console) -> Iterable[Cell]:
     for number, (where, instant, fault) in enumerate(chosen, 1):
         cell = _played(site, where, instant, fault)
         verdict = "; ".join(cell.wrong) or "well"
-        console.print(f"{number}/{len(chosen)} {cell.instant} × {cell.fault}: {cell.owner}, {cell.state}, {verdict}")
+        console.print(f"{number}/{len(chosen)} {cell.instant}, {cell.fault}: {cell.owner}, {cell.state}, {verdict}")
         yield cell
 
 
@@ -58,8 +58,9 @@ def table(played: Sequence[Cell]) -> str:
     times = [cell.recovered_s for cell in played if not cell.wrong] or [0.0]
     well = sum(not cell.wrong for cell in played)
     lines = [
-        f"{well} of {len(played)} cells as promised. To rest: median {statistics.median(times):.1f} s, "
-        f"worst {max(times):.1f} s.\n",
+        f"{well} of {len(played)} cells as promised. To rest: median {statistics.median(times):.1f} s,",
+        f"worst {max(times):.1f} s.",
+        "",
         "| instant | fault | owner in the end | state | at rest after | not as promised |",
         "|---|---|---|---|---|---|",
     ]
