@@ -94,6 +94,8 @@ class Death:
         """Kill what there is of CRIU and of the tree, and wait until it is reaped: the next restore needs the PIDs."""
         everything = [str(pid) for pid in (self.criu, *self.pids) if pid]
         self.host.run(["kill", "-KILL", *everything], check=False)
+        # A killed restore leaves the names that it gave to deleted files, and the next one stumbles over them.
+        self.host.run(["sh", "-c", "rm -f /var/tmp/*.ghost"])
         assert within(10, lambda: self.host.run(["ps", "-p", ",".join(everything)], check=False).returncode != 0)
 
 
