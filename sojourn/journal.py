@@ -129,11 +129,6 @@ class Journal:
             known |= json.loads(facts)
         return known
 
-    def holds(self, entry: Entry) -> bool:
-        """Whether anything must still be given back here."""
-        row = self._db.execute("SELECT 1 FROM held WHERE id = ? AND role = ?", (entry.id, entry.role)).fetchone()
-        return row is not None
-
     def advance(self, entry: Entry, phase: Phase) -> Entry:
         """Write the next phase by compare-and-set; durable when this returns.
 

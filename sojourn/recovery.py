@@ -27,10 +27,9 @@ class Move(Enum):
 
 def next_move(migration: Migration, still_s: float) -> Move:
     """Return what to do about a row that nobody works on and that has not changed for ``still_s`` seconds."""
-    if migration.at_work():
-        return Move.LEAVE
     phase, settings = migration.phase, migration.host.settings
-    if still_s < _waits_s(migration, settings):
+    # The clock first: who is at work is known only by a look at every process of the host.
+    if still_s < _waits_s(migration, settings) or migration.at_work():
         return Move.LEAVE
     if phase.final:
         return Move.FINISH
@@ -79,5 +78,5 @@ def account_of(journal: Journal, entry: Entry) -> Account:
     state, owner = MEANING.get(entry.phase, (State.RUNNING, Role.SOURCE))
     if state is State.ROLLED_BACK and entry.facts.get("gone"):
         state = State.LOST
-    steps = tuple(step for step in journal.steps(entry.id))
+    steps = tuple(journal.steps(entry.id))
     return Account(entry.id, entry.plan, state, entry.created, entry.plan.host_of(owner), steps, role=entry.role)

@@ -6,11 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab import outside
-from lab.errors import LabUnsuitable
 from lab.lab import Lab
-from sojourn.settings import variable
-from tests.lab.site import Site
+from tests.lab.site import Site, require_lab
 
 #: So that what stands still is moved on within seconds.
 IMPATIENT = {"reconcile_s": 1, "stall_s": 3, "patience_s": 10, "max_freeze_s": 30}
@@ -19,12 +16,7 @@ IMPATIENT = {"reconcile_s": 1, "stall_s": 3, "patience_s": 10, "max_freeze_s": 3
 @pytest.fixture(scope="session")
 def site() -> Iterator[Site]:
     """Return two hosts with their workers, and the hub."""
-    try:
-        outside.check()
-    except LabUnsuitable as error:
-        if variable("CI"):
-            raise
-        pytest.skip(str(error))
+    require_lab()
     lab = Lab("faults")
     lab.down()
     lab.up(2, settings=IMPATIENT)

@@ -6,22 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab import outside
-from lab.errors import LabUnsuitable
 from lab.lab import Lab
-from sojourn.settings import variable
-from tests.lab.site import Site
+from tests.lab.site import Site, require_lab
 
 
 @pytest.fixture(scope="session")
 def suitable() -> None:
     """Skip, with the reason, where there can be no lab; fail where there must be one."""
-    try:
-        outside.check()
-    except LabUnsuitable as error:
-        if variable("CI"):
-            raise
-        pytest.skip(str(error))
+    require_lab()
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,15 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
+from lab import outside
+from lab.errors import LabUnsuitable
 from lab.host import Host, within
 from lab.lab import Lab
 from lab.workload import Workload
 from sojourn.run import Completed, run
+from sojourn.settings import variable
 
 MIGRATION_S = 90
 
@@ -61,6 +66,16 @@ class Site:
     def answers(self, host: Host) -> bool:
         """Whether a host's worker does what it is told."""
         return self.sojourn("ps", host.name, "--json").returncode == 0
+
+
+def require_lab() -> None:
+    """Skip, with the reason, where there can be no lab; fail where there must be one."""
+    try:
+        outside.check()
+    except LabUnsuitable as error:
+        if variable("CI"):
+            raise
+        pytest.skip(str(error))
 
 
 def left_behind(host: Host) -> list[str]:
