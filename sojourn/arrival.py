@@ -5,16 +5,19 @@ from __future__ import annotations
 import shlex
 
 from sojourn import action, criu, process, rebuilt
-from sojourn.errors import ImagesIncomplete, Temporary
+from sojourn.errors import FreezeTooLong, ImagesIncomplete, PhaseConflict, Temporary
 from sojourn.host import Migration
 from sojourn.model import Identity, Member, Phase, Verdict
-from sojourn.run import spawn
+from sojourn.run import Child, spawn
+
+#: How long CRIU may take to let an accepted tree go, in seconds; milliseconds is what it needs.
+LETTING_GO_S = 30
 
 
 def restore(migration: Migration, deadline_s: float) -> float:
     """Rebuild the tree and let it run, if the journal accepts it; return when it ran, in seconds since the epoch.
 
-    Raises CriuFailed, CommandTimedOut; what is left of the tree then is for ``refuse`` to clear away.
+    Raises CriuFailed, FreezeTooLong, CommandTimedOut; what is left of the tree then is for ``refuse`` to clear away.
     """
     directory, resumed = migration.directory, migration.directory.work / "resumed"
     process.kill([Member(who) for who in _remains(migration)])
@@ -31,11 +34,39 @@ def restore(migration: Migration, deadline_s: float) -> float:
     if migration.phase is not Phase.RESTORING:
         migration.become(Phase.RESTORING)
     child = spawn(command, output=directory.work / "restore.out", env=environment)
-    returncode = child.wait(deadline_s)
+    returncode = _exit_code(child, migration, deadline_s)
     migration.refresh()
     if returncode != 0 or migration.phase is not Phase.RESTORED:
         raise criu.failure("restore", returncode, shlex.join(child.argv), directory.work / "restore.log")
     return resumed.stat().st_mtime
+
+
+def _exit_code(child: Child, migration: Migration, deadline_s: float) -> int:
+    """Return CRIU's exit code. At the deadline it is ended with its whole process group, but first the word is written.
+
+    A tree that was accepted meanwhile is being let go, a matter of milliseconds. If CRIU hangs even there it is ended
+    too (CommandTimedOut), and ``refuse`` judges by what it left.
+    """
+    if not child.ended_within(deadline_s) and _refused_in_time(migration):
+        child.kill()
+        raise FreezeTooLong(
+            f"CRIU was still rebuilding process {migration.plan.pid} on {migration.host.name} after {deadline_s:.1f} s "
+            "and was ended with all it had started.",
+            "Allow more with `--max-freeze`, or look what kept CRIU.",
+        )
+    return child.wait(LETTING_GO_S)
+
+
+def _refused_in_time(migration: Migration) -> bool:
+    """Write ``refused`` unless CRIU's action script was faster; say whether it stands."""
+    migration.refresh()
+    if migration.phase is not Phase.RESTORING:
+        return False
+    try:
+        migration.become(Phase.REFUSED)
+    except PhaseConflict:
+        return False
+    return True
 
 
 def may_restore(migration: Migration) -> bool:

@@ -77,6 +77,12 @@ class CommandTimedOut(SojournError):
     code = "COMMAND_TIMED_OUT"
 
 
+class FreezeTooLong(SojournError):
+    """The tree was frozen for longer than the plan's ``max_freeze_s``; what was at work then was ended."""
+
+    code = "FREEZE_TOO_LONG"
+
+
 class CriuFailed(SojournError):
     """CRIU gave up; the message carries the first errors of its log."""
 

@@ -20,7 +20,6 @@ import contextlib
 import fcntl
 import json
 import os
-import select
 import shlex
 import sys
 import time
@@ -29,7 +28,7 @@ from pathlib import Path
 
 from sojourn import channel, process
 from sojourn.criu import Criu
-from sojourn.errors import ChannelFailed, CommandTimedOut, ImagesIncomplete
+from sojourn.errors import ChannelFailed, FreezeTooLong, ImagesIncomplete
 from sojourn.images import ImageDirectory
 from sojourn.journal import Entry, Journal
 from sojourn.model import Json, Phase, Role
@@ -116,7 +115,7 @@ class Holder:
             self._check_phase()
             child = self._spawn(command, "dump", peer.fileno())
             told = 0.0
-            while not _ended_within(child, UNCORK_S):
+            while not child.ended_within(UNCORK_S):
                 channel.uncork(peer)
                 if time.monotonic() > told + PROGRESS_S:
                     told = time.monotonic()
@@ -132,7 +131,7 @@ class Holder:
         command = self.criu.page_server(images=self.directory.images, work=self.directory.work, socket_fd=descriptor)
         child = self._spawn(command, "page-server", descriptor)
         _widen_pipe(child.pid)
-        while not _ended_within(child, PROGRESS_S):
+        while not child.ended_within(PROGRESS_S):
             self._mind_the_deadline(child)
         self._learn(page_server_exit=child.wait(1))
 
@@ -144,7 +143,9 @@ class Holder:
     def _mind_the_deadline(self, child: Child) -> None:
         if self._left_s() <= 0:
             child.kill()
-            raise CommandTimedOut(f"CRIU was still at work after {self.errand.deadline_s:g} s and was ended.")
+            raise FreezeTooLong(
+                f"CRIU was still at work after {self.errand.deadline_s:g} s and was ended with all it had started."
+            )
 
     def _left_s(self) -> float:
         return self.until - time.monotonic()
@@ -171,15 +172,6 @@ class Holder:
         if entry is None:
             raise ChannelFailed(f"This host's journal knows no migration {self.errand.migration}.")
         return entry
-
-
-def _ended_within(child: Child, seconds: float) -> bool:
-    pidfd = os.pidfd_open(child.pid)
-    try:
-        ready, _, _ = select.select([pidfd], [], [], seconds)
-    finally:
-        os.close(pidfd)
-    return bool(ready)
 
 
 def _widen_pipe(pid: int) -> None:
@@ -217,7 +209,7 @@ def main() -> int:
     errand = Errand(**{**data, "purposes": tuple(data["purposes"])})
     try:
         Holder(errand).run()
-    except (ChannelFailed, CommandTimedOut, ImagesIncomplete) as error:
+    except (ChannelFailed, FreezeTooLong, ImagesIncomplete) as error:
         sys.stderr.write(f"{error}\n")
         _tell(code=error.code, message=error.message, hint=error.hint)
         return 1

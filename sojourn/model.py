@@ -18,6 +18,9 @@ Json = dict[str, Any]
 HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62})")
 MIGRATION_ID = re.compile(r"[0-9a-f-]{8,40}")
 
+#: How long a freeze may last, in seconds, where nobody says otherwise; and the longest that can be asked for.
+MAX_FREEZE_S, LONGEST_FREEZE_S = 120.0, 86_400.0
+
 #: The largest PID that a 64-bit kernel hands out (``PID_MAX_LIMIT``, proc(5)).
 PID_MAX = 4_194_304
 
@@ -141,7 +144,8 @@ class Plan:
     """What was asked for: which process, from where to where, and how.
 
     The three flags are CRIU's options of the same names (https://criu.org/CLI): established TCP connections
-    move along, the tree belongs to a shell's session, file locks move along.
+    move along, the tree belongs to a shell's session, file locks move along. A freeze that lasts longer than
+    ``max_freeze_s`` seconds is rolled back.
     """
 
     pid: int
@@ -151,6 +155,7 @@ class Plan:
     tcp_established: bool = False
     shell_job: bool = False
     file_locks: bool = False
+    max_freeze_s: float = MAX_FREEZE_S
 
     MODES = ("stop-and-copy",)
 
@@ -162,6 +167,7 @@ class Plan:
             raise UsageError(f"Source and destination are the same host, {self.source}; nothing to migrate.")
         if self.mode not in self.MODES:
             raise UsageError(f"There is no mode {self.mode!r}.", f"Modes: {', '.join(self.MODES)}.")
+        _check_freeze(self.max_freeze_s)
 
     def role_of(self, host: str) -> Role:
         """Return the part that ``host`` plays. Raises UsageError for a host that plays none."""
@@ -209,6 +215,12 @@ def _check_pid(pid: object) -> None:
         raise UsageError("PID 1 is the host's init; it can not be migrated.")
     if not 1 < pid <= PID_MAX:
         raise UsageError(f"{pid} is not a PID of a process: PIDs go from 2 to {PID_MAX}.")
+
+
+def _check_freeze(seconds: object) -> None:
+    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not number or not 0 < seconds <= LONGEST_FREEZE_S:  # type: ignore[operator]
+        raise UsageError(f"A freeze may last more than 0 and up to {LONGEST_FREEZE_S:.0f} seconds, not {seconds!r}.")
 
 
 def _check_host(name: object, what: str) -> None:

@@ -21,6 +21,7 @@ from pydantic_settings import (
 )
 
 from sojourn.errors import UsageError
+from sojourn.model import LONGEST_FREEZE_S, MAX_FREEZE_S
 
 DEFAULT_CONFIG = Path("/etc/sojourn/sojourn.toml")
 
@@ -64,7 +65,12 @@ class Settings(BaseSettings):
         ge=4096,
         description="Cap for the image directory of one migration, instead of the tree's own size.",
     )
-    max_freeze_s: float = Field(default=120, gt=0, le=86400, description="A freeze that lasts longer is rolled back.")
+    max_freeze_s: float = Field(
+        default=MAX_FREEZE_S,
+        gt=0,
+        le=LONGEST_FREEZE_S,
+        description="A freeze that lasts longer is rolled back, where a migration does not say otherwise.",
+    )
     reconcile_s: float = Field(
         default=5, gt=0, le=3600, description="How often a worker looks for migrations of its host that stand still."
     )

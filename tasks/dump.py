@@ -3,6 +3,7 @@
 ``freezing`` is written before CRIU touches the tree; ``frozen`` when the tree is dumped and stopped. In both,
 this host alone may resume it, whatever dies:
 
+* CRIU hangs: at ``max_freeze_s`` the holder ends it with all it had started, and ``resume`` wakes the tree.
 * CRIU or the holder dies: CRIU's ptrace ends with it and the tree runs on, or it is stopped and ``resume`` wakes it.
 * The worker or Redis dies: the holder finishes; the tree stays stopped until ``resume`` runs.
 * The destination or the network dies: CRIU's dump fails and lets the tree run on.
@@ -17,7 +18,7 @@ from __future__ import annotations
 import json
 
 from sojourn import criu, holder, process
-from sojourn.errors import ChannelFailed, Refused, SojournError
+from sojourn.errors import ChannelFailed, FreezeTooLong, Refused, SojournError
 from sojourn.host import Migration
 from sojourn.model import Json, Outcome, Phase, Verdict
 from sojourn.original import resume_original, retire_original, tree_as_it_was
@@ -25,7 +26,7 @@ from sojourn.run import Child
 from tasks.step import step
 
 
-@step(deadline_s=3600)
+@step(deadline_s=60, in_freeze=True)
 def dump(migration: Migration) -> Outcome:
     """Dump the tree's memory through the page channel and leave it stopped."""
     _claim(migration)
@@ -90,10 +91,12 @@ def _run_criu(migration: Migration) -> Json:
         address=migration.facts["page_address"],
         port=migration.facts["page_port"],
         purposes=("pages",),
-        deadline_s=migration.host.settings.max_freeze_s,
+        deadline_s=migration.plan.max_freeze_s,
     )
     child = holder.start(errand, migration.directory.work / "holder.log")
     said = _relay(migration, child)
+    if said.get("code") == FreezeTooLong.code:
+        raise FreezeTooLong(said["message"], "Allow more with `--max-freeze`, or look what kept CRIU.")
     if "code" in said:
         raise ChannelFailed(said["message"], said["hint"])
     if said.get("dump_exit") != 0:

@@ -29,7 +29,7 @@ def page_server(migration: Migration) -> Outcome:
         address=settings.address,
         port=0,
         purposes=("pages", "images") if settings.copy_images_with == "channel" else ("pages",),
-        deadline_s=PATIENCE_S + settings.max_freeze_s,
+        deadline_s=PATIENCE_S + migration.plan.max_freeze_s,
     )
     child = holder.start(errand, migration.directory.work / "holder.log")
     said: Json = json.loads(child.stdout.readline() or "{}")

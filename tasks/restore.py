@@ -3,7 +3,8 @@
 ``restoring`` is written before CRIU starts. CRIU rebuilds the tree and asks the journal (``sojourn/commit.py``)
 whether it may run; ``accepted`` is the commit, ``restored`` its completion.
 
-* CRIU dies before the commit, or this step's deadline comes: ``refuse`` writes ``refused``, and the source resumes.
+* CRIU dies before the commit: ``refuse`` writes ``refused``, and the source resumes.
+* CRIU hangs: when ``max_freeze_s`` is over, ``refused`` is written, then CRIU is ended with all it had started.
 * The worker or Redis dies: CRIU and its action script finish without them; the verdict is in the journal.
 * The source or the network dies: nothing here needs them any more.
 * This host dies before the commit: its images are gone, so it refuses when it is back. After it: it is the process's
@@ -18,7 +19,7 @@ import contextlib
 import time
 
 from sojourn import arrival
-from sojourn.errors import CommandTimedOut, CriuFailed, ImagesIncomplete
+from sojourn.errors import CommandTimedOut, CriuFailed, FreezeTooLong, ImagesIncomplete
 from sojourn.host import Migration
 from sojourn.model import Outcome, Verdict
 from tasks.step import step
@@ -27,12 +28,12 @@ from tasks.step import step
 LAST_PAGES_S = 30
 
 
-@step(deadline_s=3600)
+@step(deadline_s=60, in_freeze=True)
 def restore(migration: Migration) -> Outcome:
     """Check that everything is here, rebuild the tree, and let it run."""
     _await_page_server(migration)
     migration.directory.check(migration.facts["manifest"])
-    return _arrived(migration, arrival.restore(migration, migration.host.settings.max_freeze_s))
+    return _arrived(migration, arrival.restore(migration, _freeze_left_s(migration)))
 
 
 @step(deadline_s=60, undo=True, retries=5)
@@ -44,16 +45,17 @@ def refuse(migration: Migration) -> Outcome:
     return Outcome(f"{migration.host.name} will not run the process", {"verdict": verdict})
 
 
-@step(deadline_s=3600, undo=True)
+@step(deadline_s=60, in_freeze=True, undo=True)
 def decide(migration: Migration) -> Outcome:
     """Give the destination's verdict on a migration that stands still: forward if all is here, else no.
 
     The source asks for it when it has released the images and hears nothing, or this host itself does. It may be asked
-    any number of times, by anybody; a host that never heard of the migration says no for good.
+    any number of times, by anybody; a host that never heard of the migration says no for good. However long the freeze
+    has lasted by now, going forward is tried: perhaps the source is gone, and what is here is all there is.
     """
     if arrival.may_restore(migration):
-        with contextlib.suppress(CriuFailed, CommandTimedOut):
-            return _arrived(migration, arrival.restore(migration, migration.host.settings.max_freeze_s))
+        with contextlib.suppress(CriuFailed, FreezeTooLong, CommandTimedOut):
+            return _arrived(migration, arrival.restore(migration, migration.plan.max_freeze_s))
         migration.refresh()
     verdict = arrival.refuse(migration)
     return Outcome(f"{migration.host.name} says: {verdict}", {"verdict": verdict})
@@ -65,9 +67,25 @@ def _arrived(migration: Migration, resumed_at: float) -> Outcome:
     return Outcome(f"process {migration.plan.pid} runs on {migration.host.name}", facts)
 
 
+def _freeze_left_s(migration: Migration) -> float:
+    """Return how much longer the freeze may last: what the source had left, less what has passed here since.
+
+    Each host counts by its own clock. Raises FreezeTooLong.
+    """
+    since = migration.facts.get("images_at") or time.time()
+    left = float(migration.facts["freeze_left_s"] - (time.time() - since))
+    if left <= 0:
+        raise FreezeTooLong(
+            f"Process {migration.plan.pid} was frozen for longer than {migration.plan.max_freeze_s:g} s before "
+            f"{migration.host.name} came to restore it.",
+            "Allow more with `--max-freeze`, or look what kept the worker.",
+        )
+    return left
+
+
 def _await_page_server(migration: Migration) -> None:
     """Wait for the page server's exit code: it acknowledges to the dump before its last write."""
-    until = time.monotonic() + LAST_PAGES_S
+    until = time.monotonic() + min(LAST_PAGES_S, _freeze_left_s(migration))
     while (returncode := migration.facts.get("page_server_exit")) is None and time.monotonic() < until:
         time.sleep(0.005)
         migration.refresh()

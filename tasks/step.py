@@ -32,7 +32,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from sojourn.errors import PhaseConflict, SojournError, Temporary
 from sojourn.host import Host, Migration, this_host
 from sojourn.journal import lock
-from sojourn.model import Failure, Json, Message, Outcome, Phase, Role, StepRecord
+from sojourn.model import Failure, Json, Message, Outcome, Phase, Plan, Role, StepRecord
 
 log = logging.getLogger("sojourn.step")
 
@@ -62,21 +62,35 @@ class HostStep:
     name: str
     work: Work
     task: Any
+    deadline_s: float
+    in_freeze: bool
 
-    def signature(self, queue: str, message: Message | None = None) -> Any:  # noqa: ANN401  (Celery has no types)
+    def limit_s(self, plan: Plan) -> float:
+        """Return how long one attempt may take in a migration."""
+        return self.deadline_s + (plan.max_freeze_s if self.in_freeze else 0)
+
+    def signature(self, queue: str, plan: Plan, message: Message | None = None) -> Any:  # noqa: ANN401  (no types)
         """Return the Celery signature that delivers the step to a queue, with a message or the one before's result."""
         arguments = (message.to_json(),) if message else ()
-        return self.task.signature(arguments, queue=queue)
+        soft = self.limit_s(plan)
+        return self.task.signature(arguments, queue=queue, soft_time_limit=soft, time_limit=soft + HARD_LIMIT_AFTER_S)
 
 
 def step(
-    *, deadline_s: float, opens: bool = False, undo: bool = False, retries: int = 0, locks: bool = True
+    *,
+    deadline_s: float,
+    in_freeze: bool = False,
+    opens: bool = False,
+    undo: bool = False,
+    retries: int = 0,
+    locks: bool = True,
 ) -> Callable[[Work], HostStep]:
     """Make a function a step.
 
-    ``deadline_s`` bounds one attempt; ``opens`` lets it be the first one of a migration on this host; ``undo`` makes it
-    part of a rollback; ``retries`` says how often a Temporary failure is tried again; without ``locks`` it does not
-    wait for other deliveries of the same migration.
+    ``deadline_s`` bounds one attempt; with ``in_freeze`` a step may take as long as the plan lets a freeze last, and
+    ``deadline_s`` is what it gets beyond that, to end by its own means what hangs. ``opens`` lets it be the first one
+    of a migration on this host; ``undo`` makes it part of a rollback; ``retries`` says how often a Temporary failure is
+    tried again; without ``locks`` it does not wait for other deliveries of the same migration.
     """
 
     def decorate(work: Work) -> HostStep:
@@ -87,8 +101,6 @@ def step(
             bind=True,
             throws=(StepFailed,),
             max_retries=retries,
-            soft_time_limit=deadline_s,
-            time_limit=deadline_s + HARD_LIMIT_AFTER_S,
         )
         def task(self: Any, handed: Json | list[Json]) -> Json:  # noqa: ANN401
             message = Message.join(handed if isinstance(handed, list) else [handed])
@@ -101,7 +113,7 @@ def step(
                     raise self.retry(exc=error, countdown=_back_off_s(self.request.retries)) from None
                 return delivery.hand_on(delivery.give_up(_failure(error)))
 
-        return HostStep(name, work, task)
+        return HostStep(name, work, task, deadline_s, in_freeze)
 
     return decorate
 

@@ -62,7 +62,7 @@ def linked(rows: Rows, message: Message, conclude: Any, *, expires_s: float | No
     for step, on, frozen in rows:
         handed = None if links else message
         hosts = on.hosts(message.plan)
-        signatures = [step.signature(lane(host, frozen=frozen), handed) for host in hosts]
+        signatures = [step.signature(lane(host, frozen=frozen), message.plan, handed) for host in hosts]
         for signature in signatures:
             signature.set(expires=expires_s)
         if len(hosts) > 1 and links and isinstance(links[-1], group):

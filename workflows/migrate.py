@@ -48,7 +48,8 @@ def migrate(self: Any, **asked: Any) -> None:  # noqa: ANN401  (Celery has no ty
     stored by ``conclude`` when both hosts have come to rest: the finished migration as a plain dict, or MigrationError.
     Options that make no sense raise UsageError.
     """
-    host, message = this_host(), Message(self.request.id, Plan.from_json(asked))
+    host = this_host()
+    message = Message(self.request.id, Plan.from_json({"max_freeze_s": host.settings.max_freeze_s, **asked}))
     host.ledger.open(message.id, message.plan)
     try:
         host.registry.check(message.plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -34,11 +35,17 @@ def migrate(
     tcp_established: Annotated[bool, typer.Option(help="Move established TCP connections along.")] = False,
     shell_job: Annotated[bool, typer.Option(help="The tree belongs to a shell's session or terminal.")] = False,
     file_locks: Annotated[bool, typer.Option(help="Move file locks along.")] = False,
+    max_freeze: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Roll back when the freeze lasts longer; else as `max_freeze_s` says."),
+    ] = None,
     detach: Annotated[bool, typer.Option(help="Print the id and return at once.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the finished migration as JSON.")] = False,
 ) -> None:
     """Move a running process, with its children and its memory, to another host."""
     plan = Plan(pid, source, destination, mode, tcp_established, shell_job, file_locks)
+    if max_freeze is not None:
+        plan = replace(plan, max_freeze_s=max_freeze)
     cluster = Cluster()
     cluster.registry.check(plan)
     from workflows.migrate import migrate as call  # noqa: PLC0415  (Celery is slow to import: bad input is told at once)
@@ -46,7 +53,10 @@ def migrate(
 
     check_workers(plan)
     bookmark = cluster.ledger.bookmark()
-    migration = call.delay(**plan.to_json()).id
+    asked = plan.to_json()
+    if max_freeze is None:  # the cluster's own setting counts then, not this machine's
+        del asked["max_freeze_s"]
+    migration = call.delay(**asked).id
     if detach:
         output.as_json({"id": migration}) if json else console.print(migration)
         return

@@ -21,7 +21,7 @@ Raw = dict[str, Any]
 
 def _captured(cluster: Cluster, message: Message) -> Raw:
     """Return a well signed message as it lies in Redis, taken from a queue that nobody reads."""
-    zeroth.signature("nowhere", message).apply_async()
+    zeroth.signature("nowhere", message.plan, message).apply_async()
     client = Client.from_url(cluster.redis.url)
     raw: Raw = json.loads(client.brpop(["nowhere"], timeout=5)[1])  # type: ignore[index]  # it is not awaited
     return raw

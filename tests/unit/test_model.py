@@ -25,6 +25,10 @@ BAD_PLANS: list[tuple[dict[str, Any], str]] = [
     ({"pid": "4242"}, "A PID is a whole number, not '4242'"),
     ({"pid": 4242.0}, "A PID is a whole number"),
     ({"pid": None}, "A PID is a whole number"),
+    *(
+        ({"max_freeze_s": wrong}, "A freeze may last more than 0")
+        for wrong in (0, -1, 86401, True, "5", None, float("nan"))
+    ),
     ({"source": "beta"}, "Source and destination are the same host"),
     ({"source": ""}, "'' is not a name of a host (source)"),
     ({"source": "Alpha"}, "'Alpha' is not a name"),

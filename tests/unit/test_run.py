@@ -126,6 +126,18 @@ def test_waiting_for_too_long_ends_the_group() -> None:
     assert child.poll() == -9
 
 
+def test_waiting_without_ending() -> None:
+    """Whether a child has ended is told within the time, and told again once it was reaped."""
+    child = spawn(["sh", "-c", "read line"], stdin=None, pipe=True)
+    assert child.ended_within(5)
+    assert child.wait(1) == 1
+    assert child.ended_within(0)
+    sleeper = spawn(["sleep", "60"])
+    assert not sleeper.ended_within(0.05)
+    sleeper.kill()
+    assert sleeper.ended_within(0)
+
+
 def test_a_session_of_its_own() -> None:
     """A child leads a session unless told otherwise; only then does killing it end no one but itself."""
     for own in (True, False):
