@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 from sojourn import action, criu, process, rebuilt
 from sojourn.errors import FreezeTooLong, ImagesIncomplete, PhaseConflict, Temporary
@@ -17,9 +18,13 @@ LETTING_GO_S = 30
 def restore(migration: Migration, deadline_s: float) -> float:
     """Rebuild the tree and let it run, if the journal accepts it; return when it ran, in seconds since the epoch.
 
-    Raises CriuFailed, FreezeTooLong, CommandTimedOut; what is left of the tree then is for ``refuse`` to clear away.
+    Raises PhaseConflict before anything is touched, for a message that comes too late: a tree may run here already, or
+    CRIU be at work on it. Raises CriuFailed, FreezeTooLong, CommandTimedOut; what is left of the tree then is for
+    ``refuse`` to clear away.
     """
-    directory, resumed = migration.directory, migration.directory.work / "resumed"
+    directory = migration.directory
+    if not may_restore(migration):
+        raise PhaseConflict(f"Too late to restore on {migration.host.name}: the migration is {migration.phase} there.")
     process.kill([Member(who) for who in _remains(migration)])
     occupied, now = _existing(_pids(migration)), process.ticks_since_boot()
     migration.learn(occupied=occupied, restore_began=now, restore_boot=process.boot_id())
@@ -30,7 +35,7 @@ def restore(migration: Migration, deadline_s: float) -> float:
         script=migration.host.action_script,
         auto_dedup=migration.host.settings.auto_dedup,
     )
-    environment = action.environment(migration.host.journal.path, migration.id, resumed)
+    environment = action.environment(migration.host.journal.path, migration.id, _resumed_file(migration))
     if migration.phase is not Phase.RESTORING:
         migration.become(Phase.RESTORING)
     child = spawn(command, output=directory.work / "restore.out", env=environment)
@@ -38,7 +43,17 @@ def restore(migration: Migration, deadline_s: float) -> float:
     migration.refresh()
     if returncode != 0 or migration.phase is not Phase.RESTORED:
         raise criu.failure("restore", returncode, shlex.join(child.argv), directory.work / "restore.log")
-    return resumed.stat().st_mtime
+    return resumed_at(migration)
+
+
+def resumed_at(migration: Migration) -> float:
+    """Return when the tree ran again, in seconds since the epoch: CRIU's action script leaves a file at that moment."""
+    file = _resumed_file(migration)
+    return file.stat().st_mtime if file.exists() else migration.entry.updated  # a crash of the host takes the file
+
+
+def _resumed_file(migration: Migration) -> Path:
+    return migration.directory.work / "resumed"
 
 
 def _exit_code(child: Child, migration: Migration, deadline_s: float) -> int:
@@ -71,9 +86,10 @@ def _refused_in_time(migration: Migration) -> bool:
 
 def may_restore(migration: Migration) -> bool:
     """Whether the destination can roll forward by itself: it holds all images, and no restore has used them up."""
-    fresh = migration.phase is Phase.RESERVED
-    again = migration.phase is Phase.RESTORING and not migration.host.settings.auto_dedup
-    return (fresh or again) and not migration.at_work() and _holds_everything(migration)
+    if migration.phase is Phase.RESTORING:
+        again = not migration.host.settings.auto_dedup and not migration.at_work()
+        return again and _holds_everything(migration)
+    return migration.phase is Phase.RESERVED and _holds_everything(migration)
 
 
 def refuse(migration: Migration) -> Verdict:

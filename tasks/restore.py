@@ -10,7 +10,8 @@ whether it may run; ``accepted`` is the commit, ``restored`` its completion.
 * This host dies before the commit: its images are gone, so it refuses when it is back. After it: it is the process's
   own host that died.
 
-A second delivery finds the outcome in the journal, or ``restoring`` no longer where it must be, and does nothing.
+A second delivery, or one that the reconciler overtook, finds the outcome in the journal, or ``restored``, and does
+nothing; where CRIU is at work, or was, it fails before it touches anything.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import time
 from sojourn import arrival
 from sojourn.errors import CommandTimedOut, CriuFailed, FreezeTooLong, ImagesIncomplete
 from sojourn.host import Migration
-from sojourn.model import Outcome, Verdict
+from sojourn.model import Outcome, Phase, Verdict
 from tasks.step import step
 
 #: How long the page server may take to write its last pages after the dump is done.
@@ -31,6 +32,8 @@ LAST_PAGES_S = 30
 @step(deadline_s=60, in_freeze=True)
 def restore(migration: Migration) -> Outcome:
     """Check that everything is here, rebuild the tree, and let it run."""
+    if migration.phase is Phase.RESTORED:
+        return _arrived(migration, arrival.resumed_at(migration))
     _await_page_server(migration)
     migration.directory.check(migration.facts["manifest"])
     return _arrived(migration, arrival.restore(migration, _freeze_left_s(migration)))
