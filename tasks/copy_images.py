@@ -23,7 +23,7 @@ from tasks.step import step
 COPY_DEADLINE_S = 30
 
 
-@step(deadline_s=10, in_freeze=True)
+@step(deadline_s=10, begins_in={Phase.FROZEN}, in_freeze=True)
 def copy_images(migration: Migration) -> Outcome:
     """Send every file of the image directory and keep the list, by which the destination checks them."""
     files, deadline_s = migration.directory.files(), min(_freeze_left_s(migration), COPY_DEADLINE_S)

@@ -26,7 +26,7 @@ from sojourn.run import Child
 from tasks.step import step
 
 
-@step(deadline_s=60, in_freeze=True)
+@step(deadline_s=60, begins_in={Phase.OPEN}, in_freeze=True)
 def dump(migration: Migration) -> Outcome:
     """Dump the tree's memory through the page channel and leave it stopped."""
     _claim(migration)

@@ -29,7 +29,7 @@ from tasks.step import step
 LAST_PAGES_S = 30
 
 
-@step(deadline_s=60, in_freeze=True)
+@step(deadline_s=60, begins_in={Phase.RESERVED, Phase.RESTORED}, in_freeze=True)
 def restore(migration: Migration) -> Outcome:
     """Check that everything is here, rebuild the tree, and let it run."""
     if migration.phase is Phase.RESTORED:

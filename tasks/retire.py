@@ -14,7 +14,7 @@ from sojourn.original import retire_original
 from tasks.step import step
 
 
-@step(deadline_s=60)
+@step(deadline_s=60, begins_in={Phase.RELEASED, Phase.RETIRED})
 def retire(migration: Migration) -> Outcome:
     """Kill the original."""
     if migration.facts.get("verdict") != Verdict.RESTORED:

@@ -22,7 +22,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,6 +47,9 @@ LONGEST_BACK_OFF_S = 15
 
 #: What an undo step leaves in the journal of a host that had never heard of the migration.
 TOMBSTONE = {Role.SOURCE: Phase.RESUMED, Role.DESTINATION: Phase.REFUSED}
+
+#: Nothing has happened yet that a step could spoil.
+BEFORE_THE_FREEZE = (Phase.OPEN, Phase.RESERVED)
 
 Work = Callable[[Migration], Outcome]
 
@@ -79,6 +82,7 @@ class HostStep:
 def step(
     *,
     deadline_s: float,
+    begins_in: Collection[Phase] = BEFORE_THE_FREEZE,
     in_freeze: bool = False,
     opens: bool = False,
     undo: bool = False,
@@ -87,10 +91,11 @@ def step(
 ) -> Callable[[Work], HostStep]:
     """Make a function a step.
 
-    ``deadline_s`` bounds one attempt; with ``in_freeze`` a step may take as long as the plan lets a freeze last, and
-    ``deadline_s`` is what it gets beyond that, to end by its own means what hangs. ``opens`` lets it be the first one
-    of a migration on this host; ``undo`` makes it part of a rollback; ``retries`` says how often a Temporary failure is
-    tried again; without ``locks`` it does not wait for other deliveries of the same migration.
+    ``begins_in`` are the phases in which it may begin: in any other its message comes too late, and is refused before
+    anything is touched. ``deadline_s`` bounds one attempt; with ``in_freeze`` a step may take as long as the plan lets
+    a freeze last, and ``deadline_s`` is what it gets beyond that, to end by its own means what hangs. ``opens`` lets it
+    be the first one of a migration on this host; ``undo`` makes it part of a rollback; ``retries`` says how often a
+    Temporary failure is tried again; without ``locks`` it does not wait for other deliveries of the same migration.
     """
 
     def decorate(work: Work) -> HostStep:
@@ -104,7 +109,7 @@ def step(
         )
         def task(self: Any, handed: Json | list[Json]) -> Json:  # noqa: ANN401
             message = Message.join(handed if isinstance(handed, list) else [handed])
-            delivery = Delivery(this_host(), message, name, opens=opens, undo=undo)
+            delivery = Delivery(this_host(), message, name, begins_in, opens=opens, undo=undo)
             try:
                 with lock(delivery.migration_lock, deadline_s * LOCK_SHARE) if locks else contextlib.nullcontext():
                     return delivery.answer(work)
@@ -121,10 +126,13 @@ def step(
 class Delivery:
     """One delivery of one step on this host."""
 
-    def __init__(self, host: Host, message: Message, name: str, *, opens: bool, undo: bool) -> None:
+    def __init__(
+        self, host: Host, message: Message, name: str, begins_in: Collection[Phase], *, opens: bool, undo: bool
+    ) -> None:
         self.host = host
         self.message = message
         self.name = name
+        self.begins_in = begins_in
         self.opens = opens
         self.undo = undo
         self.role = message.plan.role_of(host.name)
@@ -193,9 +201,11 @@ class Delivery:
         return outcome
 
     def _check_phase(self, migration: Migration) -> None:
-        """Refuse to go forward with a migration that was given up here: its messages may be late ones."""
-        if migration.phase in {Phase.RESUMED, Phase.REFUSED} and not self.undo:
-            raise PhaseConflict(f"The migration was given up on {self.host.name}: it is {migration.phase}.")
+        """Refuse a message that comes too late: the migration was given up here, or has gone on without it."""
+        if not self.undo and migration.phase not in self.begins_in:
+            raise PhaseConflict(
+                f"Too late to {self.name} on {self.host.name}: the migration is {migration.phase} there."
+            )
 
     def _tell(self, outcome: str = "", *, failed: bool = False) -> None:
         ended = time.time() if outcome else None

@@ -14,7 +14,7 @@ from celery import shared_task
 
 from sojourn.errors import CommandFailed, Temporary
 from sojourn.host import Migration, this_host
-from sojourn.model import Json, Message, Outcome, Role
+from sojourn.model import Json, Message, Outcome, Phase, Role
 from tasks.step import HostStep, step
 from workflows.canvas import backward
 from workflows.conclude import conclude
@@ -86,6 +86,7 @@ fourth = _made("fourth", {Role.SOURCE: {"source_phase": "retired"}, Role.DESTINA
 undo_first = _made("undo_first", {Role.SOURCE: {"source_phase": "resumed"}}, undo=True)
 undo_second = _made("undo_second", {Role.DESTINATION: {"verdict": "refused"}}, undo=True)
 undo_third = _made("undo_third", undo=True)
+overtaken = _made("overtaken", begins_in={Phase.FROZEN})
 quick = _made("quick", opens=True, deadline_s=1)
 quick_undo = _made("quick_undo", deadline_s=1, undo=True)
 

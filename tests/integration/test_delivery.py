@@ -10,7 +10,7 @@ from sojourn.model import Message, Outcome, Role
 from tasks.step import HostStep
 from tests.conftest import eventually
 from tests.integration.conftest import Cluster
-from tests.integration.steps import first, let_go, quick, quick_undo, second, undo_first, undo_second, zeroth
+from tests.integration.steps import first, let_go, overtaken, quick, quick_undo, second, undo_first, undo_second, zeroth
 
 
 def _sent(cluster: Cluster, step: HostStep, message: Message, host: str) -> Any:
@@ -139,8 +139,18 @@ def test_a_tombstone(cluster: Cluster, host: str, undo: HostStep, phase: str) ->
     assert cluster.phase(message, host) == phase
     late = _sent(cluster, zeroth, message, host)
     assert late.failed()
-    assert f"it is {phase}" in str(late.result)
+    assert f"the migration is {phase} there" in str(late.result)
     assert cluster.acts(message) == [f"{undo.name.removeprefix('test_')}@{host}"]
+
+
+def test_a_step_in_a_phase_that_is_not_its_own(cluster: Cluster) -> None:
+    """A step whose migration has gone on without it is refused before it does anything."""
+    message = cluster.message()
+    assert _sent(cluster, zeroth, message, "alpha").successful()
+    late = _sent(cluster, overtaken, message, "alpha")
+    assert late.failed()
+    assert "Too late to test_overtaken on alpha: the migration is open there." in str(late.result)
+    assert cluster.acts(message) == ["zeroth@alpha"]
 
 
 def test_a_late_step_does_not_hide_why(cluster: Cluster) -> None:
