@@ -9,6 +9,7 @@ import json
 import os
 import re
 from dataclasses import asdict, dataclass, field, replace
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 
 from lab.errors import LabFailed
@@ -110,7 +111,8 @@ def load(name: str) -> Plan:
         fields = json.loads((STATE / name / "lab.json").read_text())
     except FileNotFoundError:
         raise LabFailed(f"There is no lab named {name!r}.", f"Start it: sojourn lab up --name {name}.") from None
-    return Plan(**{**fields, "hosts": tuple(fields["hosts"])})
+    known = {each.name for each in dataclass_fields(Plan)}  # another version's lab may know more
+    return Plan(**{name: value for name, value in fields.items() if name in known} | {"hosts": tuple(fields["hosts"])})
 
 
 def check_name(name: str) -> str:

@@ -109,6 +109,8 @@ def refuse(migration: Migration) -> Verdict:
         migration.become(Phase.REFUSED)
     migration.end_processes()
     process.kill([Member(who) for who in _remains(migration)])
+    for ghost in rebuilt.ghosts(migration.directory.work / "restore.log"):
+        ghost.unlink(missing_ok=True)
     return Verdict.REFUSED
 
 

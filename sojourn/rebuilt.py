@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -36,6 +37,9 @@ DONE_LINE = "Restore finished successfully. Tasks resumed."
 #: What CRIU says, at level 4, of the first task that passes out of the restorer; or before that, where it can not
 #: set breakpoints.
 BEGUN_LINES = (" was trapped", "Force no-breakpoints restore")
+
+#: Where CRIU has made a deleted file again: ``<name>.cr.<id>.ghost``, from the root of the tree's file system.
+GHOST = re.compile(r"Remap rpath is (\S.*\.cr\.[0-9a-f]+\.ghost)$", re.MULTILINE)
 
 
 class Release(StrEnum):
@@ -66,6 +70,16 @@ def release(log: Path) -> Release:
     if DONE_LINE in text:
         return Release.DONE
     return Release.UNFINISHED if not text or any(line in text for line in BEGUN_LINES) else Release.NOT_BEGUN
+
+
+def ghosts(log: Path) -> list[Path]:
+    """Return the names that a ``criu restore`` gave to deleted files, by its log; a good one removes them itself.
+
+    CRIU says so, at level 4, after it has made the file (``create_ghost`` in criu/files-reg.c). A restore that was
+    killed leaves them, and the next one of the same tree fails at each.
+    """
+    text = log.read_text(errors="replace") if log.exists() else ""
+    return [Path("/", name) for name in GHOST.findall(text)]
 
 
 def members(pids: Collection[int], began: int, occupied: Collection[int] = ()) -> list[Identity]:

@@ -64,6 +64,21 @@ def test_a_restore_that_hangs(site: Site, counter: Workload) -> None:
     assert_given_back(site, counter, ended, "FREEZE_TOO_LONG")
 
 
+def test_names_of_deleted_files(site: Site) -> None:
+    """A restore that is ended leaves none of the names that it gave to deleted files: the next one goes well."""
+    alpha, beta = site.host("alpha"), site.host("beta")
+    tree = workload.start(alpha, "tree", with_="deleted")
+    tree.wait_for_beats()
+    arm(beta, "accepted.before")
+    ended = site.migrate(tree.pid, "alpha", "beta", "--max-freeze", "3")
+    disarm(beta)
+    assert ended.code == 11, ended.said
+    assert beta.run(["find", "/var/tmp", "-name", "*.ghost"]).stdout == ""
+    assert site.migrate(tree.pid, "alpha", "beta").code == 0
+    assert tree.wait_for_beats(20).details["errors"] == {}
+    beta.run(["pkill", "-KILL", "-f", tree.file.name])
+
+
 def test_a_step_that_hangs(site: Site, counter: Workload) -> None:
     """A step of ours stands still while the tree is frozen: it is stopped, and the tree resumed."""
     alpha = site.host("alpha")

@@ -1,0 +1,29 @@
+"""What CRIU's log tells of a restore that was killed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sojourn.rebuilt import Release, ghosts, release
+
+LOG = """\
+(00.012345) Opening ghost file 0x1 for var/tmp/tree.4242
+(00.012391) Remap rpath is var/tmp/tree.4242.cr.1.ghost
+(00.012400) Remap rpath is home/a file.cr.1f.ghost
+(00.012410) Remap rpath is home/mine.ghost
+(00.012500) Forking task with 4242 pid (flags 0x0)
+"""
+
+
+def test_ghosts(tmp_path: Path) -> None:
+    """The names that CRIU has made are known, and none that only looks like one."""
+    log = tmp_path / "restore.log"
+    log.write_text(LOG)
+    assert ghosts(log) == [Path("/var/tmp/tree.4242.cr.1.ghost"), Path("/home/a file.cr.1f.ghost")]
+    assert release(log) is Release.NOT_BEGUN
+
+
+def test_no_log(tmp_path: Path) -> None:
+    """Where there is no log nothing is known, and nothing is removed."""
+    assert ghosts(tmp_path / "restore.log") == []
+    assert release(tmp_path / "restore.log") is Release.UNFINISHED
