@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sojourn import diagnosis
 from sojourn.errors import CriuFailed
 from sojourn.model import Plan
 from sojourn.run import Argument, run
@@ -21,21 +22,8 @@ LOG_LEVEL = "-v4"
 
 VERSION_DEADLINE_S = 5
 
-#: An error line of CRIU's log: ``(00.012345) Error (criu/files-reg.c:2031): File x has bad size``.
-#: In front of it may stand which task, or which part of CRIU inside of it, says so (``pie: 4242:``).
-ERROR_LINE = re.compile(r"^\([\d.]+\)\s*(?:pie:\s*)?(?:\d+:\s*)?(Error \([^)]*\): .*)$")
-
 #: The first line of a log: ``(00.000000) CRIU run id = 60feaa84-b74f-4109-88ba-ff4d3e108a22``.
 RUN_ID_LINE = re.compile(r"CRIU run id = (\S+)")
-
-#: Errors that every failing run has, or that even a good run has: never the cause.
-NOISE = (
-    "Unable to detach from",
-    "Can't setup RLIMIT_NOFILE",
-    "Dumping FAILED",
-    "Restoring FAILED",
-    "Killing processes because of failure",
-)
 
 #: How many error lines make the message: the first names the cause, the next ones say where.
 ERRORS_SHOWN = 3
@@ -108,20 +96,38 @@ def _directories(images: Path, work: Path, log_file: str) -> Iterator[Argument]:
 
 def errors(log: Path) -> list[str]:
     """Return the errors of a log, the first ones, without the noise; empty if there is no log."""
-    if not log.exists():
-        return []
-    found = (ERROR_LINE.match(line) for line in log.read_text(errors="replace").splitlines())
-    causes = [match[1] for match in found if match and not any(noise in match[1] for noise in NOISE)]
-    return causes[:ERRORS_SHOWN]
+    return diagnosis.errors(_text(log))[:ERRORS_SHOWN]
+
+
+def cause(log: Path) -> CriuFailed | None:
+    """Return what a log complains about, as far as it is known what that means; None if it names no error."""
+    said = _causes(log)
+    found = diagnosis.diagnose(_text(log))
+    if found:
+        return CriuFailed(f"{found.sentence} {said}", found.hint, found.code)
+    return CriuFailed(said) if said else None
 
 
 def failure(verb: str, returncode: int | None, command: str, log: Path) -> CriuFailed:
-    """Return the error for a run of CRIU that ended badly: its first errors, its command line, its log."""
-    causes = "; ".join(errors(log)) or "its log names no error"
-    return CriuFailed(
-        f"criu {verb} {_ended(returncode)}: {causes}",
-        f"The whole log is {log}. To replay by hand: {command}",
-    )
+    """Return the error for a run of CRIU that ended badly: what its log means, its first errors, its command line."""
+    ended = f"criu {verb} {_ended(returncode)}: {_causes(log) or 'its log names no error'}"
+    replay = f"The whole log is {log}. To replay by hand: {command}"
+    found = diagnosis.diagnose(_text(log))
+    if found is None:
+        return CriuFailed(ended, replay)
+    return CriuFailed(f"{found.sentence} {ended}", f"{found.hint} {replay}", found.code)
+
+
+def _causes(log: Path) -> str:
+    """Return CRIU's own words: the error that is known, if one is, and the first ones."""
+    first = errors(log)
+    found = diagnosis.diagnose(_text(log))
+    known = [found.error] if found and found.error not in first else []
+    return "; ".join([*known, *first][:ERRORS_SHOWN])
+
+
+def _text(log: Path) -> str:
+    return log.read_text(errors="replace") if log.exists() else ""
 
 
 def _ended(returncode: int | None) -> str:

@@ -84,9 +84,14 @@ class FreezeTooLong(SojournError):
 
 
 class CriuFailed(SojournError):
-    """CRIU gave up; the message carries the first errors of its log."""
+    """CRIU gave up: the message carries the first errors of its log, ``code`` their meaning (``sojourn.diagnosis``)."""
 
     code = "CRIU_FAILED"
+
+    def __init__(self, message: str, hint: str = "", code: str = "CRIU_FAILED") -> None:
+        super().__init__(message, hint)
+        self.args = (message, hint, code)
+        self.code = code
 
 
 class ChannelFailed(SojournError):

@@ -46,7 +46,8 @@ def stop_page_server(migration: Migration) -> Outcome:
     """End the holder and its page server, and say what the page server complained about: often it is the cause."""
     if not migration.is_deciding():
         migration.end_processes()
-    causes = criu.errors(migration.directory.work / "page-server.log")
-    if not causes:
+    cause = criu.cause(migration.directory.work / "page-server.log")
+    if not cause:
         return Outcome("the page server is gone")
-    return Outcome(f"the page server is gone; it had said: {causes[0]}", {"page_server_error": causes[0]})
+    facts = {"page_server_error": cause.message, "page_server_code": cause.code, "page_server_hint": cause.hint}
+    return Outcome(f"the page server is gone; it had said: {cause.message}", facts)

@@ -7,10 +7,13 @@ from typing import Any
 
 from celery import shared_task, states
 
-from sojourn.errors import Aborted, HostUnreachable, MigrationError, SojournError
+from sojourn.errors import Aborted, ChannelFailed, CriuFailed, HostUnreachable, MigrationError, SojournError
 from sojourn.host import this_host
 from sojourn.ledger import Account, Ledger
 from sojourn.model import Failure, Json, Message, Phase, Role, State, Verdict, where_it_runs
+
+#: What a dump is told to have failed of when it can not say why itself: its page server may.
+DUMP_KNOWS_NOT = {ChannelFailed.code, CriuFailed.code}
 
 
 @shared_task(name="sojourn.conclude", bind=True)
@@ -123,8 +126,13 @@ def _failure(facts: Json, account: Account | None) -> Failure | None:
     """Return the original failure; where the dump broke off, what the page server said is the cause."""
     failure = account.failure if account else None
     cause = facts.get("page_server_error")
-    if failure and failure.step == "dump" and cause:
-        return replace(failure, message=f"The page server on the destination failed: {cause} ({failure.message})")
+    if failure and failure.step == "dump" and failure.code in DUMP_KNOWS_NOT and cause:
+        return replace(
+            failure,
+            code=facts.get("page_server_code", failure.code),
+            message=f"The page server on the destination failed: {cause} ({failure.message})",
+            hint=" ".join(filter(None, (facts.get("page_server_hint"), failure.hint))),
+        )
     return failure
 
 

@@ -101,12 +101,14 @@ def test_the_result_without_a_ledger() -> None:
 
 
 def test_the_page_server_is_the_cause_of_a_broken_dump() -> None:
-    """What the page server said comes first where the dump broke off, and nowhere else."""
-    facts = {"verdict": "refused", "source_phase": "resumed", "page_server_error": "no room"}
+    """What the page server said comes first where the dump broke off and knows no better cause, and nowhere else."""
+    said = {"page_server_error": "no room", "page_server_code": "NO_ROOM", "page_server_hint": "Make room."}
+    facts = {"verdict": "refused", "source_phase": "resumed", **said}
     told = result_of(Message(ID, PLAN, facts), _account(failure=FAILURE))["failure"]
     assert told["message"] == "The page server on the destination failed: no room (It broke.)"
-    other = Failure("X", "Other.", step="copy_images")
-    assert result_of(Message(ID, PLAN, facts), _account(failure=other))["failure"]["message"] == "Other."
+    assert (told["code"], told["hint"]) == ("NO_ROOM", "Make room. Mend it.")
+    for other in (Failure("X", "Other.", step="copy_images"), Failure("FILE_LOCKS", "Other.", step="dump")):
+        assert result_of(Message(ID, PLAN, facts), _account(failure=other))["failure"]["message"] == "Other."
 
 
 @pytest.mark.parametrize(

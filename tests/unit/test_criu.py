@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from sojourn.criu import Criu, DumpStats, dump_stats, errors, failure, run_id
+from sojourn.criu import Criu, DumpStats, cause, dump_stats, errors, failure, run_id
 from sojourn.criu import _fields as fields
 from sojourn.errors import CommandMissing, CriuFailed
 from sojourn.model import Plan
@@ -49,6 +49,8 @@ def test_errors_of_the_restorer(tmp_path: Path) -> None:
     """What fails in CRIU's restorer blob is told with one more prefix, and is as much a cause."""
     (tmp_path / "log").write_text("(00.111858) pie: 4242: Error (criu/pie/restorer.c:1278): Unable to remap a page\n")
     assert errors(tmp_path / "log") == ["Error (criu/pie/restorer.c:1278): Unable to remap a page"]
+    (tmp_path / "log").write_text("pie: 4242: Error (criu/pie/parasite.c:92): Can't splice pages to pipe (-1/3/0)\n")
+    assert errors(tmp_path / "log") == ["Error (criu/pie/parasite.c:92): Can't splice pages to pipe (-1/3/0)"]
 
 
 def test_the_run_id(tmp_path: Path) -> None:
@@ -82,11 +84,44 @@ def test_a_log_that_is_no_text(tmp_path: Path) -> None:
     [(1, "ended with exit code 1"), (-11, "was killed by signal 11"), (None, "ended and nobody saw how")],
 )
 def test_failure(log: Path, returncode: int | None, said: str) -> None:
-    """The message says how CRIU ended and why, the hint where the log is and how to replay it."""
+    """The message names the thing, says how CRIU ended and its words; the hint what to do, and how to replay it."""
     error = failure("restore", returncode, "criu restore -v4", log)
-    assert error.message.startswith(f"criu restore {said}: Error (criu/files-reg.c:2031): File srv/data.log")
-    assert str(log) in error.hint
-    assert error.code == "CRIU_FAILED"
+    meaning = "The file /srv/data.log has 12 bytes on the destination and 10 on the source."
+    assert error.message.startswith(f"{meaning} criu restore {said}: Error (criu/files-reg.c:2031): File srv/data.log")
+    assert "shared storage" in error.hint
+    assert error.hint.endswith(f"The whole log is {log}. To replay by hand: criu restore -v4")
+    assert error.code == "FILE_DIFFERS"
+
+
+def test_an_unknown_failure(tmp_path: Path) -> None:
+    """What nobody knows is told in CRIU's own words, with a code of its own."""
+    (tmp_path / "log").write_text("(00.1) Error (criu/x.c:1): it broke\n")
+    error = failure("dump", 1, "criu dump", tmp_path / "log")
+    assert (error.code, error.message) == (
+        "CRIU_FAILED",
+        "criu dump ended with exit code 1: Error (criu/x.c:1): it broke",
+    )
+    told = cause(tmp_path / "log")
+    assert told is not None
+    assert (told.code, told.message) == ("CRIU_FAILED", "Error (criu/x.c:1): it broke")
+    assert cause(tmp_path / "none") is None
+
+
+def test_the_error_that_is_known_is_always_told(tmp_path: Path) -> None:
+    """Also where others that nobody knows stand before it."""
+    unknown = "(00.1) Error (criu/x.c:1): it broke\n"
+    (tmp_path / "log").write_text(
+        unknown * 5 + "(00.2) Error (criu/cr-restore.c:1230): Can't fork for 7: File exists\n"
+    )
+    error = failure("restore", 1, "criu restore", tmp_path / "log")
+    assert error.code == "PID_TAKEN"
+    assert "Can't fork for 7: File exists; Error (criu/x.c:1)" in error.message
+
+
+def test_a_failure_crosses_the_broker() -> None:
+    """Celery makes exceptions anew from their arguments: the code must be one of them."""
+    error = CriuFailed("message", "hint", "PID_TAKEN")
+    assert CriuFailed(*error.args).code == "PID_TAKEN"
 
 
 def _varint(number: int) -> bytes:
