@@ -84,7 +84,9 @@ class Settings(BaseSettings):
         default=600, gt=0, le=86400, description="How long one may wait before the freeze, while the process runs."
     )
     announce_s: float = Field(default=2, gt=0, le=3600, description="How often a worker announces its host.")
-    keep_days: int = Field(default=7, ge=1, description="How long a finished migration stays in the ledger.")
+    keep_days: int = Field(
+        default=7, ge=1, description="How long a finished migration stays in the ledger, and its logs on its hosts."
+    )
     log_format: Literal["text", "json"] = Field(default="text", description="Log lines for people or for machines.")
 
     @classmethod

@@ -24,9 +24,9 @@ from types import FrameType
 from celery.signals import worker_process_init, worker_ready
 from kombu.exceptions import OperationalError
 
-from sojourn import __version__, memory
+from sojourn import __version__, logbook, memory
 from sojourn.errors import StoreUnreachable
-from sojourn.host import Host, this_host
+from sojourn.host import SECONDS_PER_DAY, Host, this_host
 from sojourn.log import configure
 from sojourn.registry import HostInfo
 from workers.reconciler import Reconciler
@@ -43,6 +43,9 @@ KNOWN = ("superuser privileges", "task_allow_error_cb_on_chord_header")
 
 #: How long a lane may take to finish its steps when the worker is asked to end, before it is killed.
 PATIENCE_S = 20
+
+#: How often old logs are looked for.
+TIDY_S = 3600.0
 
 #: A lane that dies at once is not started more often than so.
 RESTART_S = 1.0
@@ -93,6 +96,7 @@ class Worker:
         self.running: dict[int, Lane] = {}
         self.ready: set[str] = set()
         self.ending = False
+        self.tidied = float("-inf")
         self._says_ready, self._say_ready = os.pipe()
 
     def run(self) -> None:
@@ -105,6 +109,7 @@ class Worker:
             self._start(each)
         while not self.ending:
             self._restart_the_dead()
+            self._tidy()
             self._hear_who_is_ready(self.host.settings.announce_s)
             if len(self.ready) == len(self.running):
                 self._announce()
@@ -146,6 +151,17 @@ class Worker:
                 log.error("Lane %s ended with status %s; it is started again.", each.name, status)
                 time.sleep(RESTART_S)
                 self._start(each)
+
+    def _tidy(self) -> None:
+        """Remove, now and then, the logs of migrations that ended ``keep_days`` ago."""
+        if time.monotonic() < self.tidied + TIDY_S:
+            return
+        self.tidied = time.monotonic()
+        needed = {entry.id for entry in self.host.journal.unfinished()}
+        before = time.time() - self.host.settings.keep_days * SECONDS_PER_DAY
+        removed = logbook.remove_old(self.host.settings.runtime_dir, before, needed)
+        if removed:
+            log.info("the logs of %d old migrations were removed", len(removed))
 
     def _end(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  (the signature is Python's)
         self.ending = True

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from sojourn.cli import intervene, lab, look, migrate, output, serve
+from sojourn.cli import intervene, lab, logs, look, migrate, output, serve
 from sojourn.errors import SojournError, UsageError
 from sojourn.settings import variable
 
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.add_typer(lab.app, name="lab")
 migrate.add_to(app)
 look.add_to(app)
+logs.add_to(app)
 intervene.add_to(app)
 serve.add_to(app)
 

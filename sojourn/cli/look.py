@@ -70,8 +70,10 @@ def show(
     console.print(f"runs on {account.owner or 'nobody knows which host'}")
     console.print(timeline.draw(account.steps))
     if account.failure:
+        failure = account.failure
         console.print(
-            f"[red]{escape(account.failure.message)}[/]\n[dim]{escape(account.failure.hint)}[/]",
+            f"[bold red]{failure.code}[/] [red]{escape(failure.message)}[/]\n[dim]{escape(failure.hint)}[/]\n"
+            f"[dim]The logs of both hosts:[/] sojourn logs {account.id[:8]}",
             soft_wrap=True,
         )
 

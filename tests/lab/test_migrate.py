@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -35,12 +36,13 @@ def end(workload: Workload, *hosts: Host) -> None:
         host.run(["pkill", "-KILL", "-f", str(Path("/shared") / workload.file.name)], check=False)
 
 
-def assert_stayed(ended: Ended, counter: Workload, alpha: Host, beta: Host, words: str) -> None:
+def assert_stayed(ended: Ended, counter: Workload, alpha: Host, beta: Host, words: str, code: str) -> None:
     """Check that a migration failed as it should: the process runs on, nothing is left, the cause is named."""
     assert ended.code == 11, ended.said
     assert ended.said["state"] == "rolled back"
     assert ended.said["owner"] == "alpha"
     assert words in ended.said["failure"]["message"], ended.said["failure"]
+    assert ended.said["failure"]["code"] == code
     assert runs_on(alpha, counter)
     assert not runs_on(beta, counter)
     counter.wait_for_beats()
@@ -107,7 +109,7 @@ def test_no_room_for_the_memory(site: Site, alpha: Host, beta: Host) -> None:
         ended = site.migrate(counter.pid, "alpha", "beta")
     finally:
         site.configure(beta)
-    assert_stayed(ended, counter, alpha, beta, "No space left on device")
+    assert_stayed(ended, counter, alpha, beta, "No space left on device", "NO_ROOM")
     end(counter, alpha)
 
 
@@ -120,7 +122,7 @@ def test_the_pid_is_taken(site: Site, alpha: Host, beta: Host) -> None:
     beta.run(["kill", str(counter.pid)])
     assert "sleep 1000" in occupant
     assert within(5, lambda: not runs_on(beta, counter))
-    assert_stayed(ended, counter, alpha, beta, "File exists")
+    assert_stayed(ended, counter, alpha, beta, f"PID {counter.pid} is taken on the destination.", "PID_TAKEN")
     end(counter, alpha)
 
 
@@ -130,10 +132,44 @@ def test_a_file_is_missing(site: Site, alpha: Host, beta: Host) -> None:
     pid = alpha.launch(["/usr/local/bin/only-here", "1000"])
     ended = site.migrate(pid, "alpha", "beta")
     assert ended.code == 11
+    assert "The file /usr/local/bin/only-here is not on the destination." in ended.said["failure"]["message"]
     assert "usr/local/bin/only-here: No such file" in ended.said["failure"]["message"]
+    assert ended.said["failure"]["code"] == "FILE_MISSING"
     assert alpha.run(["ps", "-o", "stat=", "-p", str(pid)]).stdout.strip().startswith("S")
     assert left_behind(alpha) == left_behind(beta) == []
     alpha.run(["kill", str(pid)])
+
+
+#: Programs that CRIU refuses: a code, what the message must name, and the program.
+REFUSED_BY_CRIU = [
+    ("FILE_LOCKS", "holds a lock", "import fcntl; kept = open('/tmp/locked', 'w'); fcntl.flock(kept, fcntl.LOCK_EX)"),
+    (
+        "GHOST_TOO_LARGE",
+        "/var/tmp/ghost, which has 3145728 bytes",
+        "import os; kept = open('/var/tmp/ghost', 'wb', 0); kept.write(bytes(3 << 20)); os.unlink(kept.name)",
+    ),
+    ("PIDFD_OUTSIDE", "a pidfd of process 1,", "import os; kept = os.pidfd_open(1)"),
+]
+
+
+@pytest.mark.parametrize(("code", "named", "program"), REFUSED_BY_CRIU)
+def test_the_cause_has_a_code(site: Site, alpha: Host, beta: Host, code: str, named: str, program: str) -> None:
+    """What CRIU says is told as a code and a sentence that names the thing; ``show`` and ``logs`` say more."""
+    pid = alpha.launch(["python3", "-c", f"{program}; import time; open('/tmp/ready', 'w').close(); time.sleep(1000)"])
+    assert within(5, lambda: alpha.run(["rm", "/tmp/ready"], check=False).returncode == 0)
+    ended = site.migrate(pid, "alpha", "beta")
+    alpha.run(["kill", str(pid)])
+    assert ended.code == 11
+    assert ended.said["failure"]["code"] == code
+    assert named in ended.said["failure"]["message"]
+    shown = site.sojourn("show", ended.said["id"]).stdout
+    assert f"{code} " in shown
+    assert f"sojourn logs {ended.said['id'][:8]}" in shown
+    logs = site.sojourn("logs", ended.said["id"], "--errors")
+    assert logs.returncode == 0
+    assert f"alpha: /run/sojourn/{ended.said['id']}/work/dump.log" in logs.stdout
+    assert "Error (criu/" in logs.stdout
+    assert "beta: no errors" in logs.stdout
 
 
 def test_the_page_server_is_killed(site: Site, alpha: Host, beta: Host) -> None:
@@ -143,7 +179,7 @@ def test_the_page_server_is_killed(site: Site, alpha: Host, beta: Host) -> None:
     killer.start()
     ended = site.migrate(counter.pid, "alpha", "beta")
     killer.join()
-    assert_stayed(ended, counter, alpha, beta, "criu dump")
+    assert_stayed(ended, counter, alpha, beta, "criu dump", "CHANNEL_FAILED")
     end(counter, alpha)
 
 
@@ -153,7 +189,7 @@ def test_connections_survive_a_rollback(site: Site, alpha: Host, beta: Host) -> 
     client = workload.start(beta, "tcp_client", address=alpha.address)
     client.wait_for_beats()
     ended = site.migrate(server.pid, "alpha", "beta", "--tcp-established")
-    assert_stayed(ended, server, alpha, beta, "bind")
+    assert_stayed(ended, server, alpha, beta, alpha.address, "ADDRESS_MISSING")
     answers = int(str(client.status().details["answers"]))
     after = client.wait_until(lambda status: int(str(status.details["answers"])) > answers + 20)
     assert after.details["error"] == ""
@@ -267,16 +303,21 @@ def test_the_worker_does_not_migrate_itself(site: Site, alpha: Host) -> None:
 
 
 def test_a_host_whose_worker_is_down(site: Site, alpha: Host, beta: Host) -> None:
-    """Refused at once with exit code 14, also before the registry has noticed; the process runs on."""
+    """Refused at once with exit code 14, also before the registry has noticed; the process runs on. Logs are shown."""
     counter = workload.start(alpha, "counter", mb=8)
+    earlier = site.migrate(alpha.launch(["sleep", "1000"]), "alpha", "beta").said
+    beta.run(["kill", str(earlier["pid"])])
     beta.service("worker", "down")
     assert within(30, lambda: beta.service("worker", "status").startswith("down"))
     began = time.monotonic()
     ended = site.sojourn("migrate", str(counter.pid), "--from", "alpha", "--to", "beta")
     assert time.monotonic() - began < 10
+    logs = site.sojourn("logs", earlier["id"], "--json")
     beta.service("worker", "up")
     assert ended.returncode == 14
     assert "beta does not answer" in ended.stderr
+    assert (logs.returncode, json.loads(logs.stdout)["beta"]) == (14, None)
+    assert [Path(log["path"]).name for log in json.loads(logs.stdout)["alpha"]] == ["dump.log"]
     counter.wait_for_beats()
     assert left_behind(alpha) == []
     assert within(20, lambda: site.answers(beta))

@@ -1,0 +1,73 @@
+"""The logs of one migration, from both hosts: ``sojourn logs``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from sojourn.cli import output
+from sojourn.cli.cluster import Cluster
+from sojourn.cli.output import complaints, console, megabytes
+from sojourn.errors import HostUnreachable, UsageError
+from sojourn.ledger import Account
+from sojourn.logbook import Log
+
+Id = Annotated[str, typer.Argument(help="The migration's id, or how it begins.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command()(logs)
+
+
+def logs(
+    migration: Id,
+    host: Annotated[str | None, typer.Option(metavar="HOST", help="Only the logs on this host.")] = None,
+    errors: Annotated[bool, typer.Option("--errors", help="Only errors, with the lines around them.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what CRIU and the page channel logged of one migration, on both hosts; of long logs the end.
+
+    Exit status: 0; 2 no such migration, or the host has no part in it; 14 a host does not answer, the other's logs are
+    shown all the same.
+    """
+    account = Cluster().find(migration)
+    hosts = _hosts(account, host)
+    from workflows.logs import logs_of  # noqa: PLC0415  (Celery takes a while to import: bad input is told at once)
+
+    found = logs_of(account.id, hosts, only_errors=errors)
+    if json:
+        output.as_json({name: None if some is None else [asdict(log) for log in some] for name, some in found.items()})
+    else:
+        for name, some in found.items():
+            _show(name, some, only_errors=errors)
+    if None in found.values():
+        raise typer.Exit(HostUnreachable.exit_code)
+
+
+def _hosts(account: Account, host: str | None) -> list[str]:
+    hosts = [account.plan.source, account.plan.destination]
+    if host is not None and host not in hosts:
+        raise UsageError(f"Host {host} has no part in migration {account.id}.", f"It goes {' to '.join(hosts)}.")
+    return [host] if host else hosts
+
+
+def _show(host: str, found: list[Log] | None, *, only_errors: bool) -> None:
+    if found is None:
+        complaints.print(f"[bold red]{host} does not answer[/]: its logs are not shown. Does its worker run?")
+    elif not found:
+        console.print(f"[bold]{host}[/]: {'no errors' if only_errors else 'no logs'}")
+    for log in found or []:
+        part = "" if log.whole else ", its errors" if only_errors else ", its end"
+        console.print(f"[bold]{host}: {log.path}[/] [dim]({megabytes(log.size_bytes)}{part})[/]", soft_wrap=True)
+        sys.stdout.write(_harmless(log.text).rstrip("\n") + "\n\n")
+
+
+def _harmless(text: str) -> str:
+    """Replace what would steer the terminal: the names in a log are those that a process gave itself."""
+    return "".join(
+        letter if letter in "\n\t" or letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text
+    )
