@@ -9,8 +9,8 @@ from sojourn.rebuilt import Release, ghosts, release
 LOG = """\
 (00.012345) Opening ghost file 0x1 for var/tmp/tree.4242
 (00.012391) Remap rpath is var/tmp/tree.4242.cr.1.ghost
-(00.012400) Remap rpath is home/a file.cr.1f.ghost
-(00.012410) Remap rpath is home/mine.ghost
+(00.012400) Remap rpath is srv/a file.cr.1f.ghost
+(00.012410) Remap rpath is srv/mine.ghost
 (00.012500) Forking task with 4242 pid (flags 0x0)
 """
 
@@ -19,7 +19,7 @@ def test_ghosts(tmp_path: Path) -> None:
     """The names that CRIU has made are known, and none that only looks like one."""
     log = tmp_path / "restore.log"
     log.write_text(LOG)
-    assert ghosts(log) == [Path("/var/tmp/tree.4242.cr.1.ghost"), Path("/home/a file.cr.1f.ghost")]
+    assert ghosts(log) == [Path("/var/tmp/tree.4242.cr.1.ghost"), Path("/srv/a file.cr.1f.ghost")]
     assert release(log) is Release.NOT_BEGUN
 
 
