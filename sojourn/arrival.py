@@ -8,7 +8,7 @@ from pathlib import Path
 from sojourn import action, criu, process, rebuilt
 from sojourn.errors import FreezeTooLong, ImagesIncomplete, PhaseConflict, Temporary
 from sojourn.host import Migration
-from sojourn.model import Identity, Member, Phase, Verdict
+from sojourn.model import Identity, Json, Member, Phase, Role, Verdict
 from sojourn.run import Child, spawn
 
 #: How long CRIU may take to let an accepted tree go, in seconds; milliseconds is what it needs.
@@ -18,13 +18,15 @@ LETTING_GO_S = 30
 def restore(migration: Migration, deadline_s: float) -> float:
     """Rebuild the tree and let it run, if the journal accepts it; return when it ran, in seconds since the epoch.
 
-    Raises PhaseConflict before anything is touched, for a message that comes too late: a tree may run here already, or
-    CRIU be at work on it. Raises CriuFailed, FreezeTooLong, CommandTimedOut; what is left of the tree then is for
-    ``refuse`` to clear away.
+    Raises PhaseConflict before anything is touched: for a message that comes too late, when a tree may run here already
+    or CRIU be at work on it; or if an operator has given the process back to the source. StoreUnreachable if that can
+    not be known. Raises CriuFailed, FreezeTooLong, CommandTimedOut; what is left of the tree then is for ``refuse`` to
+    clear away.
     """
     directory = migration.directory
+    migration.hear_operator()
     if not may_restore(migration):
-        raise PhaseConflict(f"Too late to restore on {migration.host.name}: the migration is {migration.phase} there.")
+        raise PhaseConflict(f"Too late to restore on {migration.host.name}: {_why_not(migration)}.")
     process.kill([Member(who) for who in _remains(migration)])
     occupied, now = _existing(_pids(migration)), process.ticks_since_boot()
     migration.learn(occupied=occupied, restore_began=now, restore_boot=process.boot_id())
@@ -85,11 +87,22 @@ def _refused_in_time(migration: Migration) -> bool:
 
 
 def may_restore(migration: Migration) -> bool:
-    """Whether the destination can roll forward by itself: it holds all images, and no restore has used them up."""
+    """Whether the destination can roll forward by itself: it holds all images, and no restore has used them up.
+
+    Never once an operator has declared it dead: the source has the process back.
+    """
+    if migration.is_declared_dead(Role.DESTINATION):
+        return False
     if migration.phase is Phase.RESTORING:
         again = not migration.host.settings.auto_dedup and not migration.at_work()
         return again and _holds_everything(migration)
     return migration.phase is Phase.RESERVED and _holds_everything(migration)
+
+
+def _why_not(migration: Migration) -> str:
+    if migration.is_declared_dead(Role.DESTINATION):
+        return "an operator has said that this host is dead"
+    return f"the migration is {migration.phase} there"
 
 
 def refuse(migration: Migration) -> Verdict:
@@ -98,8 +111,8 @@ def refuse(migration: Migration) -> Verdict:
     Raises Temporary while there is none yet, PhaseConflict if CRIU's action script was faster: ask again then.
     """
     if migration.phase is Phase.RESTORED:
-        return Verdict.RESTORED
-    if migration.phase is Phase.ACCEPTED and _has_woken(migration):
+        return Verdict.REFUSED if migration.facts.get("gave_way") else Verdict.RESTORED
+    if migration.phase is Phase.ACCEPTED and _is_here(migration):
         migration.become(Phase.RESTORED)
         return Verdict.RESTORED
     # First the word, then the deed: what is killed here can not be accepted or restored any more.
@@ -112,6 +125,56 @@ def refuse(migration: Migration) -> Verdict:
     for ghost in rebuilt.ghosts(migration.directory.work / "restore.log"):
         ghost.unlink(missing_ok=True)
     return Verdict.REFUSED
+
+
+def fate(migration: Migration) -> Json:
+    """Return what people must be told beside the verdict: that the process has died since, or may not be whole."""
+    facts, here = migration.facts, migration.host.name
+    if migration.phase is not Phase.RESTORED or facts.get("gave_way"):
+        return {}
+    if facts.get("restore_boot") != process.boot_id():
+        return {"died_on": here}
+    if facts.get("partial"):
+        told = f"{here}: CRIU died while it let the tree go. An operator let go on what there is of it; look at it."
+        return {"pending": [*facts.get("pending", []), told]}
+    return {}
+
+
+def give_way(migration: Migration) -> int:
+    """End what runs of the process here, because it runs on the source by an operator's word; return how many it was.
+
+    Nothing else ends a tree that has run. It must be known that the source has resumed, so that one copy is left.
+    Raises PhaseConflict if it is not.
+    """
+    resumed = migration.facts.get("source_phase") == Phase.RESUMED
+    if not (resumed and migration.is_declared_dead(Role.DESTINATION)):
+        raise PhaseConflict(f"Nobody has given the process back to {migration.plan.source}; it stays as it is.")
+    if refuse(migration) is Verdict.REFUSED:
+        return 0
+    migration.learn(gave_way=True)
+    return process.kill(process.descent(_remains(migration)))
+
+
+def _is_here(migration: Migration) -> bool:
+    """Tell whether a committed tree counts as running here. Where that can not be told, an operator's word decides.
+
+    With the destination declared dead nothing may be left of it. With the source declared dead, what there is of it
+    is all that there will ever be. Raises Temporary without such a word.
+    """
+    try:
+        return _has_woken(migration)
+    except Temporary:
+        if migration.is_declared_dead(Role.DESTINATION):
+            return False
+        if not migration.is_declared_dead(Role.SOURCE) or migration.at_work():
+            raise
+    migration.learn(partial=_runs_partly(migration))
+    return bool(migration.facts["partial"])
+
+
+def _runs_partly(migration: Migration) -> bool:
+    found = rebuilt.state(_pids(migration), migration.facts["restore_began"], migration.facts["occupied"])
+    return found not in {rebuilt.State.GONE, rebuilt.State.STUCK}
 
 
 def _has_woken(migration: Migration) -> bool:

@@ -13,7 +13,7 @@ from sojourn.holder import Errand
 from sojourn.images import ImageDirectory
 from sojourn.journal import Entry, Journal
 from sojourn.ledger import Ledger
-from sojourn.model import Identity, Json, Member, Phase, Plan, Role
+from sojourn.model import Identity, Json, Member, Phase, Plan, Role, dead
 from sojourn.registry import Registry
 from sojourn.settings import Settings, load
 from sojourn.store import Store
@@ -100,6 +100,19 @@ class Migration:
     def learn(self, **facts: object) -> None:
         """Keep facts in this host's journal."""
         self.entry = self.host.journal.learn(self.entry, facts)
+
+    def hear_operator(self) -> None:
+        """Learn an operator's word on a dead host; it waits in the ledger for one that comes back.
+
+        Raises StoreUnreachable.
+        """
+        word = self.host.ledger.word(self.id)
+        if word and word["resolved_at"] != self.facts.get("resolved_at"):
+            self.learn(**word)
+
+    def is_declared_dead(self, role: Role) -> bool:
+        """Whether an operator has said that this migration's source, or its destination, is gone for good."""
+        return bool(self.facts.get("resolved") == dead(role))
 
     def record_tree(self, members: Iterable[Member]) -> None:
         """Keep who makes up the tree."""

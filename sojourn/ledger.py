@@ -2,8 +2,8 @@
 
 Keys:
 
-``sojourn:migration:<id>``  hash: ``plan``, ``state``, ``created``, ``owner``, ``failure``, ``result`` and one field
-                            ``step:<role>:<name>`` per step, each as JSON; expires some days after the end
+``sojourn:migration:<id>``  hash: ``plan``, ``state``, ``created``, ``owner``, ``failure``, ``result``, ``resolved``
+                            and one field ``step:<role>:<name>`` per step, each as JSON; expires some days after the end
 ``sojourn:migrations``      sorted set: ids by the time they were asked for
 ``sojourn:ledger:<host>``   there while this ledger holds what the host's journal knows; gone when Redis was emptied
 ``sojourn:events``          stream: one entry per transition and per progress mark; keeps the last ten thousand
@@ -53,6 +53,21 @@ class Account:
     failure: Failure | None = None
     result: Json | None = None
     role: str = ""
+    resolved: Json | None = None
+
+    def to_json(self) -> Json:
+        """Return the migration as ``--json`` gives it, finished or not."""
+        if self.result and self.result["state"] == self.state:
+            return self.result
+        return {
+            "id": self.id,
+            "state": self.state,
+            **self.plan.to_json(),
+            "owner": self.owner,
+            "steps": [asdict(step) for step in self.steps],
+            "failure": asdict(self.failure) if self.failure else None,
+            "resolved": self.resolved,
+        }
 
 
 @dataclass(frozen=True)
@@ -83,6 +98,20 @@ class Ledger:
     def tell_state(self, migration: str, state: State) -> None:
         """Say where the migration stands."""
         self._tell(migration, "state", {"state": state}, {"state": state})
+
+    def tell_doubt(self, migration: str) -> None:
+        """Say that nobody knows who owns the process, until a host answers or an operator decides."""
+        told: Json = {"state": State.IN_DOUBT, "owner": None}
+        self._tell(migration, "state", {"state": State.IN_DOUBT}, told)
+
+    def tell_word(self, migration: str, word: Json) -> None:
+        """Keep an operator's word for whichever host comes back later. Raises StoreUnreachable."""
+        self._store.put_fields(key(migration), _encoded({"resolved": word}))
+
+    def word(self, migration: str) -> Json:
+        """Return an operator's word on a migration as facts; empty if nobody has said one. Raises StoreUnreachable."""
+        word = self._store.field(key(migration), "resolved")
+        return dict(json.loads(word)) if word else {}
 
     def tell_step(self, migration: str, role: str, step: StepRecord) -> None:
         """Say that a step began, ended or failed."""
@@ -122,7 +151,8 @@ class Ledger:
             told: Json = {"plan": account.plan.to_json(), "created": account.created}
             ends: Json = {"state": account.state, "owner": account.owner}
             self._store.put_fields(key(account.id), _encoded(fields | told | (ends if account.state.final else {})))
-            for name, value in _encoded(ends).items():
+            kept = ends | ({"resolved": account.resolved} if account.resolved else {})
+            for name, value in _encoded(kept).items():
                 self._store.put_field_once(key(account.id), name, value)
             self._store.rank(INDEX, account.id, account.created)
         self._store.put(_heard(host), "", expire_s=self._keep_s)
@@ -194,4 +224,5 @@ def _account(migration: str, fields: dict[str, Any]) -> Account:
         steps=tuple(sorted(steps, key=lambda step: step.started)),
         failure=Failure(**fields["failure"]) if fields.get("failure") else None,
         result=fields.get("result"),
+        resolved=fields.get("resolved"),
     )

@@ -62,6 +62,11 @@ class Verdict(StrEnum):
     REFUSED = "refused"
 
 
+def dead(role: Role) -> str:
+    """Return an operator's word that a host is gone for good, as the fact ``resolved`` holds it."""
+    return f"{role} is dead"
+
+
 class State(StrEnum):
     """Where a migration stands for the people who asked for it."""
 
@@ -87,6 +92,16 @@ class State(StrEnum):
     def final(self) -> bool:
         """Whether people need not wait any longer; ``in doubt`` waits for an operator, not for the program."""
         return self not in {State.QUEUED, State.RUNNING, State.ROLLING_BACK}
+
+    @property
+    def definite(self) -> bool:
+        """Whether the migration has ended, and it is known how."""
+        return self.final and self is not State.IN_DOUBT
+
+    @property
+    def arrived(self) -> bool:
+        """Whether the process runs on the destination."""
+        return self in {State.COMPLETED, State.CLEANUP_PENDING}
 
 
 _EXIT_CODES = {

@@ -7,7 +7,6 @@ between leaves something to finish, never something to decide again. Both may ru
 from __future__ import annotations
 
 from sojourn import criu, network, process
-from sojourn.errors import ProcessGone
 from sojourn.host import Migration
 from sojourn.model import Member, Phase
 
@@ -25,13 +24,11 @@ def resume_original(migration: Migration) -> str:
     migration.end_processes()
     if not _holds_tree(migration):
         return f"nothing was touched on {migration.host.name}"
-    members = _tree_or_nothing(migration)
+    members = _left_of_tree(migration)
     woken = _thaw(migration, members) if members else 0
     migration.learn(gone=not members)
     _let_go(migration)
-    if not members:
-        return f"process {migration.plan.pid} ended on {migration.host.name}; nothing of it is left to resume"
-    return f"process {migration.plan.pid} runs on {migration.host.name} as before ({woken} processes woken)"
+    return _resumed(migration, members, woken)
 
 
 def retire_original(migration: Migration) -> str:
@@ -44,13 +41,21 @@ def retire_original(migration: Migration) -> str:
     return f"the original on {migration.host.name} is gone ({killed} processes)"
 
 
-def _tree_or_nothing(migration: Migration) -> list[Member]:
-    """Return the tree; nothing if it ended, by itself or with its host, whoever has its PID by now."""
-    try:
-        members = tree_as_it_was(migration)
-    except ProcessGone:
-        return []
-    return members if members[0].identity == migration.entry.tree[0].identity else []
+def _left_of_tree(migration: Migration) -> list[Member]:
+    """Return what is left of the tree, whoever has its PIDs by now; children outlive a root that was killed."""
+    stopped = {member.identity for member in migration.entry.tree if member.stopped}
+    left = process.descent(member.identity for member in migration.entry.tree)
+    return [Member(member.identity, stopped=member.identity in stopped) for member in left]
+
+
+def _resumed(migration: Migration, members: list[Member], woken: int) -> str:
+    """Say what runs on here."""
+    pid, here = migration.plan.pid, migration.host.name
+    if not members:
+        return f"process {pid} ended on {here}; nothing of it is left to resume"
+    if migration.entry.tree[0].identity not in {member.identity for member in members}:
+        return f"process {pid} ended on {here}; what is left of its tree runs on ({woken} processes woken)"
+    return f"process {pid} runs on {here} as before ({woken} processes woken)"
 
 
 def _thaw(migration: Migration, members: list[Member]) -> int:

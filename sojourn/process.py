@@ -113,6 +113,16 @@ def tree(pid: int) -> list[Member]:
     return [Member(Identity(each.pid, each.start_time, boot_id()), stopped=each.state == "T") for each in found]
 
 
+def descent(roots: Iterable[Identity]) -> list[Member]:
+    """Return those of the given processes that are alive, with all their descendants, each once."""
+    found: dict[Identity, Member] = {}
+    for root in roots:
+        if is_alive(root):
+            with contextlib.suppress(ProcessGone):
+                found |= {member.identity: member for member in tree(root.pid)}
+    return list(found.values())
+
+
 def ancestors(pid: int) -> list[int]:
     """Return the PIDs of the process itself, its parent, and so on up to the host's init."""
     line = []

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from enum import Enum
 
-from sojourn.arrival import may_restore, refuse
+from sojourn.arrival import fate, may_restore, refuse
 from sojourn.host import Migration
 from sojourn.journal import Entry, Journal
 from sojourn.ledger import Account
-from sojourn.model import Phase, Role, State
+from sojourn.model import Json, Phase, Role, State, Verdict
 from sojourn.original import resume_original, retire_original
 from sojourn.settings import Settings
 
@@ -20,7 +20,7 @@ class Move(Enum):
     """What the reconciler does next about one row."""
 
     LEAVE = "nothing: it moves, or may still"
-    RESUME = "give the process back to this host, which may do so alone"
+    RESUME = "give the process back to this host, which may do so alone, or by an operator's word"
     SETTLE = "ask for the destination's verdict and act by it"
     FINISH = "finish what a final phase permits, and give back what is held"
 
@@ -33,6 +33,8 @@ def next_move(migration: Migration, still_s: float) -> Move:
         return Move.LEAVE
     if phase.final:
         return Move.FINISH
+    if phase is Phase.RELEASED and migration.is_declared_dead(Role.DESTINATION):
+        return Move.RESUME
     return Move.RESUME if phase in {Phase.OPEN, Phase.FREEZING, Phase.FROZEN} else Move.SETTLE
 
 
@@ -59,9 +61,33 @@ def _waits_s(migration: Migration, settings: Settings) -> float:
     phase = migration.phase
     if phase in {Phase.FREEZING, Phase.RESTORING, Phase.ACCEPTED}:
         return 0
+    if migration.facts.get("resolved"):
+        return settings.stall_s
     if phase is Phase.OPEN or (phase is Phase.RESERVED and not may_restore(migration)):
         return settings.patience_s
     return settings.stall_s
+
+
+#: What a final row says of the whole migration. The source resumes alone before ``released``, when the destination can
+#: never have all images, or with its ``refused``; it retires with its ``restored``. So each proves the verdict.
+PROOF: dict[Phase, Json] = {
+    Phase.RESUMED: {"source_phase": Phase.RESUMED, "verdict": Verdict.REFUSED},
+    Phase.RETIRED: {"source_phase": Phase.RETIRED, "verdict": Verdict.RESTORED},
+    Phase.RESTORED: {"verdict": Verdict.RESTORED},
+    Phase.REFUSED: {"verdict": Verdict.REFUSED},
+}
+
+
+def end_known(migration: Migration) -> Json:
+    """Return the facts by which this host alone can say how the migration ended; empty if it can not."""
+    told = PROOF.get(migration.phase, {})
+    if migration.phase is Phase.RESTORED:
+        return told | fate(migration) if not migration.facts.get("gave_way") else {}
+    if migration.phase is Phase.RESUMED:
+        return told | {"gone": migration.facts.get("gone", False)}
+    if migration.phase is Phase.REFUSED and not migration.is_declared_dead(Role.SOURCE):
+        return {}
+    return told
 
 
 #: What a row of the journal means for the ledger, and who owns the process then.
@@ -75,8 +101,11 @@ MEANING = {
 
 def account_of(journal: Journal, entry: Entry) -> Account:
     """Return a migration as this host's journal knows it, for a ledger that has lost it."""
-    state, owner = MEANING.get(entry.phase, (State.RUNNING, Role.SOURCE))
+    phase = Phase.REFUSED if entry.facts.get("gave_way") else entry.phase
+    state, owner = MEANING.get(phase, (State.RUNNING, Role.SOURCE))
     if state is State.ROLLED_BACK and entry.facts.get("gone"):
         state = State.LOST
     steps = tuple(journal.steps(entry.id))
-    return Account(entry.id, entry.plan, state, entry.created, entry.plan.host_of(owner), steps, role=entry.role)
+    word = {name: fact for name, fact in entry.facts.items() if name.startswith("resolved")}
+    owner_host = entry.plan.host_of(owner)
+    return Account(entry.id, entry.plan, state, entry.created, owner_host, steps, role=entry.role, resolved=word)

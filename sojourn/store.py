@@ -52,6 +52,12 @@ class Store:
         with self._answering():
             return dict(self._redis.hgetall(key))
 
+    def field(self, key: str, field: str) -> str | None:
+        """Return one field of a hash, None if it is not there."""
+        with self._answering():
+            value = self._redis.hget(key, field)
+        return None if value is None else str(value)
+
     def put(self, key: str, value: str, *, expire_s: float) -> None:
         """Set a key that vanishes by itself."""
         with self._answering():

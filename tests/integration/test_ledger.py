@@ -153,3 +153,16 @@ def test_a_ledger_out_of_reach(caplog: pytest.LogCaptureFixture) -> None:
     for ask in (lambda: ledger.open("0123abcd", PLAN), lambda: ledger.account("0123abcd"), ledger.bookmark):
         with pytest.raises(StoreUnreachable):
             ask()
+
+
+def test_an_operators_word_and_doubt(ledger: Ledger) -> None:
+    """The word is there for whoever asks for it later, and in the account; doubt knows no owner."""
+    migration, word = str(uuid4()), {"resolved": "source is dead", "resolved_by": "ann@hub", "resolved_at": 1.0}
+    ledger.open(migration, PLAN)
+    assert ledger.word(migration) == {}
+    ledger.tell_word(migration, word)
+    ledger.tell_doubt(migration)
+    account = ledger.account(migration)
+    assert account is not None
+    assert ledger.word(migration) == account.resolved == account.to_json()["resolved"] == word
+    assert (account.to_json()["state"], account.to_json()["owner"]) == ("in doubt", None)
