@@ -44,7 +44,8 @@ def refuse(migration: Migration) -> Outcome:
     """Write ``refused`` unless the process was already taken, and tell the source the verdict."""
     verdict = arrival.refuse(migration)
     if verdict is Verdict.RESTORED:
-        return Outcome(f"too late to refuse: the process runs on {migration.host.name}", {"verdict": verdict})
+        told = {"verdict": verdict, **arrival.fate(migration)}
+        return Outcome(f"too late to refuse: the process runs on {migration.host.name}", told)
     return Outcome(f"{migration.host.name} will not run the process", {"verdict": verdict})
 
 
@@ -61,7 +62,7 @@ def decide(migration: Migration) -> Outcome:
             return _arrived(migration, arrival.restore(migration, migration.plan.max_freeze_s))
         migration.refresh()
     verdict = arrival.refuse(migration)
-    return Outcome(f"{migration.host.name} says: {verdict}", {"verdict": verdict})
+    return Outcome(f"{migration.host.name} says: {verdict}", {"verdict": verdict, **arrival.fate(migration)})
 
 
 def _arrived(migration: Migration, resumed_at: float) -> Outcome:
