@@ -16,9 +16,11 @@ from kombu.exceptions import OperationalError
 from sojourn.errors import SojournError, StoreUnreachable, Temporary
 from sojourn.host import SECONDS_PER_DAY, Host, Migration
 from sojourn.journal import Entry, lock
-from sojourn.model import Message, Phase, State
+from sojourn.model import Message, Phase
 from sojourn.original import resume_original
-from sojourn.recovery import Move, account_of, finish, next_move
+from sojourn.recovery import Move, account_of, end_known, finish, next_move
+from workflows.app import the_app
+from workflows.conclude import close
 from workflows.recover import settle
 
 log = logging.getLogger("sojourn.reconciler")
@@ -70,23 +72,45 @@ class Reconciler:
         """Do what this host may do by itself; return what the row needed."""
         migration = Migration(self.host, entry)
         migration.refresh()
+        with contextlib.suppress(StoreUnreachable):
+            migration.hear_operator()
         move = next_move(migration, time.time() - migration.entry.updated)
         if move is Move.RESUME:
             self._say(entry, resume_original(migration))
         elif move is Move.FINISH:
             self._say(entry, finish(migration))
+        if move is not Move.LEAVE:
+            self._tell_end(migration)
         return move
+
+    def _tell_end(self, migration: Migration) -> None:
+        """Say how it ended, if this host alone can know it and nobody has: the other host may never come back."""
+        with contextlib.suppress(StoreUnreachable):
+            facts = end_known(migration)
+            if facts and migration.phase.final and not self._is_ended(migration.id):
+                known = self.host.journal.known(migration.entry)
+                close(the_app(), Message(migration.id, migration.plan, known | facts))
 
     def _settle(self, entry: Entry) -> None:
         """Start the settling canvas, with all that this host knows; say so where the other host can not be reached."""
         message = Message(entry.id, entry.plan, self.host.journal.known(entry))
         other = entry.plan.destination if entry.plan.source == self.host.name else entry.plan.source
-        if other not in self._alive() and entry.phase is Phase.RELEASED:
-            self.host.ledger.tell_state(entry.id, State.IN_DOUBT)
-            self._say(entry, f"in doubt: {other} does not answer, so the tree stays frozen on {self.host.name}")
+        if other not in self._alive() and _is_in_doubt(entry):
+            self._tell_doubt(entry, other)
         settle(message, self.host.settings.stall_s)
         # What was done now moves the row, so the next attempt waits as long as the first.
         self.host.journal.learn(entry, {"settling": time.time()})
+
+    def _tell_doubt(self, entry: Entry, other: str) -> None:
+        with contextlib.suppress(StoreUnreachable):
+            if not self._is_ended(entry.id):
+                self.host.ledger.tell_doubt(entry.id)
+        self._say(entry, f"in doubt: {other} does not answer; {self.host.name} stays {entry.phase}")
+
+    def _is_ended(self, migration: str) -> bool:
+        """Whether people know how it ended. Raises StoreUnreachable."""
+        account = self.host.ledger.account(migration)
+        return account is not None and account.state.definite
 
     def _alive(self) -> set[str]:
         try:
@@ -99,3 +123,8 @@ class Reconciler:
 
     def _context(self, entry: Entry) -> dict[str, str]:
         return {"migration": entry.id, "host": self.host.name, "step": "reconciler"}
+
+
+def _is_in_doubt(entry: Entry) -> bool:
+    """Whether only the other host can say who owns the process, or only an operator: settling has told nothing yet."""
+    return entry.phase is Phase.RELEASED or (entry.phase is Phase.ACCEPTED and "settling" in entry.facts)

@@ -10,7 +10,7 @@ from celery import shared_task, states
 from sojourn.errors import Aborted, ChannelFailed, CriuFailed, HostUnreachable, MigrationError, SojournError
 from sojourn.host import this_host
 from sojourn.ledger import Account, Ledger
-from sojourn.model import Failure, Json, Message, Phase, Role, State, Verdict, where_it_runs
+from sojourn.model import Failure, Json, Message, Phase, Role, State, Verdict, dead, where_it_runs
 
 #: What a dump is told to have failed of when it can not say why itself: its page server may.
 DUMP_KNOWS_NOT = {ChannelFailed.code, CriuFailed.code}
@@ -19,18 +19,38 @@ DUMP_KNOWS_NOT = {ChannelFailed.code, CriuFailed.code}
 @shared_task(name="sojourn.conclude", bind=True)
 def conclude(self: Any, handed: Json | list[Json]) -> Json:  # noqa: ANN401  (Celery has no types)
     """Join the ends of both hosts, close the account, and answer the caller."""
-    message = Message.join(handed if isinstance(handed, list) else [handed])
-    account = this_host().ledger.account(message.id)
+    return close(self.app, Message.join(handed if isinstance(handed, list) else [handed]))
+
+
+def close(app: Any, message: Message) -> Json:  # noqa: ANN401
+    """Enter what the migration came to, unless more is known already; return the result that stands."""
+    ledger = this_host().ledger
+    account = ledger.account(message.id)
     result = result_of(message, account)
-    this_host().ledger.close(message.id, result)
-    answer(self.app, result)
+    if account and account.result and not overrules(State(result["state"]), account.state):
+        ledger.tell_state(message.id, account.state)  # whoever waits for an end must hear of it
+        return account.result
+    ledger.close(message.id, result)
+    answer(app, result)
     return result
+
+
+def overrules(state: State, stands: State) -> bool:
+    """Whether an end may take the place of what was told before: what is known is never replaced by less.
+
+    A process that arrived is not lost to the migration, whatever becomes of its host later.
+    """
+    if stands is State.COMPLETED:
+        return state is State.COMPLETED
+    if stands is State.CLEANUP_PENDING:
+        return state.arrived
+    return state is not State.IN_DOUBT or not stands.definite
 
 
 def answer(app: Any, result: Json) -> None:  # noqa: ANN401
     """Make ``.get()`` return the result, or raise MigrationError for anything that is not a completed migration."""
     state = State(result["state"])
-    if state in {State.COMPLETED, State.CLEANUP_PENDING}:
+    if state.arrived:
         app.backend.store_result(result["id"], result, states.SUCCESS)
     else:
         app.backend.store_result(result["id"], error_of(result), states.FAILURE)
@@ -59,7 +79,7 @@ def error_of(result: Json) -> MigrationError:
 
 def result_of(message: Message, account: Account | None) -> Json:
     """Return the finished migration as plain JSON, as ``.get()`` and ``--json`` give it."""
-    facts = message.facts
+    facts = message.facts | ((account.resolved or {}) if account else {})
     failure = _failure(facts, account)
     steps = account.steps if account else ()
     state = state_of(facts, failure)
@@ -79,29 +99,48 @@ def result_of(message: Message, account: Account | None) -> Json:
         "steps": [_step(step) for step in steps],
         "failure": asdict(failure) if failure else None,
         "pending": facts.get("pending", []),
+        "resolved": {name: fact for name, fact in facts.items() if name.startswith("resolved")} or None,
     }
 
 
 def state_of(facts: Json, failure: Failure | None) -> State:
     """Say what a migration came to, from the destination's verdict and the source's last phase."""
     verdict, source = facts.get("verdict"), facts.get("source_phase")
-    if facts.get("resolved") == f"{Role.SOURCE} is dead":
-        return State.COMPLETED if verdict == Verdict.RESTORED else State.LOST
+    if source == Phase.RESUMED and (verdict == Verdict.REFUSED or facts.get("resolved") == dead(Role.DESTINATION)):
+        return _stayed(facts, failure)
+    if verdict == Verdict.RESTORED and facts.get("died_on"):
+        return State.LOST
+    if "resolved" in facts:
+        return _resolved(facts)
     if verdict == Verdict.RESTORED:
         clean = source == Phase.RETIRED and not facts.get("pending")
         return State.COMPLETED if clean else State.CLEANUP_PENDING
-    if verdict == Verdict.REFUSED and source == Phase.RESUMED:
-        if facts.get("gone"):
-            return State.LOST
-        if failure and failure.code == Aborted.code:
-            return State.ABORTED
-        return State.REFUSED if failure and failure.step == "preflight" else State.ROLLED_BACK
     return State.IN_DOUBT
+
+
+def _stayed(facts: Json, failure: Failure | None) -> State:
+    """Say why the process stayed on the source, if it did not end there."""
+    if facts.get("gone"):
+        return State.LOST
+    if failure and failure.code == Aborted.code:
+        return State.ABORTED
+    return State.REFUSED if failure and failure.step == "preflight" else State.ROLLED_BACK
+
+
+def _resolved(facts: Json) -> State:
+    """Say what a migration came to by an operator's word; the source has not resumed it, nor did it die elsewhere."""
+    verdict, source = facts.get("verdict"), facts.get("source_phase")
+    if facts["resolved"] == dead(Role.DESTINATION):
+        # It was retired already: the process had run on the destination, and died with it.
+        return State.LOST if source == Phase.RETIRED else State.IN_DOUBT
+    if verdict == Verdict.RESTORED:
+        return State.CLEANUP_PENDING if facts.get("pending") else State.COMPLETED
+    return State.LOST if verdict else State.IN_DOUBT
 
 
 def owner_of(message: Message, state: State) -> str | None:
     """Return the host that owns the process now, None while nobody knows."""
-    if state in {State.COMPLETED, State.CLEANUP_PENDING}:
+    if state.arrived:
         return message.plan.destination
     return None if state in {State.IN_DOUBT, State.LOST} else message.plan.source
 
@@ -125,15 +164,23 @@ def times_of(facts: Json) -> Json:
 def _failure(facts: Json, account: Account | None) -> Failure | None:
     """Return the original failure; where the dump broke off, what the page server said is the cause."""
     failure = account.failure if account else None
-    cause = facts.get("page_server_error")
-    if failure and failure.step == "dump" and failure.code in DUMP_KNOWS_NOT and cause:
-        return replace(
-            failure,
-            code=facts.get("page_server_code", failure.code),
-            message=f"The page server on the destination failed: {cause} ({failure.message})",
-            hint=" ".join(filter(None, (facts.get("page_server_hint"), failure.hint))),
-        )
+    if facts.get("died_on") and not failure:
+        host = facts["died_on"]
+        return Failure("LOST", f"The process had arrived on {host} and died there with its host.", "", "", host)
+    if failure and failure.code == Aborted.code and facts.get("verdict") == Verdict.RESTORED:
+        return replace(failure, message=f"{failure.message} It was too late.")
+    if failure and failure.step == "dump" and failure.code in DUMP_KNOWS_NOT and facts.get("page_server_error"):
+        return _page_servers(failure, facts)
     return failure
+
+
+def _page_servers(failure: Failure, facts: Json) -> Failure:
+    return replace(
+        failure,
+        code=facts.get("page_server_code", failure.code),
+        message=f"The page server on the destination failed: {facts['page_server_error']} ({failure.message})",
+        hint=" ".join(filter(None, (facts.get("page_server_hint"), failure.hint))),
+    )
 
 
 def _step(step: Any) -> Json:  # noqa: ANN401

@@ -50,7 +50,11 @@ def migrate(self: Any, **asked: Any) -> None:  # noqa: ANN401  (Celery has no ty
     """
     host = this_host()
     message = Message(self.request.id, Plan.from_json({"max_freeze_s": host.settings.max_freeze_s, **asked}))
-    host.ledger.open(message.id, message.plan)
+    account = host.ledger.account(message.id)
+    if account and account.state.definite:
+        raise Ignore  # it was aborted while this message was queued
+    if account is None:
+        host.ledger.open(message.id, message.plan)
     try:
         host.registry.check(message.plan)
     except SojournError as error:
@@ -64,5 +68,7 @@ def migrate(self: Any, **asked: Any) -> None:  # noqa: ANN401  (Celery has no ty
 def roll_back(handed: Json) -> None:
     """Undo everything, after whichever step failed; the hosts' journals decide what that means for each."""
     message = Message.from_json(handed)
-    this_host().ledger.tell_state(message.id, State.ROLLING_BACK)
+    account = this_host().ledger.account(message.id)
+    if account is None or not account.state.definite:  # an abort may have told its end already
+        this_host().ledger.tell_state(message.id, State.ROLLING_BACK)
     backward(PIPELINES[message.plan.mode], message, conclude).apply_async()

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from sojourn.model import Message, Role
+from celery import shared_task
+
+from sojourn.host import this_host
+from sojourn.model import Json, Message, Phase, Role
 from tasks.dump import interrupt, resume
+from tasks.give_way import give_way
 from tasks.page_server import stop_page_server
+from tasks.reclaim import reclaim
 from tasks.reserve import release
 from tasks.restore import decide, refuse
+from workflows.app import the_app
 from workflows.canvas import Rows, linked
-from workflows.conclude import conclude
+from workflows.conclude import close, conclude
 from workflows.pipeline import On
 
 SETTLE: Rows = [
@@ -24,8 +30,9 @@ SETTLE: Rows = [
     (release, On.BOTH, True),
 ]
 
-ABORT: Rows = [
-    (interrupt, On.SOURCE, True),
+#: An abort goes to the source first, which stops at once and, before ``released``, decides alone; then come the others.
+ABORT: Rows = [(interrupt, On.SOURCE, True), (reclaim, On.SOURCE, True)]
+ABORT_FURTHER: Rows = [
     (refuse, On.DESTINATION, True),
     (resume, On.SOURCE, True),
     (stop_page_server, On.DESTINATION, True),
@@ -33,8 +40,16 @@ ABORT: Rows = [
 ]
 
 #: When one host will never answer, the other one acts on an operator's word.
-WITHOUT_DESTINATION: Rows = [(resume, On.SOURCE, True), (release, On.SOURCE, True)]
-WITHOUT_SOURCE: Rows = [(decide, On.DESTINATION, True), (release, On.DESTINATION, True)]
+WITHOUT: dict[Role, Rows] = {
+    Role.DESTINATION: [(resume, On.SOURCE, True), (release, On.SOURCE, True)],
+    Role.SOURCE: [(decide, On.DESTINATION, True), (release, On.DESTINATION, True)],
+}
+
+#: What the dead host does if it comes back after all; this waits in its queue.
+IF_BACK: dict[Role, Rows] = {
+    Role.DESTINATION: [(give_way, On.DESTINATION, True), (release, On.DESTINATION, True)],
+    Role.SOURCE: [(resume, On.SOURCE, True), (release, On.SOURCE, True)],
+}
 
 
 def settle(message: Message, expires_s: float) -> Any:  # noqa: ANN401  (Celery has no types)
@@ -43,11 +58,40 @@ def settle(message: Message, expires_s: float) -> Any:  # noqa: ANN401  (Celery 
 
 
 def abort(message: Message) -> Any:  # noqa: ANN401
-    """Give the migration up if that is still possible; the destination's verdict says whether it was."""
-    return linked(ABORT, message, conclude).apply_async()
+    """Give the migration up if that is still possible: the source decides alone, or the destination's verdict does."""
+    the_app()  # an operator's program has none yet, and the canvas would go to no broker of ours
+    return linked(ABORT, message, ask_the_destination).apply_async()
+
+
+@shared_task(name="sojourn.ask_the_destination", bind=True)
+def ask_the_destination(self: Any, handed: Json) -> None:  # noqa: ANN401
+    """Go on with an abort. What is known without the destination is told at once, since that may never answer."""
+    message = Message.from_json(handed)
+    alone = message.facts.get("source_phase") == Phase.RESUMED
+    if alone or message.plan.destination not in this_host().registry.alive():
+        close(self.app, message)
+    linked(ABORT_FURTHER, message, conclude).apply_async()
 
 
 def resolve(message: Message, dead: Role) -> Any:  # noqa: ANN401
     """Act on an operator's word that one host is dead; the word is in the message's facts, and so in the journal."""
-    rows = WITHOUT_DESTINATION if dead is Role.DESTINATION else WITHOUT_SOURCE
-    return linked(rows, message, conclude).apply_async()
+    the_app()
+    then = {Role.DESTINATION: without_destination, Role.SOURCE: without_source}[dead]
+    return linked(WITHOUT[dead], message, then).apply_async()
+
+
+@shared_task(name="sojourn.without_destination", bind=True)
+def without_destination(self: Any, handed: Json) -> None:  # noqa: ANN401
+    """End a migration that the source has ended alone, and leave word for the destination."""
+    _end_without(self.app, Message.from_json(handed), Role.DESTINATION)
+
+
+@shared_task(name="sojourn.without_source", bind=True)
+def without_source(self: Any, handed: Json) -> None:  # noqa: ANN401
+    """End a migration that the destination has ended alone, and leave word for the source."""
+    _end_without(self.app, Message.from_json(handed), Role.SOURCE)
+
+
+def _end_without(app: Any, message: Message, dead: Role) -> None:  # noqa: ANN401
+    close(app, message)
+    linked(IF_BACK[dead], message, conclude).apply_async()

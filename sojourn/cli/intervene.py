@@ -8,16 +8,20 @@ import time
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from sojourn.cli import live, output
 from sojourn.cli.cluster import Cluster
 from sojourn.cli.output import console
 from sojourn.errors import Aborted, UsageError
 from sojourn.ledger import Account
-from sojourn.model import Failure, Json, Message, Role, State, Verdict, where_it_runs
+from sojourn.model import Failure, Json, Message, Role, State, Verdict, dead, where_it_runs
 
 Id = Annotated[str, typer.Argument(help="The migration's id, or how it begins.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the migration as JSON.")]
+
+#: How long a host may be silent before an abort no longer waits for it; what was asked of it stays in its queue.
+SILENCE_S = 10
 
 
 def add_to(app: typer.Typer) -> None:
@@ -39,7 +43,10 @@ def abort(migration: Id, json: AsJson = False) -> None:
     cluster.ledger.tell_failure(account.id, Failure(Aborted.code, f"Aborted by {_who()}."))
     bookmark = cluster.ledger.bookmark()
     start(Message(account.id, account.plan))
-    _report(cluster, bookmark, account, json=json, wanted=State.ABORTED)
+    _await_end(cluster, bookmark, account)
+    ended = cluster.find(account.id)
+    _report(ended, json=json)
+    raise typer.Exit(0 if ended.state is State.ABORTED else ended.state.exit_code or 1)
 
 
 def resolve(
@@ -52,52 +59,81 @@ def resolve(
     """Decide what nobody else can: one of the two hosts will never answer again.
 
     Say so only of a host that is switched off, and stays so: if it still runs the process, there will be two.
-    Exit status: 0 the process runs; 2 usage; 13 lost; 1 anything else.
+    Exit status: 0 the process runs; 2 usage; 12 in doubt; 13 lost; 14 the other host does not answer; 130 not agreed
+    to; 1 anything else.
     """
     if destination_is_dead == source_is_dead:
         raise UsageError("Say which host is dead: --destination-is-dead or --source-is-dead.")
     cluster = Cluster()
     account = _unended(cluster, migration)
-    dead = Role.DESTINATION if destination_is_dead else Role.SOURCE
-    _ask(account, dead, yes=yes)
+    gone, left = (Role.DESTINATION, Role.SOURCE) if destination_is_dead else (Role.SOURCE, Role.DESTINATION)
+    cluster.registry.check_host(account.plan.host_of(left))
+    _ask(cluster, account, gone, yes=yes)
     from workflows.recover import resolve as start  # noqa: PLC0415
 
-    bookmark = cluster.ledger.bookmark()
-    start(Message(account.id, account.plan, _word(dead)), dead)
-    _report(cluster, bookmark, account, json=json, wanted=None)
+    bookmark, word = cluster.ledger.bookmark(), _word(gone)
+    cluster.ledger.tell_word(account.id, word)
+    verdict = {"verdict": Verdict.REFUSED} if gone is Role.DESTINATION else {}
+    start(Message(account.id, account.plan, word | verdict), gone)
+    live.silently(cluster.ledger, bookmark, account.id)
+    ended = cluster.find(account.id)
+    _report(ended, json=json)
+    raise typer.Exit(0 if ended.owner else ended.state.exit_code or 1)
 
 
-def _word(dead: Role) -> Json:
-    """Return the operator's word as facts, which both the message and the journal keep."""
-    word: Json = {"resolved": f"{dead} is dead", "resolved_by": _who(), "resolved_at": time.time()}
-    return word | ({"verdict": Verdict.REFUSED} if dead is Role.DESTINATION else {})
+def _word(gone: Role) -> Json:
+    """Return the operator's word as facts, which the ledger, the messages and the journals keep."""
+    return {"resolved": dead(gone), "resolved_by": _who(), "resolved_at": time.time()}
 
 
-def _ask(account: Account, dead: Role, *, yes: bool) -> None:
-    host = account.plan.host_of(dead)
-    act = "resume the original" if dead is Role.DESTINATION else "let the destination go on alone"
-    warning = f"If {host} still runs process {account.plan.pid}, there will be two of it."
-    if not yes and not typer.confirm(f"{host} is dead for good: {act}? {warning}"):
+def _ask(cluster: Cluster, account: Account, gone: Role, *, yes: bool) -> None:
+    """Say what will be done, and go on if that is agreed to; on stderr, so that JSON stays whole."""
+    plan = account.plan
+    host = plan.host_of(gone)
+    act = {
+        Role.DESTINATION: f"The original, process {plan.pid}, will run on {plan.source}; {host} will never run it.",
+        Role.SOURCE: f"{plan.destination} goes on alone if it has all of process {plan.pid}; if not, it is lost.",
+    }[gone]
+    answers = f"The worker of {host} answers: is it dead? " if host in cluster.registry.alive() else ""
+    typer.echo(f"{act} {answers}If {host} still runs the process, there will be two of it.", err=True)
+    if not yes and not typer.confirm(f"Is {host} dead for good?", err=True):
         raise typer.Abort
 
 
 def _unended(cluster: Cluster, migration: str) -> Account:
     account = cluster.find(migration)
-    if account.state.final and account.state is not State.IN_DOUBT:
+    if account.state.definite:
         where = where_it_runs(account.state, account.owner)
         raise UsageError(f"Migration {account.id} has ended: {account.state}. {where}")
     return account
 
 
-def _report(cluster: Cluster, bookmark: str, account: Account, *, json: bool, wanted: State | None) -> None:
-    live.silently(cluster.ledger, bookmark, account.id)
-    ended = cluster.find(account.id)
+def _await_end(cluster: Cluster, bookmark: str, account: Account) -> None:
+    """Wait for the end, or tell a migration to be in doubt of which a host stays silent."""
+    until = time.monotonic() + SILENCE_S
+    for event in cluster.ledger.follow(bookmark):
+        if event and event.migration == account.id and event.kind == "state" and State(event.data["state"]).final:
+            return
+        if event is None and time.monotonic() > until and (silent := _silent(cluster, account)):
+            if not cluster.find(account.id).state.definite:
+                cluster.ledger.tell_doubt(account.id)
+                output.warn(f"{silent} does not answer; it will be asked when it does.")
+            return
+
+
+def _silent(cluster: Cluster, account: Account) -> str:
+    """Return which of the two hosts do not answer, in words."""
+    alive = cluster.registry.alive()
+    return " and ".join(host for host in (account.plan.source, account.plan.destination) if host not in alive)
+
+
+def _report(ended: Account, *, json: bool) -> None:
     if json:
-        output.as_json(ended.result)
-    else:
-        console.print(f"{ended.plan.describe()}: {ended.state}. {where_it_runs(ended.state, ended.owner)}")
-    good = ended.state is wanted or (wanted is None and ended.owner is not None)
-    raise typer.Exit(0 if good else ended.state.exit_code or 1)
+        output.as_json(ended.to_json())
+        return
+    why = f" {ended.failure.message}" if ended.failure else ""
+    where = where_it_runs(ended.state, ended.owner)
+    console.print(escape(f"{ended.plan.describe()}: {ended.state}. {where}{why}"), soft_wrap=True)
 
 
 def _who() -> str:

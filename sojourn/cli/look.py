@@ -14,7 +14,7 @@ from sojourn.cli import output, timeline
 from sojourn.cli.cluster import Cluster
 from sojourn.cli.output import console, megabytes, milliseconds
 from sojourn.ledger import Account
-from sojourn.model import Json
+from sojourn.model import Json, Plan, Role, dead, where_it_runs
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -34,7 +34,7 @@ def list_migrations(
     """List migrations: running, queued and finished. Exit status: 0; 1 if Redis does not answer."""
     accounts = Cluster().ledger.latest(count)
     if json:
-        output.as_json([_as_json(account) for account in accounts])
+        output.as_json([account.to_json() for account in accounts])
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("id", "pid", "from", "to", "state", "runs on", "downtime", "asked"):
@@ -64,10 +64,12 @@ def show(
     """Show one migration: where it stands, its timeline, why it failed. Exit status: 0; 2 if there is none."""
     account = Cluster().find(migration)
     if json:
-        output.as_json(_as_json(account))
+        output.as_json(account.to_json())
         return
     console.print(f"[bold]{account.plan.describe()}[/]  {_coloured(account)}  [dim]{account.id}[/]")
-    console.print(f"runs on {account.owner or 'nobody knows which host'}")
+    console.print(where_it_runs(account.state, account.owner))
+    if account.resolved:
+        console.print(escape(_word(account.resolved, account.plan)), soft_wrap=True)
     console.print(timeline.draw(account.steps))
     if account.failure:
         failure = account.failure
@@ -137,16 +139,11 @@ def ps(
     console.print(table)
 
 
-def _as_json(account: Account) -> Json:
-    """Return a migration as ``--json`` gives it, finished or not."""
-    return account.result or {
-        "id": account.id,
-        "state": account.state,
-        **account.plan.to_json(),
-        "owner": account.owner,
-        "steps": [asdict(step) for step in account.steps],
-        "failure": asdict(account.failure) if account.failure else None,
-    }
+def _word(word: Json, plan: Plan) -> str:
+    """Say which host an operator has declared dead, who and when."""
+    role = Role.DESTINATION if word["resolved"] == dead(Role.DESTINATION) else Role.SOURCE
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(word["resolved_at"]))
+    return f"{word['resolved_by']} said at {when} that {plan.host_of(role)}, the {role}, is dead for good"
 
 
 def _coloured(account: Account) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated
+from uuid import uuid4
 
 import typer
 from rich.markup import escape
@@ -14,6 +14,7 @@ from sojourn.cli.output import console, megabytes, milliseconds
 from sojourn.errors import MigrationError
 from sojourn.ledger import Account
 from sojourn.model import Json, Plan, State, where_it_runs
+from sojourn.settings import load
 
 EPILOG = (
     "Exit status: 0 the process runs on the destination; 2 usage; 10 refused by preflight; 11 rolled back, the "
@@ -43,20 +44,17 @@ def migrate(
     json: Annotated[bool, typer.Option("--json", help="Print the finished migration as JSON.")] = False,
 ) -> None:
     """Move a running process, with its children and its memory, to another host."""
-    plan = Plan(pid, source, destination, mode, tcp_established, shell_job, file_locks)
-    if max_freeze is not None:
-        plan = replace(plan, max_freeze_s=max_freeze)
+    limit_s = load().max_freeze_s if max_freeze is None else max_freeze
+    plan = Plan(pid, source, destination, mode, tcp_established, shell_job, file_locks, limit_s)
     cluster = Cluster()
     cluster.registry.check(plan)
     from workflows.migrate import migrate as call  # noqa: PLC0415  (Celery is slow to import: bad input is told at once)
     from workflows.survey import check_workers  # noqa: PLC0415
 
     check_workers(plan)
-    bookmark = cluster.ledger.bookmark()
-    asked = plan.to_json()
-    if max_freeze is None:  # the cluster's own setting counts then, not this machine's
-        del asked["max_freeze_s"]
-    migration = call.delay(**asked).id
+    bookmark, migration = cluster.ledger.bookmark(), str(uuid4())
+    cluster.ledger.open(migration, plan)  # so that it can be looked at and aborted while its message is queued
+    call.apply_async(kwargs=plan.to_json(), task_id=migration)
     if detach:
         output.as_json({"id": migration}) if json else console.print(migration)
         return

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from sojourn.errors import SojournError
 
@@ -29,6 +30,11 @@ def fail(error: SojournError, *, as_json: bool) -> None:
     complaints.print(f"[bold red]error:[/] {_escaped(error.message)}", soft_wrap=True)
     if error.hint:
         complaints.print(f"[dim]hint:[/]  {_escaped(error.hint)}", soft_wrap=True)
+
+
+def warn(sentence: str) -> None:
+    """Say something on stderr that people should know."""
+    complaints.print(escape(sentence), style="yellow", soft_wrap=True)
 
 
 def megabytes(size: float | None) -> str:

@@ -11,7 +11,7 @@ import pytest
 from sojourn.errors import MigrationError
 from sojourn.ledger import Account
 from sojourn.model import Failure, Message, Phase, Plan, State, StepRecord, Verdict
-from workflows.conclude import error_of, owner_of, result_of, state_of, times_of
+from workflows.conclude import error_of, overrules, owner_of, result_of, state_of, times_of
 
 PLAN = Plan(4242, "alpha", "beta")
 ID = "0123abcd"
@@ -128,3 +128,53 @@ def test_the_error_says_where_the_process_runs(facts: dict[str, Any], ending: st
 def test_the_error_without_a_failure() -> None:
     """A failure that nobody recorded is still a sentence."""
     assert error_of(result_of(Message(ID, PLAN, {}), None)).message.startswith("The migration failed. ")
+
+
+DEAD_DESTINATION = {"resolved": "destination is dead", "resolved_by": "ann@hub", "resolved_at": 1.0}
+DEAD_SOURCE = {"resolved": "source is dead", "resolved_by": "ann@hub", "resolved_at": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("word", "facts", "state"),
+    [
+        (DEAD_DESTINATION, {"source_phase": "resumed"}, State.ROLLED_BACK),
+        (DEAD_DESTINATION, {"source_phase": "resumed", "verdict": "restored"}, State.ROLLED_BACK),
+        (DEAD_DESTINATION, {"source_phase": "resumed", "gone": True}, State.LOST),
+        (DEAD_DESTINATION, {"source_phase": "retired"}, State.LOST),
+        (DEAD_DESTINATION, {}, State.IN_DOUBT),
+        (DEAD_SOURCE, {"verdict": "restored"}, State.COMPLETED),
+        (DEAD_SOURCE, {"verdict": "restored", "pending": ["beta: look at it"]}, State.CLEANUP_PENDING),
+        (DEAD_SOURCE, {"verdict": "restored", "died_on": "beta"}, State.LOST),
+        (DEAD_SOURCE, {"verdict": "refused"}, State.LOST),
+        (DEAD_SOURCE, {"verdict": "refused", "source_phase": "resumed"}, State.ROLLED_BACK),
+        (DEAD_SOURCE, {}, State.IN_DOUBT),
+    ],
+)
+def test_an_operators_word(word: dict[str, Any], facts: dict[str, Any], state: State) -> None:
+    """It stands in for the verdict of the host that is dead, and is part of the result, wherever it was kept."""
+    told = result_of(Message(ID, PLAN, facts), _account(resolved=word))
+    assert (told["state"], told["resolved"]) == (state, word)
+    assert result_of(Message(ID, PLAN, facts | word), None)["state"] == state
+
+
+def test_a_process_that_died_where_it_had_arrived() -> None:
+    """It is lost with its own host, and the sentence says so; not if the migration was told as completed before."""
+    facts = {"verdict": "restored", "source_phase": "retired", "died_on": "beta"}
+    told = result_of(Message(ID, PLAN, facts), _account())
+    assert (told["state"], told["owner"], told["failure"]["code"]) == ("lost", None, "LOST")
+    assert not overrules(State.LOST, State.COMPLETED)
+
+
+def test_an_abort_that_came_too_late() -> None:
+    """The failure of a migration that arrived all the same says so."""
+    facts = {"verdict": "restored", "source_phase": "retired"}
+    told = result_of(Message(ID, PLAN, facts), _account(failure=Failure("ABORTED", "Aborted by ann@hub.")))
+    assert (told["state"], told["failure"]["message"]) == ("completed", "Aborted by ann@hub. It was too late.")
+
+
+@pytest.mark.parametrize("stands", [state for state in State if state.definite])
+def test_what_is_known_is_never_replaced_by_doubt(stands: State) -> None:
+    """A late canvas that knows less changes nothing; one that knows more does."""
+    assert not overrules(State.IN_DOUBT, stands)
+    assert overrules(State.COMPLETED, stands)
+    assert overrules(State.COMPLETED, State.IN_DOUBT)
