@@ -22,6 +22,7 @@
  *     TAKE_BACK_A_RUNNING_TREE          `accepted` is taken back although the tree runs
  *     RESTORE_BEFORE_HELD               CRIU's restore is at work before the journal knows of it
  *     DUMP_BEFORE_HELD                  the holder's dump is at work before the journal knows of it
+ *     RESTORE_AGAINST_THE_WORD          a destination that was declared dead restores when it is back
  *
  * Two more are no breach but another setting or a harder question:
  *
@@ -83,6 +84,12 @@ bool m_restored = false;             /* to the source: the verdict */
 bool m_refused = false;              /* to the source: the verdict */
 bool stream = false;                 /* the small images, on their way through the page channel */
 
+/*
+ * An operator's word that the destination is dead, kept where the destination looks before it restores. It is said of
+ * a host that is off, or of one that was only cut off and had not begun to restore.
+ */
+bool w_dead = false;
+
 bool calm = false;                   /* no fault from now on */
 bool s_lost = false;                 /* the source's host died while it had the tree */
 bool d_lost = false;                 /* the destination's host died at least once */
@@ -117,6 +124,12 @@ bool it_never_arrives = true;                 /* 9: no rule; the checker must fi
 #define MAY_BE_TAKEN_BACK true
 #else
 #define MAY_BE_TAKEN_BACK (d_tree != running)
+#endif
+
+#ifdef RESTORE_AGAINST_THE_WORD
+#define MAY_RESTORE true
+#else
+#define MAY_RESTORE (!w_dead)
 #endif
 
 #ifdef NOT_EVEN_THEN
@@ -212,6 +225,7 @@ end:
      */
     :: atomic { s_at == idle && (s_phase == open || s_phase == freezing || s_phase == frozen) ->
         s_phase = resumed; s_at = thaw }
+    :: atomic { s_at == idle && w_dead && s_phase == released -> s_phase = resumed; s_at = thaw }
 #ifdef RESUME_WITHOUT_VERDICT
     :: atomic { s_at == idle && s_phase == released -> s_phase = resumed; s_at = thaw }
 #endif
@@ -247,7 +261,8 @@ end:
     :: atomic { d_at == idle && m_destination -> take(m_destination);
         if
         :: d_phase == unknown -> d_phase = reserved; d_listens = true; m_source = true
-        :: d_phase == reserved && COMPLETE -> d_phase = restoring; d_at = start_restore
+        :: d_phase == reserved && COMPLETE && MAY_RESTORE -> d_phase = restoring; d_at = start_restore
+        :: d_phase == reserved && COMPLETE && !MAY_RESTORE -> m_refuse = true
         :: d_phase == reserved && !COMPLETE && !calm -> d_listens = true; m_source = true    /* was not recorded as done */
         :: d_phase == restored -> m_restored = true
 #ifdef RESTORE_WITHOUT_CHECKING_JOURNAL
@@ -325,14 +340,15 @@ end:
 #endif
 
     /* The reconciler: forward with whole images, else no. Its clock may be wrong, too. */
-    :: atomic { d_at == idle && (d_phase == reserved || d_phase == restoring) && COMPLETE && criu == gone &&
-        script == gone ->
+    :: atomic { d_at == idle && (d_phase == reserved || d_phase == restoring) && COMPLETE && MAY_RESTORE &&
+        criu == gone && script == gone ->
         if
         :: d_tree == stuck -> d_tree = none    /* of the attempt before; possible with KEEP_IMAGES only */
         :: else -> skip
         fi;
         d_phase = restoring; d_at = start_restore }
-    :: atomic { d_at == idle && (d_phase == reserved || d_phase == restoring) && !COMPLETE && !RESTORE_IS_SEEN ->
+    :: atomic { d_at == idle && (d_phase == reserved || d_phase == restoring) && !(COMPLETE && MAY_RESTORE) &&
+        !RESTORE_IS_SEEN ->
         d_asked = false; d_seen = d_phase; d_at = look }
     :: atomic { d_at == idle && d_phase == accepted && !RESTORE_IS_SEEN ->
         d_asked = false; d_seen = d_phase; d_at = look }
@@ -436,7 +452,14 @@ active proctype faults() {
         :: else -> skip
         fi;
         d_rest(); criu = gone; d_criu_held = false; script = gone;
-        d_listens = false; d_pages = false; d_small = false; stream = false }
+        d_listens = false; d_pages = false; d_small = false; stream = false;
+        if
+        :: w_dead = true    /* and an operator says so before it is back */
+        :: skip
+        fi }
+
+    /* An operator takes a destination for dead that is only cut off. */
+    :: atomic { !w_dead && (d_phase == unknown || d_phase == reserved) -> w_dead = true }
 
     :: calm = true; break
     od;
@@ -453,7 +476,8 @@ end:
     do
     :: atomic { CHECKED(1) && s_tree == running && d_tree == running ->
         never_two_run = false; assert(never_two_run) }
-    :: atomic { CHECKED(2) && s_phase == resumed && (d_phase == accepted || d_phase == restored || d_tree == running) ->
+    :: atomic { CHECKED(2) && s_phase == resumed &&
+        (d_tree == running || ((d_phase == accepted || d_phase == restored) && !w_dead)) ->
         never_resumed_and_taken = false; assert(never_resumed_and_taken) }
     :: atomic { CHECKED(3) && s_phase == retired && d_phase == refused ->
         never_retired_and_refused = false; assert(never_retired_and_refused) }
