@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from sojourn.cli import live, output
+from sojourn.cli import output
 from sojourn.cli.cluster import Cluster
 from sojourn.cli.output import console
 from sojourn.errors import Aborted, UsageError
@@ -20,8 +20,11 @@ from sojourn.model import Failure, Json, Message, Role, State, Verdict, dead, wh
 Id = Annotated[str, typer.Argument(help="The migration's id, or how it begins.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the migration as JSON.")]
 
-#: How long a host may be silent before an abort no longer waits for it; what was asked of it stays in its queue.
+#: How long an abort waits for what is in doubt, or for a silent host; what was asked waits in its queue.
 SILENCE_S = 10
+
+#: How long the host that is left may take to act on an operator's word; doubts may be told meanwhile.
+ACT_S = 60
 
 
 def add_to(app: typer.Typer) -> None:
@@ -43,7 +46,7 @@ def abort(migration: Id, json: AsJson = False) -> None:
     cluster.ledger.tell_failure(account.id, Failure(Aborted.code, f"Aborted by {_who()}."))
     bookmark = cluster.ledger.bookmark()
     start(Message(account.id, account.plan))
-    _await_end(cluster, bookmark, account)
+    _await_end(cluster, bookmark, account, SILENCE_S)
     ended = cluster.find(account.id)
     _report(ended, json=json)
     raise typer.Exit(0 if ended.state is State.ABORTED else ended.state.exit_code or 1)
@@ -75,7 +78,7 @@ def resolve(
     cluster.ledger.tell_word(account.id, word)
     verdict = {"verdict": Verdict.REFUSED} if gone is Role.DESTINATION else {}
     start(Message(account.id, account.plan, word | verdict), gone)
-    live.silently(cluster.ledger, bookmark, account.id)
+    _await_end(cluster, bookmark, account, ACT_S)
     ended = cluster.find(account.id)
     _report(ended, json=json)
     raise typer.Exit(0 if ended.owner else ended.state.exit_code or 1)
@@ -108,17 +111,23 @@ def _unended(cluster: Cluster, migration: str) -> Account:
     return account
 
 
-def _await_end(cluster: Cluster, bookmark: str, account: Account) -> None:
-    """Wait for the end, or tell a migration to be in doubt of which a host stays silent."""
-    until = time.monotonic() + SILENCE_S
+def _await_end(cluster: Cluster, bookmark: str, account: Account, patience_s: float) -> None:
+    """Wait for an end that is known; after ``patience_s`` one in doubt, or kept by a silent host, will do."""
+    until = time.monotonic() + patience_s
     for event in cluster.ledger.follow(bookmark):
-        if event and event.migration == account.id and event.kind == "state" and State(event.data["state"]).final:
+        if event and event.migration == account.id and event.kind == "state" and State(event.data["state"]).definite:
             return
-        if event is None and time.monotonic() > until and (silent := _silent(cluster, account)):
-            if not cluster.find(account.id).state.definite:
-                cluster.ledger.tell_doubt(account.id)
-                output.warn(f"{silent} does not answer; it will be asked when it does.")
+        if time.monotonic() > until and _is_in_doubt(cluster, account):
             return
+
+
+def _is_in_doubt(cluster: Cluster, account: Account) -> bool:
+    """Whether nobody knows how it ended; tell so where a host stays silent."""
+    state, silent = cluster.find(account.id).state, _silent(cluster, account)
+    if silent and not state.definite:
+        cluster.ledger.tell_doubt(account.id)
+        output.warn(f"{silent} does not answer; what was asked waits for it.")
+    return state.final or bool(silent)
 
 
 def _silent(cluster: Cluster, account: Account) -> str:
