@@ -132,7 +132,7 @@ def fate(migration: Migration) -> Json:
     facts, here = migration.facts, migration.host.name
     if migration.phase is not Phase.RESTORED or facts.get("gave_way"):
         return {}
-    if facts.get("restore_boot") != process.boot_id():
+    if not _is_of_this_boot(migration):
         return {"died_on": here}
     if facts.get("partial"):
         told = f"{here}: CRIU died while it let the tree go. An operator let go on what there is of it; look at it."
@@ -173,8 +173,15 @@ def _is_here(migration: Migration) -> bool:
 
 
 def _runs_partly(migration: Migration) -> bool:
+    if not _is_of_this_boot(migration):
+        return False
     found = rebuilt.state(_pids(migration), migration.facts["restore_began"], migration.facts["occupied"])
     return found not in {rebuilt.State.GONE, rebuilt.State.STUCK}
+
+
+def _is_of_this_boot(migration: Migration) -> bool:
+    """Whether this host has not been down since the restore began: what that had made died with it."""
+    return bool(migration.facts.get("restore_boot") == process.boot_id())
 
 
 def _has_woken(migration: Migration) -> bool:
@@ -183,8 +190,12 @@ def _has_woken(migration: Migration) -> bool:
     If none of its instructions has run, ``accepted`` may be taken back: the source acts on ``restored`` alone, and
     still holds the frozen original. Raises Temporary while CRIU works, and where it can not be told: never by guess.
     """
-    if migration.facts.get("restore_boot") != process.boot_id():
-        return False  # the tree died with this host: the original is all there is
+    if not _is_of_this_boot(migration):
+        raise Temporary(
+            f"{migration.host.name} crashed while it let the tree go, which may have run there for a moment; "
+            "the original stays frozen.",
+            f"See docs/troubleshooting.md, then: sojourn resolve {migration.id}",
+        )
     if migration.at_work():
         raise Temporary(f"CRIU has committed and is still at work on {migration.host.name}; ask again.")
     came = rebuilt.release(migration.directory.work / "restore.log")
@@ -202,7 +213,7 @@ def _has_woken(migration: Migration) -> bool:
 def _remains(migration: Migration) -> list[Identity]:
     """Return what a restore made here and did not finish; never what a later migration or another boot has made."""
     facts = migration.facts
-    if facts.get("restore_boot") != process.boot_id():
+    if not _is_of_this_boot(migration):
         return []
     made = rebuilt.members(_pids(migration), facts["restore_began"], facts["occupied"])
     return [who for who in made if who.start_time <= facts.get("restore_ended", who.start_time)]

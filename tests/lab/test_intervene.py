@@ -313,6 +313,20 @@ def test_a_destination_that_can_not_tell(site: Site, case: Case) -> None:
     assert case.shown()["owner"] == "alpha"
 
 
+def test_a_destination_that_crashed_as_it_took_the_process(site: Site, case: Case) -> None:
+    """It may have run there for a moment: nobody guesses. With the operator's word the frozen original runs."""
+    case.migrate_until("beta", "restored.before")
+    site.lab.crash("beta")
+    site.host("beta")
+    case.becomes("in doubt")
+    assert (case.phase("alpha"), case.phase("beta")) == ("released", "accepted")
+    assert not runs_on(site.lab.host("alpha"), case.counter)
+    assert case.resolve("--destination-is-dead").code == 0
+    case.rests("resumed", "refused")
+    assert case.counter.wait_for_beats(20).host == "alpha"
+    assert case.shown()["owner"] == "alpha"
+
+
 def test_a_source_that_never_comes_back(site: Site, case: Case) -> None:
     """The destination has all images, goes forward, and says so by itself; the source retires when it is back."""
     case.migrate_until("alpha", "copy_images.end")

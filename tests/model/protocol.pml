@@ -20,6 +20,7 @@
  *     RESTORE_WITHOUT_CHECKING_JOURNAL  neither the step nor the action script looks at the phase
  *     CLEAR_AWAY_BEFORE_REFUSED         what a dead restore left is killed before `refused` is written
  *     TAKE_BACK_A_RUNNING_TREE          `accepted` is taken back although the tree runs
+ *     TAKE_BACK_AFTER_A_CRASH           `accepted` is taken back because its host died, whatever had run by then
  *     RESTORE_BEFORE_HELD               CRIU's restore is at work before the journal knows of it
  *     DUMP_BEFORE_HELD                  the holder's dump is at work before the journal knows of it
  *     RESTORE_AGAINST_THE_WORD          a destination that was declared dead restores when it is back
@@ -27,7 +28,7 @@
  * Two more are no breach but another setting or a harder question:
  *
  *     KEEP_IMAGES    a restore leaves its images whole (`auto_dedup` off), so it may be tried again
- *     NOT_EVEN_THEN  also where the destination's host is lost, nothing that ran there may be taken back
+ *     NOT_EVEN_THEN  also where an operator says so, nothing that ran on the destination may be taken back
  *
  * And `-DONLY=<number>` looks for one rule's breach only: the numbers are those behind the rules below.
  */
@@ -90,6 +91,12 @@ bool stream = false;                 /* the small images, on their way through t
  */
 bool w_dead = false;
 
+/*
+ * The destination's host died while it let the tree go. Nobody can know whether an instruction of it had run, so only an
+ * operator takes the original back; until then it stays frozen, in doubt, and that is an end that is permitted.
+ */
+bool d_unknown = false;
+
 bool calm = false;                   /* no fault from now on */
 bool s_lost = false;                 /* the source's host died while it had the tree */
 bool d_lost = false;                 /* the destination's host died at least once */
@@ -132,10 +139,18 @@ bool it_never_arrives = true;                 /* 9: no rule; the checker must fi
 #define MAY_RESTORE (!w_dead)
 #endif
 
+#ifdef TAKE_BACK_AFTER_A_CRASH
+#define CAN_TELL true
+#else
+#define CAN_TELL (!d_unknown || w_dead)
+#endif
+
+#define IN_DOUBT (d_phase == accepted && !CAN_TELL)
+
 #ifdef NOT_EVEN_THEN
 #define EXCUSED false
 #else
-#define EXCUSED d_lost
+#define EXCUSED w_dead
 #endif
 
 /* Messages are acknowledged when they are taken; a second copy of it may still be somewhere. */
@@ -294,7 +309,7 @@ end:
      */
     :: atomic { d_at == idle && m_refuse -> take(m_refuse); d_asked = true; d_seen = d_phase; d_at = look }
     :: atomic { d_at == look && d_seen == restored -> m_restored = d_asked || m_restored; d_rest() }
-    :: atomic { d_at == look && d_seen == accepted && RESTORE_IS_SEEN -> d_rest() }    /* "ask again" */
+    :: atomic { d_at == look && d_seen == accepted && (RESTORE_IS_SEEN || !CAN_TELL) -> d_rest() }    /* "ask again" */
 #ifdef CLEAR_AWAY_BEFORE_REFUSED
     :: atomic { d_at == look && d_seen == accepted && !RESTORE_IS_SEEN ->
         if
@@ -303,8 +318,8 @@ end:
         fi;
         d_at = deny }
 #else
-    :: atomic { d_at == look && d_seen == accepted && !RESTORE_IS_SEEN && MAY_BE_TAKEN_BACK -> d_at = deny }
-    :: atomic { d_at == look && d_seen == accepted && !RESTORE_IS_SEEN && !MAY_BE_TAKEN_BACK ->
+    :: atomic { d_at == look && d_seen == accepted && !RESTORE_IS_SEEN && CAN_TELL && MAY_BE_TAKEN_BACK -> d_at = deny }
+    :: atomic { d_at == look && d_seen == accepted && !RESTORE_IS_SEEN && CAN_TELL && !MAY_BE_TAKEN_BACK ->
         /* CRIU died just before it could say so: the tree runs, and that is all that `restored` means. */
         if
         :: d_phase == accepted -> d_phase = restored; m_restored = d_asked || m_restored
@@ -350,7 +365,7 @@ end:
     :: atomic { d_at == idle && (d_phase == reserved || d_phase == restoring) && !(COMPLETE && MAY_RESTORE) &&
         !RESTORE_IS_SEEN ->
         d_asked = false; d_seen = d_phase; d_at = look }
-    :: atomic { d_at == idle && d_phase == accepted && !RESTORE_IS_SEEN ->
+    :: atomic { d_at == idle && d_phase == accepted && !RESTORE_IS_SEEN && CAN_TELL ->
         d_asked = false; d_seen = d_phase; d_at = look }
     :: atomic { d_at == idle && d_phase == refused && (d_listens || d_pages || d_small || d_tree == stuck) ->
         d_asked = false; d_at = clear_away }
@@ -446,6 +461,7 @@ active proctype faults() {
         fi;
         s_at = idle; dump = gone; stream = false }
     :: atomic { d_lost_it = d_lost_it || d_tree == running; d_lost = true;
+        d_unknown = d_unknown || d_phase == accepted;
         if
         :: d_tree == running -> d_tree = dead
         :: d_tree == stuck -> d_tree = none
@@ -458,8 +474,8 @@ active proctype faults() {
         :: skip
         fi }
 
-    /* An operator takes a destination for dead that is only cut off. */
-    :: atomic { !w_dead && (d_phase == unknown || d_phase == reserved) -> w_dead = true }
+    /* An operator takes a destination for dead that is only cut off, or decides what nobody can know. */
+    :: atomic { !w_dead && (d_phase == unknown || d_phase == reserved || d_unknown) -> w_dead = true }
 
     :: calm = true; break
     od;
@@ -495,11 +511,13 @@ end:
         both_rows_are_final =
             (s_phase == unknown || s_phase == retired || s_phase == resumed) &&
             (d_phase == unknown || d_phase == restored || d_phase == refused);
+        both_rows_are_final = both_rows_are_final || (IN_DOUBT && s_phase == released);
         assert(both_rows_are_final || !CHECKED(6));
         /* Exactly one, unless a host died that had the tree: the source's, or the one on which it ran by then. */
-        one_runs_in_the_end = s_tree == running || d_tree == running || s_lost || d_lost_it;
+        one_runs_in_the_end = s_tree == running || d_tree == running || s_lost || d_lost_it || IN_DOUBT;
         assert(one_runs_in_the_end || !CHECKED(7));
-        nothing_is_left_behind = !s_held && s_tree != stopped && d_tree != stuck && dump != dumping && criu == gone;
+        nothing_is_left_behind = (!s_held && s_tree != stopped) || IN_DOUBT;
+        nothing_is_left_behind = nothing_is_left_behind && d_tree != stuck && dump != dumping && criu == gone;
         assert(nothing_is_left_behind || !CHECKED(8));
         it_never_arrives = !(s_phase == retired && d_phase == restored && d_tree == running);
         assert(it_never_arrives || !CHECKED(9)) }

@@ -72,7 +72,8 @@ def test_no_order_of_events_breaks_a_rule(tmp_path: Path, macros: tuple[str, ...
         ("RESTORE_BEFORE_HELD", "nothing_that_ran_is_taken_back"),
         ("DUMP_BEFORE_HELD", "one_runs_in_the_end"),
         ("RESTORE_AGAINST_THE_WORD", "never_two_run"),
-        # The price of taking `accepted` back when its host has died and nobody can know how far it had come.
+        ("TAKE_BACK_AFTER_A_CRASH", "nothing_that_ran_is_taken_back"),
+        # The price of an operator's word, where nobody can know how far it had come.
         ("NOT_EVEN_THEN", "nothing_that_ran_is_taken_back"),
         # Not a breach: were the model too strict to let a process arrive, its silence would mean nothing.
         ("", "it_never_arrives"),
