@@ -24,7 +24,7 @@ lint: ## check style, types and layers
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-faults: ## run the whole fault matrix on the lab and write docs/failure.md (root, half an hour)
+faults: ## run the whole fault matrix on several labs and write docs/failure.md (root, about an hour)
 	@bin/setup lab
 	@$(BIN)/python -m tests.faults.matrix $(ARGS)
 

@@ -84,6 +84,8 @@ def _root(plan: Plan, host: str, directory: Path) -> Path:
     _devices(root / "dev")
     _mount(root / "opt/sojourn/src", "--bind", "-o", "ro", str(CHECKOUT))
     _mount(root / "shared", "--bind", str(plan.shared))
+    if plan.state_mb:
+        _mount(root / "var/lib/sojourn", "--bind", str(plan.state_disk(host)))
     _new_boot_id(root)
     return root
 

@@ -22,6 +22,7 @@ from sojourn.settings import variable
 
 BOOT_S = 20
 END_S = 10
+MOUNT_S = 10
 POLL_S = 0.01
 
 #: The start of a workload does not wait for anything but its own Python.
@@ -74,6 +75,7 @@ class Host:
         """Boot the host from its disk over the layers, the topmost first, and return before it is up."""
         Network(self.plan).plug(self.name)
         self.directory.mkdir(parents=True, exist_ok=True)
+        self._mount_state()
         (self.directory / "layers").write_text(":".join(str(layer) for layer in layers))
         (self.directory / "init.json").unlink(missing_ok=True)
         boot = [sys.executable, "-P", "-m", "lab.boot", self.plan.name, self.name]
@@ -147,6 +149,14 @@ class Host:
     def log_path(self, service: str) -> Path:
         """Return where a service's log lies, seen from the outside."""
         return self.disk / "var/log/sojourn" / f"{service}.log"
+
+    def _mount_state(self) -> None:
+        """Mount the host's own file system for its journal, on the outside, so that it is kept from boot to boot."""
+        disk = self.plan.state_disk(self.name)
+        if self.plan.state_mb and not disk.is_mount():
+            disk.mkdir(parents=True, exist_ok=True)
+            size = f"mode=0700,size={self.plan.state_mb}m"
+            run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", disk], deadline_s=MOUNT_S)
 
     def _runs_init(self) -> bool:
         init = self.init

@@ -23,11 +23,13 @@ from lab.plan import DISKS, HOSTS, HUB, STATE, Plan, Setting
 from sojourn.errors import ProcessGone, UsageError
 from sojourn.model import Identity
 from sojourn.process import identity
+from sojourn.run import run
 
 DEFAULT_NAME = "lab"
 DEFAULT_HOSTS = 3
 REDIS_S = 20
 WORKERS_S = 40
+UMOUNT_S = 10
 
 log = logging.getLogger(__name__)
 
@@ -83,19 +85,25 @@ class Lab:
         return [Host(planned, name) for name in planned.hosts]
 
     def up(
-        self, hosts: int = DEFAULT_HOSTS, *, settings: Mapping[str, Setting] | None = None, wait: bool = True
+        self,
+        hosts: int = DEFAULT_HOSTS,
+        *,
+        settings: Mapping[str, Setting] | None = None,
+        state_mb: int | None = None,
+        wait: bool = True,
     ) -> list[str]:
         """Bring the lab to at least so many running hosts, and return the machines that were booted for it.
 
-        ``settings`` go to the configuration of the hosts that are booted. With ``wait``, return when all
-        workers have announced themselves. Raises LabUnsuitable, LabFailed or UsageError.
+        ``settings`` go to the configuration of the hosts that are booted. With ``state_mb``, a new lab's hosts have
+        their journals on a file system of their own. With ``wait``, return when all workers have announced
+        themselves. Raises LabUnsuitable, LabFailed or UsageError.
         """
         if not 1 <= hosts <= len(HOSTS):
             raise UsageError(f"A lab has 1 to {len(HOSTS)} hosts, not {hosts}.")
         outside.check()
         layers = self._layers()
         with _lab_lock():
-            planned = self._plan_for(hosts, settings or {})
+            planned = self._plan_for(hosts, settings or {}, state_mb)
             booted = self._boot_missing(planned, layers)
         if wait:
             self._wait_for_workers(planned)
@@ -137,14 +145,16 @@ class Lab:
         root = base.layer().ready(self._report)
         return [libraries.layer(root).ready(self._report), root]
 
-    def _plan_for(self, hosts: int, settings: Mapping[str, Setting]) -> Plan:
+    def _plan_for(self, hosts: int, settings: Mapping[str, Setting], state_mb: int | None) -> Plan:
         if self.exists:
             planned = self.plan.with_hosts(hosts)
             planned = replace(planned, settings={**planned.settings, **settings})
         else:
             self._remove()  # what an interrupted start, or a lab before this machine's last boot, has left
             keys = {"key": secrets.token_hex(32), "password": secrets.token_hex(16)}
-            planned = Plan(self.name, network.free_subnet(), HOSTS[:hosts], settings=dict(settings), **keys)
+            planned = Plan(
+                self.name, network.free_subnet(), HOSTS[:hosts], settings=dict(settings), state_mb=state_mb, **keys
+            )
         planned.save()
         return planned
 
@@ -182,6 +192,8 @@ class Lab:
         leftovers = network.namespaces(self.name)
         end(processes(self.name))
         network.remove(self.name)
+        for disk in (DISKS / self.name).glob("*/state"):
+            run(["umount", disk], deadline_s=UMOUNT_S, check=False)
         for directory in directories:
             shutil.rmtree(directory)
             with contextlib.suppress(OSError):  # other labs are still in there

@@ -40,7 +40,10 @@ Setting = str | int | float | bool
 
 @dataclass(frozen=True)
 class Plan:
-    """One lab on paper. ``subnet`` is the third number of its addresses, 10.213.SUBNET.0/24."""
+    """One lab on paper. ``subnet`` is the third number of its addresses, 10.213.SUBNET.0/24.
+
+    With ``state_mb``, /var/lib/sojourn of each host is a file system of its own of that size, so that it can be full.
+    """
 
     name: str
     subnet: int
@@ -48,6 +51,7 @@ class Plan:
     key: str
     password: str
     settings: dict[str, Setting] = field(default_factory=dict)
+    state_mb: int | None = None
 
     @property
     def state(self) -> Path:
@@ -58,6 +62,10 @@ class Plan:
     def shared(self) -> Path:
         """The directory that all hosts see as ``/shared``."""
         return DISKS / self.name / "shared"
+
+    def state_disk(self, host: str) -> Path:
+        """Return the mount point, on the outside, of a host's own file system for /var/lib/sojourn."""
+        return DISKS / self.name / host / "state"
 
     @property
     def machines(self) -> tuple[str, ...]:

@@ -7,18 +7,14 @@ from collections.abc import Iterator
 import pytest
 
 from lab.lab import Lab
-from tests.lab.site import Site, require_lab
-
-#: So that what stands still is moved on within seconds.
-IMPATIENT = {"reconcile_s": 1, "stall_s": 3, "patience_s": 10, "max_freeze_s": 30}
+from tests.faults.site import FaultSite
+from tests.lab.site import require_lab
 
 
 @pytest.fixture(scope="session")
-def site() -> Iterator[Site]:
+def site() -> Iterator[FaultSite]:
     """Return two hosts with their workers, and the hub."""
     require_lab()
     lab = Lab("faults")
-    lab.down()
-    lab.up(2, settings=IMPATIENT)
-    yield Site(lab)
+    yield FaultSite.fresh(lab)
     lab.down()

@@ -1,95 +1,121 @@
-"""The whole fault matrix: every instant and every fault, on a lab with real CRIU; the table becomes docs/failure.md.
+"""The whole fault matrix: every instant and every fault, on labs with real CRIU; the tables become docs/failure.md.
 
-Usage: python -m tests.faults.matrix [--only WORD]... [--out FILE]   (as root; about half an hour)
+Usage: python -m tests.faults.matrix [--only WORD]... [--labs N] [--out FILE]   (as root)
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import json
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from lab.errors import LabFailed
-from lab.lab import Lab
 from sojourn.errors import SojournError
-from tests.faults.conftest import IMPATIENT
-from tests.faults.scenario import FAULTS, INSTANTS, Cell, Fault, play
-from tests.lab.site import Site
-
-HEAD = """# What happens when something dies
-
-Made by `make faults`. Each row is a real migration of a process from alpha to beta, stopped at the instant named,
-just before or after a phase is written (docs/protocol.md) or at the end of a step; then the fault struck. Looked at
-afterwards: who owns the process, its memory's hash and counter, whether two copies ever wrote, what was left behind.
-The reconciler of this lab looks every second and waits three; the time is from the fault to rest, five seconds of which
-the fault stayed. "nobody" stands where the host with the only copy was itself destroyed.
-
-"""
+from sojourn.model import Json, Role
+from tests.faults.fault import FAULTS, Fault
+from tests.faults.instant import INSTANTS, Instant
+from tests.faults.labs import DEFAULT_LABS, Labs
+from tests.faults.page import page
+from tests.faults.scenario import Cell, play
+from tests.faults.site import FaultSite
 
 
-def cells(site: Site, only: Sequence[str], console: Console) -> Iterable[Cell]:
-    """Play every cell whose instant and fault contain all the words."""
-    chosen = [
-        (where, instant, fault)
-        for where, instant in INSTANTS
-        for fault in FAULTS.values()
-        if all(word in f"{where}: {instant} {fault.name}" for word in only)
-    ]
-    for number, (where, instant, fault) in enumerate(chosen, 1):
-        cell = _played(site, where, instant, fault)
-        verdict = "; ".join(cell.wrong) or "well"
-        console.print(f"{number}/{len(chosen)} {cell.instant}, {cell.fault}: {cell.owner}, {cell.state}, {verdict}")
-        yield cell
+@dataclass(frozen=True)
+class Planned:
+    """A cell that is to be played."""
+
+    number: int
+    instant: Instant
+    fault: Fault
+
+    def __str__(self) -> str:
+        return f"{self.instant.name}, {self.fault.name}"
 
 
-def _played(site: Site, where: str, instant: str, fault: Fault) -> Cell:
+class Results:
+    """What came of the cells, in the order of the tables; with a file, together with those of earlier runs."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._rows: dict[str, Json] = json.loads(path.read_text()) if path and path.exists() else {}
+
+    def add(self, cell: Cell) -> None:
+        """Take a cell in, in the place of an earlier one of the same instant and fault."""
+        self._rows[f"{cell.instant.name}, {cell.fault}"] = {**asdict(cell), "instant": None}
+        if self._path:
+            self._path.write_text(json.dumps(self._rows, indent=1))
+
+    def cells(self) -> list[Cell]:
+        """Return all cells."""
+        return [_cell(each.instant, self._rows[str(each)]) for each in planned() if str(each) in self._rows]
+
+
+def _cell(instant: Instant, row: Json) -> Cell:
+    owner = Role(row["owner"]) if row["owner"] else None
+    return Cell(**{**row, "instant": instant, "owner": owner, "left": tuple(row["left"]), "wrong": tuple(row["wrong"])})
+
+
+def planned(only: Sequence[str] = ()) -> list[Planned]:
+    """Return the cells that make sense and contain all the words, in the order of the tables."""
+    every = [(instant, fault) for instant in INSTANTS for fault in FAULTS.values() if fault.happens(instant)]
+    chosen = [each for each in every if all(word in f"{each[0].name}, {each[1].name}" for word in only)]
+    return [Planned(number, *each) for number, each in enumerate(chosen, 1)]
+
+
+def played(site: FaultSite, cell: Planned) -> Cell:
+    """Play a cell, and return it also if that could not be done to the end."""
     try:
-        return play(site, where, instant, fault)
-    except (SojournError, LabFailed, AssertionError) as error:
-        return Cell(f"{where}: {instant}", fault.name, "unknown", "unknown", 0, (str(error).splitlines()[0][:200],))
+        return play(site, cell.instant, cell.fault)
+    except (SojournError, LabFailed, AssertionError, OSError) as error:
+        why = str(error) or type(error).__name__
+        return Cell.unplayed(cell.instant, cell.fault.name, why.splitlines()[0][:200])
 
 
-def table(played: Sequence[Cell]) -> str:
-    """Return the page: a summary and a row per cell."""
-    times = [cell.recovered_s for cell in played if not cell.wrong] or [0.0]
-    well = sum(not cell.wrong for cell in played)
-    lines = [
-        f"{well} of {len(played)} cells as promised. To rest: median {statistics.median(times):.1f} s,",
-        f"worst {max(times):.1f} s.",
-        "",
-        "| instant | fault | owner in the end | state | at rest after | not as promised |",
-        "|---|---|---|---|---|---|",
-    ]
-    for cell in played:
-        wrong = "; ".join(cell.wrong).replace("|", "/")
-        lines.append(
-            f"| {cell.instant} | {cell.fault} | {cell.owner} | {cell.state} | {cell.recovered_s:.1f} s | {wrong} |"
-        )
-    return HEAD + "\n".join(lines) + "\n"
+def player(site: FaultSite) -> Callable[[Planned], Cell]:
+    """Return what plays cells on a site."""
+    return lambda cell: played(site, cell)
 
 
 def main() -> None:
     """Play the matrix and write the page; the exit code says whether all was as promised."""
+    options = _options()
+    console = Console(highlight=False, soft_wrap=True)
+    cells = planned(options.only)
+    labs = Labs(options.name, min(options.labs, len(cells)), player, options.keep)
+    results = Results(options.results)
+    began = time.monotonic()
+    for number, (work, cell) in enumerate(labs.play(cells), 1):
+        results.add(cell)
+        console.print(f"{number}/{len(cells)} {work}: {_said(cell)}{_left_s(began, number, len(cells))}")
+        options.out.write_text(page(results.cells()))
+    sys.exit(any(cell.wrong for cell in results.cells()))
+
+
+def _said(cell: Cell) -> str:
+    verdict = "; ".join(cell.wrong) or "as promised"
+    return f"{cell.owner or 'nobody'}, {cell.state}, {cell.recovered_s:.1f} s, {verdict}"
+
+
+def _left_s(began: float, done: int, all_of_them: int) -> str:
+    seconds = (time.monotonic() - began) / done * (all_of_them - done)
+    return f" (about {seconds / 60:.0f} min left)" if done % 10 == 0 else ""
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", default=[], help="a word that instant or fault must contain")
+    parser.add_argument("--labs", type=int, default=DEFAULT_LABS, help="how many labs play at once")
+    parser.add_argument("--name", default="faults", help="what the labs' names begin with")
+    parser.add_argument("--keep", type=Path, help="where to keep the logs of cells that were not as promised")
+    parser.add_argument("--results", type=Path, help="where to keep results, which later runs with --only complete")
     parser.add_argument("--out", type=Path, default=Path("docs/failure.md"))
-    options = parser.parse_args()
-    console = Console(highlight=False)
-    lab = Lab("faults", console.print)
-    lab.down()
-    played: list[Cell] = []
-    try:
-        lab.up(2, settings=IMPATIENT)
-        for cell in cells(Site(lab), options.only, console):
-            played.append(cell)
-            options.out.write_text(table(played))
-    finally:
-        lab.down()
-    sys.exit(any(cell.wrong for cell in played))
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

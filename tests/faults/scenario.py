@@ -1,199 +1,228 @@
 """One cell of the fault matrix.
 
-A real migration is stopped at a named instant, something dies there, and what becomes of the process is looked at
-from outside.
+A real migration is stopped at a named instant, something goes wrong there, and what becomes of the process is looked at
+from outside: by the ledger, as people do; by the processes of both hosts; and by the file of beats, in which every copy
+of the process would write.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lab import workload
 from lab.host import Host, within
-from lab.workload import Workload
-from sojourn.model import State
-from tests.lab.site import Site, left_behind
+from lab.workload import Status, Workload
+from sojourn.model import Role, State
+from tests.faults.fault import Fault, Struck
+from tests.faults.instant import Instant
+from tests.faults.site import HOSTS, FaultSite, Stage
+from tests.lab.site import OCCUPY
 
-#: How long a migration may take to come to that instant, and to an end after the fault.
-REACH_S, END_S = 20, 60
-
-#: How long the fault stays before what it broke is repaired.
-BROKEN_S = 5
+#: How long a migration may take to come to that instant, to an end after the fault, and to be taken on at all.
+REACH_S, END_S, TAKEN_S = 30, 60, 30
 
 FAILPOINTS = "/var/lib/sojourn/failpoints"
 
+#: Enough for the dump to be caught in the middle.
+MEMORY_MB, LARGE_MB = 16, 96
 
-@dataclass(frozen=True)
-class Fault:
-    """Something that dies. ``strike`` does it; ``repair`` makes it good again after a while, if anybody has to."""
+#: How many beats a process takes between two of its reports at most (lab/workloads/beating.py), with one to spare.
+BEATS_PER_REPORT = 12
 
-    name: str
-    strike: Callable[[Site, Host], None]
-    repair: Callable[[Site, Host], None] = lambda _site, _host: None
-    kills_source: bool = False
+#: Stops the page server, so that the dump stands still in the middle of the memory.
+CATCH = "until pkill -STOP -x criu; do :; done"
+LET_GO = "pkill -CONT -x criu"
 
+#: The destination has committed and nobody has heard so yet: if it crashes then, what its copy did is done again.
+UNDECIDED = {"accepted.after", "restored.before"}
 
-def kill_worker(site: Site, host: Host) -> None:
-    """Kill the whole worker; its supervisor starts it again."""
-    host.run(["sh", "-c", "kill -KILL $(pgrep -f '[s]ojourn worker')"], check=False)
-
-
-def kill_criu(site: Site, host: Host) -> None:
-    """Kill CRIU, whatever it does there."""
-    host.run(["sh", "-c", "pkill -KILL -x criu"], check=False)
-
-
-def crash(name: str) -> Callable[[Site, Host], None]:
-    """Take the power away from one host."""
-    return lambda site, _: site.lab.crash(name)
-
-
-def boot(name: str) -> Callable[[Site, Host], None]:
-    """Start that host again, with the disk it had."""
-    return lambda site, _: site.lab.boot(name)
-
-
-def cut(site: Site, host: Host) -> None:
-    """Pull the cable of the source."""
-    site.lab.cut("alpha")
-
-
-def heal(site: Site, host: Host) -> None:
-    """Plug it in again."""
-    site.lab.heal("alpha")
-
-
-def kill_redis(site: Site, host: Host) -> None:
-    """Kill Redis; its supervisor starts it again, from its append-only file."""
-    site.lab.host("hub").run(["pkill", "-KILL", "redis-server"], check=False)
-
-
-def empty_redis(site: Site, host: Host) -> None:
-    """Forget everything in Redis: messages, results, the ledger."""
-    site.lab.host("hub").run(["redis-cli", "--no-auth-warning", "-a", site.lab.plan.password, "flushall"])
-
-
-FAULTS = {
-    fault.name: fault
-    for fault in (
-        Fault("worker killed", kill_worker),
-        Fault("CRIU killed", kill_criu),
-        Fault("source host crashed", crash("alpha"), boot("alpha"), kills_source=True),
-        Fault("destination host crashed", crash("beta"), boot("beta")),
-        Fault("network cut for 5 s", cut, heal),
-        Fault("Redis killed", kill_redis),
-        Fault("Redis emptied", empty_redis),
-    )
+#: What people may be told of each end; a process that died with its own host had come to rest there before.
+TOLD = {
+    Role.SOURCE: {State.ROLLED_BACK},
+    Role.DESTINATION: {State.COMPLETED},
 }
-
-#: The instants, by the host on which they come: just before and after each write of a phase, and between the steps.
-INSTANTS = [
-    *(("alpha", f"{name}.{moment}") for name in ("freezing", "frozen", "released") for moment in ("before", "after")),
-    ("alpha", "copy_images.end"),
-    ("beta", "page_server.end"),
-    *(("beta", f"{name}.{moment}") for name in ("restoring", "accepted", "restored") for moment in ("before", "after")),
-    ("beta", "restore.end"),
-    ("alpha", "retired.before"),
-    ("alpha", "retired.after"),
-]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What became of the process: who owns it, how it ended for people, and what was found wrong."""
+    """What became of the process in one cell.
 
-    instant: str
+    ``owner`` is the role of the host on which it runs, None if on neither. ``whole`` is whether its memory's hash is as
+    before, None if it died with its host; ``unbroken``, whether no beat of its counter is missing; ``again``, how many
+    beats were done a second time, by the original, after a copy that had done them died with its host; ``copies``, how
+    many ever wrote at the same time; ``left``, what was left behind. ``recovered_s`` is the time from the fault until
+    all was at rest, ``wrong`` what is not as promised.
+    """
+
+    instant: Instant
     fault: str
+    owner: Role | None
     state: str
-    owner: str
+    whole: bool | None
+    unbroken: bool
+    again: int
+    copies: int
+    left: tuple[str, ...]
     recovered_s: float
     wrong: tuple[str, ...]
 
+    @classmethod
+    def unplayed(cls, instant: Instant, fault: str, why: str) -> Cell:
+        """Return a cell that could not be played to its end."""
+        return cls(instant, fault, None, "unknown", None, False, 0, 0, (), 0, (why,))
 
-def play(site: Site, where: str, instant: str, fault: Fault) -> Cell:
+
+def play(site: FaultSite, instant: Instant, fault: Fault) -> Cell:
     """Start a process, migrate it, let the fault strike at the instant, and look what came of it."""
-    counter = workload.start(site.host("alpha"), "counter", mb=16)
+    site.make_ready()
+    stage = Stage(site, *HOSTS, instant.where)
+    counter = workload.start(stage.host(Role.SOURCE), "counter", mb=LARGE_MB if instant.middle else MEMORY_MB)
+    try:
+        return strike(stage, counter, instant, fault)
+    finally:
+        end(site, counter)
+
+
+def strike(stage: Stage, counter: Workload, instant: Instant, fault: Fault) -> Cell:
+    """Migrate a process that runs, with the fault at the instant, and look what came of it."""
     before = counter.wait_for_beats()
-    _arm(site.host(where), instant)
-    migration = site.sojourn("migrate", str(counter.pid), "--from", "alpha", "--to", "beta", "--detach").stdout.strip()
-    assert within(REACH_S, lambda: _reached(site.host(where), instant)), f"never came to {instant}"
-    fault.strike(site, site.host(where) if fault.name.endswith("killed") else site.lab.host(where))
-    struck = time.monotonic()
-    _disarm(site.lab.host(where))
-    time.sleep(BROKEN_S)
-    fault.repair(site, site.lab.host(where))
-    state = _await_end(site, migration)
-    recovered_s = time.monotonic() - struck
-    wrong = _wrong(site, counter, state, before.counter, str(before.details["sha256"]))
-    owner = next(iter(_running(site, counter)), "nobody")
-    _end(site, counter)
-    return Cell(f"{where}: {instant}", fault.name, state, owner, recovered_s, tuple(wrong))
+    if instant.fails:
+        stage.host(Role.DESTINATION).run(["python3", "-c", OCCUPY, str(counter.pid)])
+    _arm(stage.here if not instant.middle else stage.host(Role.SOURCE), instant)
+    migration = start_migration(stage, counter.pid)
+    _reach(stage, instant)
+    struck = Struck(stage, instant)
+    fault.strike(struck)
+    began = time.monotonic()
+    _go_on(stage, instant)
+    time.sleep(fault.stays_s)
+    fault.repair(struck)
+    ended = stage.site.ends(migration, END_S)
+    recovered_s = time.monotonic() - began
+    return _look(stage, counter, before, instant, fault, migration, recovered_s if ended else 0)
 
 
-def _arm(host: Host, instant: str) -> None:
-    host.run(["sh", "-c", f"mkdir -p {FAILPOINTS}; rm -f {FAILPOINTS}/*; touch {FAILPOINTS}/{instant}"])
+def start_migration(stage: Stage, pid: int) -> str:
+    """Ask for the migration as people do, again while a worker does not answer yet; return its id."""
+    words = ["migrate", str(pid), "--from", stage.source, "--to", stage.destination, "--detach"]
+    said: list[str] = []
+
+    def taken() -> bool:
+        done = stage.site.sojourn(*words)
+        said[:] = [done.stdout.strip(), done.stderr.strip()]
+        return done.returncode == 0
+
+    assert within(TAKEN_S, taken), f"not taken on: {said[1]}"
+    return said[0]
 
 
-def _reached(host: Host, instant: str) -> bool:
-    return host.run(["test", "-e", f"{FAILPOINTS}/{instant}.reached"], check=False).returncode == 0
-
-
-def _disarm(host: Host) -> None:
-    """Let whoever stands there go on, unless the whole host is down."""
-    if host.is_up:
-        host.run(["sh", "-c", f"rm -f {FAILPOINTS}/*"])
-
-
-def _await_end(site: Site, migration: str) -> str:
-    """Return the migration's last state, once no host works on it any more."""
-    ended = {str(state) for state in State if state.final and state is not State.IN_DOUBT}
-    within(END_S, lambda: _state(site, migration) in ended and not _left(site))
-    return _state(site, migration)
-
-
-def _state(site: Site, migration: str) -> str:
-    said = site.sojourn("show", migration, "--json").stdout
-    return said.split('"state": "')[1].split('"')[0] if '"state"' in said else "unknown"
-
-
-def _left(site: Site) -> list[str]:
-    return [thing for name in ("alpha", "beta") for thing in left_behind(site.lab.host(name))]
-
-
-def _running(site: Site, counter: Workload) -> list[str]:
-    program = str(counter.file.name)
+def running(site: FaultSite, process: Workload) -> list[str]:
+    """Return the hosts on which the process is."""
+    program = str(process.file.name)
     return [
         name
-        for name in ("alpha", "beta")
-        if program in site.lab.host(name).run(["ps", "-o", "args=", "-p", str(counter.pid)], check=False).stdout
+        for name in HOSTS
+        if program in site.lab.host(name).run(["ps", "-o", "args=", "-p", str(process.pid)], check=False).stdout
     ]
 
 
-def _wrong(site: Site, counter: Workload, state: str, counted: int, sha256: str) -> list[str]:
+def end(site: FaultSite, process: Workload) -> None:
+    """End a process wherever it is, and whoever had its PID, and leave no fail point armed."""
+    other = f"[{process.file.name[0]}]{process.file.name[1:]}"  # so that the shell itself is not meant
+    for host in (site.lab.host(name) for name in HOSTS):
+        if host.is_up:
+            host.run(["sh", "-c", f"pkill -KILL -f {other}; pkill -KILL -x sleep; rm -f {FAILPOINTS}/*"])
+
+
+def _arm(host: Host, instant: Instant) -> None:
+    host.run(["sh", "-c", f"mkdir -p {FAILPOINTS}; rm -f {FAILPOINTS}/*; touch {FAILPOINTS}/{instant.point}"])
+
+
+def _reach(stage: Stage, instant: Instant) -> None:
+    """Wait until the migration stands still at the instant."""
+    standing = stage.host(Role.SOURCE) if instant.middle else stage.here
+    reached = f"{FAILPOINTS}/{instant.point}.reached"
+    path = stage.site.lab.plan.state_disk(standing.name) / "failpoints" / f"{instant.point}.reached"
+    assert within(REACH_S, path.exists), f"never came to {instant.name}"
+    if instant.middle:
+        catcher = stage.host(Role.DESTINATION)
+        standing.run(["sh", "-c", f"rm -f {reached}"])
+        catcher.run(["sh", "-c", CATCH], deadline_s=REACH_S)
+
+
+def _go_on(stage: Stage, instant: Instant) -> None:
+    """Let whoever stands there go on, unless the whole host is down. A full disk still takes a removal."""
+    for host in (stage.host(role) for role in Role):
+        if host.is_up:
+            host.run(["sh", "-c", f"rm -f {FAILPOINTS}/*; {LET_GO if instant.middle else 'true'}"], check=False)
+
+
+def _look(
+    stage: Stage, counter: Workload, before: Status, instant: Instant, fault: Fault, migration: str, recovered_s: float
+) -> Cell:
+    state = str(stage.site.state(migration) or "unknown")
+    hosts = running(stage.site, counter)
+    owner = next((role for role in Role if stage.name(role) in hosts), None)
+    after = counter.wait_for_beats(100) if hosts else None
+    beats = [beat for beat in counter.witnessed() if beat[0] >= before.counter]
+    cell = Cell(
+        instant,
+        fault.name,
+        owner,
+        state,
+        _is_whole(before, after) if after else None,
+        max(_steps_of(beats)) <= BEATS_PER_REPORT,
+        max(0, _went_back(beats)),
+        max(len(hosts), _copies(beats)),
+        tuple(stage.site.left()),
+        recovered_s,
+        (),
+    )
+    return replace(cell, wrong=tuple(_wrong(cell, fault)))
+
+
+def _wrong(cell: Cell, fault: Fault) -> list[str]:
     """Return what is not as promised, in words; nothing if all is well."""
-    wrong = [f"left behind: {thing}" for thing in _left(site)]
-    owners = _running(site, counter)
-    if len(owners) > 1:
-        wrong.append(f"runs twice, on {' and '.join(owners)}")
-    if not owners and state != State.LOST:
-        wrong.append(f"runs nowhere, but is told to be {state}")
-    beats = [number for number, _ in counter.witnessed()]
-    if beats != sorted(set(beats)):
-        wrong.append("two copies wrote at the same time")
-    if owners:
-        wrong += _unwell(counter, counted, sha256)
+    wrong = [f"left behind on {thing}" for thing in cell.left]
+    if cell.copies > 1:
+        wrong.append("two copies ran at the same time")
+    if cell.owner is None and not _may_die(cell.instant, fault):
+        wrong.append(f"runs nowhere, and is told to be {cell.state}")
+    if cell.owner and cell.state not in TOLD[cell.owner]:
+        wrong.append(f"runs on the {cell.owner}, but is told to be {cell.state}")
+    if cell.whole is False:
+        wrong.append("its memory is not what it was")
+    if not cell.unbroken:
+        wrong.append("its counter has a gap")
+    if cell.again and not (fault.crashes is Role.DESTINATION and cell.instant.point in UNDECIDED):
+        wrong.append(f"it did {cell.again} beats twice")
+    if not cell.recovered_s:
+        wrong.append(f"not at rest after {END_S} s")
     return wrong
 
 
-def _unwell(counter: Workload, counted: int, sha256: str) -> list[str]:
-    after = counter.wait_for_beats(100)
-    if after.counter <= counted or after.details["damaged_slices"] or after.details["sha256"] != sha256:
-        return [f"the process is not what it was: {after}"]
-    return []
+def _may_die(instant: Instant, fault: Fault) -> bool:
+    """Whether the fault takes the host that alone has the whole process."""
+    return instant.kept == (fault.crashes,)
 
 
-def _end(site: Site, counter: Workload) -> None:
-    for name in ("alpha", "beta"):
-        site.lab.host(name).run(["pkill", "-KILL", "-f", counter.file.name], check=False)
+def _is_whole(before: Status, after: Status) -> bool:
+    return not after.details.get("damaged_slices") and after.details.get("sha256") == before.details.get("sha256")
+
+
+def _steps_of(beats: list[tuple[int, str]]) -> list[int]:
+    """Return by how much the counter grew from report to report."""
+    return [later - earlier for (earlier, _), (later, _) in itertools.pairwise(beats)]
+
+
+def _went_back(beats: list[tuple[int, str]]) -> int:
+    """Return by how many beats the counter once went back: so much had a copy done that is no more."""
+    return max((-step for step in _steps_of(beats)), default=0) if beats else 0
+
+
+def _copies(beats: list[tuple[int, str]]) -> int:
+    """Return how many copies ever wrote at the same time; they would come to word in turns, again and again."""
+    turns = [host for host, _ in itertools.groupby(beats, key=lambda beat: beat[1])]
+    return 2 if any(turns.count(host) > 2 for host in turns) or len(turns) > len(HOSTS) + 1 else 1

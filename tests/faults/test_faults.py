@@ -4,30 +4,41 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults.scenario import FAULTS, play
-from tests.lab.site import Site
+from sojourn.model import Role
+from tests.faults.fault import FAULTS
+from tests.faults.instant import instant
+from tests.faults.scenario import play
+from tests.faults.site import FaultSite
 
 pytestmark = pytest.mark.lab
 
+SOURCE, DESTINATION = Role.SOURCE, Role.DESTINATION
+
 
 @pytest.mark.parametrize(
-    ("where", "instant", "fault", "owner"),
+    ("where", "point", "fault", "owner"),
     [
-        ("alpha", "freezing.after", "worker killed", "alpha"),
-        ("alpha", "frozen.after", "worker killed", "alpha"),
-        ("alpha", "copy_images.end", "worker killed", "beta"),
-        ("beta", "accepted.after", "worker killed", "beta"),
-        ("alpha", "retired.after", "worker killed", "beta"),
-        ("beta", "accepted.before", "CRIU killed", "alpha"),
-        ("alpha", "copy_images.end", "source host crashed", "beta"),
-        ("alpha", "released.after", "source host crashed", "nobody"),
-        ("alpha", "copy_images.end", "destination host crashed", "alpha"),
-        ("alpha", "frozen.after", "Redis emptied", "beta"),
-        ("beta", "restore.end", "Redis killed", "beta"),
+        (SOURCE, "freezing.after", "worker killed", SOURCE),
+        (SOURCE, "copy_images.end", "worker killed", DESTINATION),
+        (DESTINATION, "accepted.after", "worker killed", DESTINATION),
+        (SOURCE, "retired.after", "worker killed", DESTINATION),
+        (DESTINATION, "accepted.before", "CRIU killed", SOURCE),
+        (SOURCE, "copy_images.end", "source crashed", DESTINATION),
+        (SOURCE, "released.after", "source crashed", None),
+        (SOURCE, "copy_images.end", "destination crashed", SOURCE),
+        (SOURCE, "copy_images.end", "network cut for 5 s", DESTINATION),
+        (SOURCE, "released.after", "network cut until healed", SOURCE),
+        (SOURCE, "frozen.after", "Redis emptied", DESTINATION),
+        (DESTINATION, "restore.end", "Redis killed", DESTINATION),
+        (DESTINATION, "restoring.before", "disk full", SOURCE),
+        (SOURCE, "copy_images.end", "message doubled", DESTINATION),
+        (SOURCE, "dump.end", "message lost", SOURCE),
     ],
 )
-def test_one_owner_whatever_dies(site: Site, where: str, instant: str, fault: str, owner: str) -> None:
+def test_one_owner_whatever_goes_wrong(
+    site: FaultSite, where: Role, point: str, fault: str, owner: Role | None
+) -> None:
     """Exactly one owner in the end, never two, the process as it was, nothing left behind."""
-    cell = play(site, where, instant, FAULTS[fault])
+    cell = play(site, instant(where, point), FAULTS[fault])
     assert cell.wrong == ()
-    assert cell.owner == owner, cell
+    assert cell.owner is owner, cell

@@ -19,6 +19,26 @@ from sojourn.settings import variable
 
 MIGRATION_S = 90
 
+#: Takes a PID: sets the one that is handed out next, and starts a program with it.
+OCCUPY = """
+import os, sys
+pid = int(sys.argv[1])
+while True:
+    open("/proc/sys/kernel/ns_last_pid", "w").write(str(pid - 1))
+    child = os.fork()
+    if child == 0 and os.getpid() == pid:
+        os.setsid()
+        null = os.open("/dev/null", os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(null, descriptor)
+        os.execvp("sleep", ["sleep", "1000"])
+    if child == 0:
+        os._exit(0)
+    if child == pid:
+        break
+    os.waitpid(child, 0)
+"""
+
 
 @dataclass(frozen=True)
 class Ended:

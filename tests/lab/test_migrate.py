@@ -13,7 +13,7 @@ import pytest
 from lab import workload
 from lab.host import Host, within
 from lab.workload import Workload
-from tests.lab.site import Ended, Site, left_behind, runs_on
+from tests.lab.site import OCCUPY, Ended, Site, left_behind, runs_on
 
 pytestmark = pytest.mark.lab
 
@@ -116,7 +116,7 @@ def test_no_room_for_the_memory(site: Site, alpha: Host, beta: Host) -> None:
 def test_the_pid_is_taken(site: Site, alpha: Host, beta: Host) -> None:
     """Another process has the PID on the destination: the restore fails, and that process is not touched."""
     counter = workload.start(alpha, "counter", mb=8)
-    beta.run(["python3", "-c", _OCCUPY, str(counter.pid)])
+    beta.run(["python3", "-c", OCCUPY, str(counter.pid)])
     ended = site.migrate(counter.pid, "alpha", "beta")
     occupant = beta.run(["ps", "-o", "args=", "-p", str(counter.pid)]).stdout
     beta.run(["kill", str(counter.pid)])
@@ -331,26 +331,6 @@ def test_python_callers_get_a_dict_or_an_error(site: Site, alpha: Host, beta: Ho
     assert said == ["beta", "refused", "alpha"]
     end(counter, beta)
 
-
-#: Takes a PID: sets the one that is handed out next, and starts a program with it.
-_OCCUPY = """
-import os, sys
-pid = int(sys.argv[1])
-while True:
-    open("/proc/sys/kernel/ns_last_pid", "w").write(str(pid - 1))
-    child = os.fork()
-    if child == 0 and os.getpid() == pid:
-        os.setsid()
-        null = os.open("/dev/null", os.O_RDWR)
-        for descriptor in (0, 1, 2):
-            os.dup2(null, descriptor)
-        os.execvp("sleep", ["sleep", "1000"])
-    if child == 0:
-        os._exit(0)
-    if child == pid:
-        break
-    os.waitpid(child, 0)
-"""
 
 #: A program of a user: one migration that arrives, and the same again, which is refused.
 _CALLER = """
