@@ -28,12 +28,16 @@ log = logging.getLogger("sojourn.reconciler")
 #: How long to wait for the lock of a migration: a step that holds it is at work, and that is all there is to know.
 LOCK_S = 0.05
 
+#: How long after its last change a row that is at rest is still asked about, whether people were told of its end.
+TOLD_WITHIN_S = 3600
+
 
 class Reconciler:
     """Looks after the rows of one host."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
+        self._told: set[str] = set()
 
     def run(self) -> None:
         """Look again and again, until the process is ended."""
@@ -50,6 +54,27 @@ class Reconciler:
                 self._look_at(entry)
             except (SojournError, OperationalError) as error:
                 log.warning("%s", error, extra=self._context(entry))
+        with contextlib.suppress(StoreUnreachable, OperationalError):
+            self._tell_ends()
+
+    def _tell_ends(self) -> None:
+        """Tell the end of what is at rest here although people do not know it: the last messages were lost."""
+        now, stall_s = time.time(), self.host.settings.stall_s
+        recent = self.host.journal.since(now - TOLD_WITHIN_S)
+        at_rest = [entry for entry in recent if entry.phase.final and now - entry.updated > stall_s]
+        self._told &= {entry.id for entry in at_rest}
+        for entry in at_rest:
+            if entry.id not in self._told:
+                self._tell_again(entry)
+
+    def _tell_again(self, entry: Entry) -> None:
+        """Tell an end, by this host's knowledge alone or by settling, for which the other host must be there."""
+        self._tell_end(Migration(self.host, entry))
+        if self._is_ended(entry.id):
+            self._told.add(entry.id)
+        elif {entry.plan.source, entry.plan.destination} <= self._alive():
+            self._say(entry, "at rest here, but nobody was told how it ended")
+            self._settle(entry)
 
     def _rebuild_ledger(self) -> None:
         journal, ledger, settings = self.host.journal, self.host.ledger, self.host.settings
