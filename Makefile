@@ -4,7 +4,7 @@ BIN := .venv/bin
 RINGS := tests/unit tests/integration tests/lab tests/faults
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint faults bench clean
+.PHONY: help demo test lint faults soak bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,10 @@ lint: ## check style, types and layers
 faults: ## run the whole fault matrix on several labs and write docs/failure.md (root, about an hour)
 	@bin/setup lab
 	@$(BIN)/python -m tests.faults.matrix $(ARGS)
+
+soak: ## migrate 500 times back and forth under faults and write docs/soak.md (root, about an hour)
+	@bin/setup lab
+	@$(BIN)/python -m tests.faults.soak $(ARGS)
 
 bench: ## measure the freeze against the same CRIU commands in a shell script (root)
 	@bin/setup lab

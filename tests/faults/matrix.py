@@ -51,6 +51,10 @@ class Results:
         if self._path:
             self._path.write_text(json.dumps(self._rows, indent=1))
 
+    def has(self, cell: Planned) -> bool:
+        """Whether that cell was played, and was as promised."""
+        return str(cell) in self._rows and not self._rows[str(cell)]["wrong"]
+
     def cells(self) -> list[Cell]:
         """Return all cells."""
         return [_cell(each.instant, self._rows[str(each)]) for each in planned() if str(each) in self._rows]
@@ -86,9 +90,9 @@ def main() -> None:
     """Play the matrix and write the page; the exit code says whether all was as promised."""
     options = _options()
     console = Console(highlight=False, soft_wrap=True)
-    cells = planned(options.only)
-    labs = Labs(options.name, min(options.labs, len(cells)), player, options.keep)
     results = Results(options.results)
+    cells = [cell for cell in planned(options.only) if not (options.resume and results.has(cell))]
+    labs = Labs(options.name, min(options.labs, len(cells)), player, options.keep)
     began = time.monotonic()
     for number, (work, cell) in enumerate(labs.play(cells), 1):
         results.add(cell)
@@ -114,6 +118,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--name", default="faults", help="what the labs' names begin with")
     parser.add_argument("--keep", type=Path, help="where to keep the logs of cells that were not as promised")
     parser.add_argument("--results", type=Path, help="where to keep results, which later runs with --only complete")
+    parser.add_argument("--resume", action="store_true", help="play only what --results lacks or was not as promised")
     parser.add_argument("--out", type=Path, default=Path("docs/failure.md"))
     return parser.parse_args()
 

@@ -35,6 +35,13 @@ BEATS_PER_REPORT = 12
 CATCH = "until pkill -STOP -x criu; do :; done"
 LET_GO = "pkill -CONT -x criu"
 
+#: How many beats the process must take before it is believed to run well.
+AFTERWARDS = 100
+
+#: A migration to which nothing happens, told like the others.
+UNDISTURBED = Instant(Role.SOURCE, "undisturbed", (Role.SOURCE, Role.DESTINATION))
+NO_FAULT = Fault("nothing", lambda _: None)
+
 #: The destination has committed and nobody has heard so yet: if it crashes then, what its copy did is done again.
 UNDECIDED = {"accepted.after", "restored.before"}
 
@@ -90,7 +97,7 @@ def strike(stage: Stage, counter: Workload, instant: Instant, fault: Fault) -> C
     before = counter.wait_for_beats()
     if instant.fails:
         stage.host(Role.DESTINATION).run(["python3", "-c", OCCUPY, str(counter.pid)])
-    _arm(stage.here if not instant.middle else stage.host(Role.SOURCE), instant)
+    _arm(_standing(stage, instant), instant)
     migration = start_migration(stage, counter.pid)
     _reach(stage, instant)
     struck = Struck(stage, instant)
@@ -102,6 +109,15 @@ def strike(stage: Stage, counter: Workload, instant: Instant, fault: Fault) -> C
     ended = stage.site.ends(migration, END_S)
     recovered_s = time.monotonic() - began
     return _look(stage, counter, before, instant, fault, migration, recovered_s if ended else 0)
+
+
+def move(stage: Stage, process: Workload) -> Cell:
+    """Migrate a process that runs, undisturbed, and look what came of it."""
+    before, began = process.wait_for_beats(), time.monotonic()
+    migration = start_migration(stage, process.pid)
+    ended = stage.site.ends(migration, END_S)
+    recovered_s = time.monotonic() - began if ended else 0
+    return _look(stage, process, before, UNDISTURBED, NO_FAULT, migration, recovered_s)
 
 
 def start_migration(stage: Stage, pid: int) -> str:
@@ -118,6 +134,13 @@ def start_migration(stage: Stage, pid: int) -> str:
     return said[0]
 
 
+def clear(site: FaultSite) -> None:
+    """Leave no fail point armed, and nobody who has taken a process's PID."""
+    for host in (site.lab.host(name) for name in HOSTS):
+        if host.is_up:
+            host.run(["sh", "-c", f"pkill -KILL -x sleep; rm -f {FAILPOINTS}/*"])
+
+
 def running(site: FaultSite, process: Workload) -> list[str]:
     """Return the hosts on which the process is."""
     program = str(process.file.name)
@@ -130,19 +153,24 @@ def running(site: FaultSite, process: Workload) -> list[str]:
 
 def end(site: FaultSite, process: Workload) -> None:
     """End a process wherever it is, and whoever had its PID, and leave no fail point armed."""
-    other = f"[{process.file.name[0]}]{process.file.name[1:]}"  # so that the shell itself is not meant
     for host in (site.lab.host(name) for name in HOSTS):
         if host.is_up:
-            host.run(["sh", "-c", f"pkill -KILL -f {other}; pkill -KILL -x sleep; rm -f {FAILPOINTS}/*"])
+            host.run(["pkill", "-KILL", "-f", process.file.name], check=False)
+    clear(site)
 
 
 def _arm(host: Host, instant: Instant) -> None:
     host.run(["sh", "-c", f"mkdir -p {FAILPOINTS}; rm -f {FAILPOINTS}/*; touch {FAILPOINTS}/{instant.point}"])
 
 
+def _standing(stage: Stage, instant: Instant) -> Host:
+    """Return the host that stands still: for the middle of the dump always the source."""
+    return stage.host(Role.SOURCE) if instant.middle else stage.here
+
+
 def _reach(stage: Stage, instant: Instant) -> None:
     """Wait until the migration stands still at the instant."""
-    standing = stage.host(Role.SOURCE) if instant.middle else stage.here
+    standing = _standing(stage, instant)
     reached = f"{FAILPOINTS}/{instant.point}.reached"
     path = stage.site.lab.plan.state_disk(standing.name) / "failpoints" / f"{instant.point}.reached"
     assert within(REACH_S, path.exists), f"never came to {instant.name}"
@@ -165,7 +193,7 @@ def _look(
     state = str(stage.site.state(migration) or "unknown")
     hosts = running(stage.site, counter)
     owner = next((role for role in Role if stage.name(role) in hosts), None)
-    after = counter.wait_for_beats(100) if hosts else None
+    after = counter.wait_for_beats(AFTERWARDS) if hosts else None
     beats = [beat for beat in counter.witnessed() if beat[0] >= before.counter]
     cell = Cell(
         instant,
@@ -173,7 +201,7 @@ def _look(
         owner,
         state,
         _is_whole(before, after) if after else None,
-        max(_steps_of(beats)) <= BEATS_PER_REPORT,
+        max(_steps_of(beats), default=0) <= BEATS_PER_REPORT,
         max(0, _went_back(beats)),
         max(len(hosts), _copies(beats)),
         tuple(stage.site.left()),
@@ -209,7 +237,9 @@ def _may_die(instant: Instant, fault: Fault) -> bool:
 
 
 def _is_whole(before: Status, after: Status) -> bool:
-    return not after.details.get("damaged_slices") and after.details.get("sha256") == before.details.get("sha256")
+    """Whether the counter's memory is as before, or the tree has found no error in what it uses."""
+    errors = after.details.get("damaged_slices") or after.details.get("errors")
+    return not errors and after.details.get("sha256") == before.details.get("sha256")
 
 
 def _steps_of(beats: list[tuple[int, str]]) -> list[int]:

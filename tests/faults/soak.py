@@ -1,0 +1,248 @@
+"""The soak: many migrations back and forth, a third of them under faults, of processes that live on.
+
+Usage: python -m tests.faults.soak [--count N] [--seed S] [--from K] [--labs N] [--out FILE]   (as root)
+
+What happens to migration K depends on the seed and K alone, so ``--seed S --from K --count 1`` plays it again; only the
+direction depends on where its process has come to by then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from lab import workload
+from lab.errors import LabFailed
+from lab.workload import Workload
+from sojourn.errors import SojournError
+from sojourn.model import Role
+from tests.faults.fault import FAULTS, Fault
+from tests.faults.instant import INSTANTS, Instant
+from tests.faults.labs import DEFAULT_LABS, Labs
+from tests.faults.scenario import NO_FAULT, UNDISTURBED, Cell, clear, end, move, running, strike
+from tests.faults.site import HOSTS, FaultSite, Stage
+
+DEFAULT_COUNT = 500
+
+#: Which share of the migrations is disturbed.
+DISTURBED = 1 / 3
+
+#: Faults that kill bystanders or take long come less often.
+RARE = {"source crashed": 0.4, "destination crashed": 0.4, "network cut until healed": 0.4}
+
+#: The processes of each lab, by the workload's options.
+KINDS: dict[str, dict[str, str | float]] = {
+    "counter": {"mb": 16},
+    "large counter": {"mb": 96},
+    "tree": {},
+}
+
+HEAD = """# Soak
+
+Made by `make soak`: {count} migrations of processes that go back and forth between the two hosts of each of {labs}
+labs, a third of them under a fault at an instant ([where they are listed](../CONTRIBUTING.md#rings-of-tests)), drawn by
+the seed {seed}. It took {minutes:.0f} minutes. Where a host crashed, the processes that ran there died with it, as they
+do without Sojourn, and others took their places.
+
+**{lost} lost, {doubled} doubled, {left} left behind; {wrong} not as promised.** {born} processes were started; {died}
+died with their hosts; the longest life had {longest} migrations.
+
+| fault | migrations | destination | source | died with its host | to rest: median | worst |
+|---|---|---|---|---|---|---|
+"""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One migration of the soak: which process moves, and what happens to it; None if nothing does."""
+
+    number: int
+    kind: str
+    instant: Instant
+    fault: Fault
+
+    def __str__(self) -> str:
+        return f"{self.number}: {self.kind}, {self.instant.name}, {self.fault.name}"
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What one migration came to.
+
+    ``born`` and ``died`` are how many processes were started for it, and died with a host that crashed; ``life`` is how
+    many migrations its process had behind it.
+    """
+
+    cell: Cell
+    direction: str
+    born: int
+    died: int
+    life: int
+    bystanders: tuple[str, ...] = ()
+
+    @property
+    def wrong(self) -> tuple[str, ...]:
+        """What is not as promised, also of those that did not move."""
+        return (*self.cell.wrong, *self.bystanders)
+
+
+def planned(seed: int, number: int) -> Planned:
+    """Return the migration of that number, drawn from the seed and the number alone."""
+    draw = random.Random(f"{seed} {number}")
+    kind = draw.choice(list(KINDS))
+    if draw.random() >= DISTURBED:
+        return Planned(number, kind, UNDISTURBED, NO_FAULT)
+    fault = draw.choices(list(FAULTS.values()), [RARE.get(name, 1) for name in FAULTS])[0]
+    instants = [each for each in INSTANTS if fault.happens(each) and _is_met(each, kind)]
+    return Planned(number, kind, draw.choice(instants), fault)
+
+
+def _is_met(instant: Instant, kind: str) -> bool:
+    """Whether the instant can be had: only a large dump can be caught in its middle."""
+    return kind == "large counter" or not instant.middle
+
+
+@dataclass
+class Herd:
+    """The processes of one site, which live on until the host crashes on which they are."""
+
+    site: FaultSite
+    living: dict[str, Workload] = field(default_factory=dict)
+    homes: dict[str, str] = field(default_factory=dict)
+    lives: dict[str, int] = field(default_factory=dict)
+
+    def play(self, work: Planned) -> Moved:
+        """Move one process, and look what became of all of them."""
+        self.site.make_ready()
+        born = self._make(work)
+        home = self.homes[work.kind]
+        stage = Stage(self.site, home, next(name for name in HOSTS if name != home), work.instant.where)
+        process = self.living[work.kind]
+        try:
+            disturbed = work.fault is not NO_FAULT
+            cell = strike(stage, process, work.instant, work.fault) if disturbed else move(stage, process)
+        except (SojournError, LabFailed, AssertionError, OSError) as error:
+            why = (str(error) or type(error).__name__).splitlines()[0][:200]
+            cell = Cell.unplayed(work.instant, work.fault.name, why)
+        clear(self.site)
+        return self._settled(stage, work, cell, born)
+
+    def _settled(self, stage: Stage, work: Planned, cell: Cell, born: int) -> Moved:
+        life = self.lives[work.kind] = self.lives[work.kind] + 1
+        if cell.owner:
+            self.homes[work.kind] = stage.name(cell.owner)
+        crashed = stage.name(work.fault.crashes) if work.fault.crashes else None
+        died, wrong = int(cell.owner is None), []
+        if cell.owner is None:
+            self._bury(work.kind)
+        for kind in [kind for kind in self.living if kind != work.kind]:
+            if running(self.site, self.living[kind]) == [self.homes[kind]]:
+                continue
+            if self.homes[kind] != crashed:
+                wrong.append(f"the {kind}, which did not move, is on {running(self.site, self.living[kind])}")
+            died += 1
+            self._bury(kind)
+        return Moved(cell, f"{stage.source} to {stage.destination}", born, died, life, tuple(wrong))
+
+    def _make(self, work: Planned) -> int:
+        """Start the processes that are missing, each where the number of the migration says; return how many."""
+        missing = [kind for kind in KINDS if kind not in self.living]
+        for kind in missing:
+            home = HOSTS[work.number % len(HOSTS)]
+            self.living[kind] = workload.start(self.site.host(home), kind.split()[-1], **KINDS[kind])
+            self.homes[kind], self.lives[kind] = home, 0
+        return len(missing)
+
+    def _bury(self, kind: str) -> None:
+        end(self.site, self.living.pop(kind))
+
+
+def player(site: FaultSite) -> Callable[[Planned], Moved]:
+    """Return what plays migrations on a site, with processes of its own."""
+    return Herd(site).play
+
+
+def page(moved: Sequence[Moved], *, seed: int, labs: int, seconds: float) -> str:
+    """Return the summary."""
+    cells = [each.cell for each in moved]
+    wrong = [line for each in moved for line in each.wrong]
+    head = HEAD.format(
+        count=len(moved),
+        labs=labs,
+        seed=seed,
+        minutes=seconds / 60,
+        lost=sum("nowhere" in line for line in wrong),
+        doubled=sum(cell.copies > 1 for cell in cells),
+        left=sum(len(cell.left) for cell in cells),
+        wrong=sum(bool(each.wrong) for each in moved),
+        born=sum(each.born for each in moved),
+        died=sum(each.died for each in moved),
+        longest=max(each.life for each in moved),
+    )
+    names = [NO_FAULT.name, *FAULTS]
+    return head + "".join(_row(name, [cell for cell in cells if cell.fault == name]) for name in names)
+
+
+def _row(name: str, cells: Sequence[Cell]) -> str:
+    if not cells:
+        return ""
+    owners = [sum(cell.owner is owner for cell in cells) for owner in (Role.DESTINATION, Role.SOURCE, None)]
+    times = [cell.recovered_s for cell in cells]
+    numbers = [len(cells), *owners, f"{statistics.median(times):.1f} s", f"{max(times):.1f} s"]
+    return f"| {name} | {' | '.join(str(number) for number in numbers)} |\n"
+
+
+def main() -> None:
+    """Play the soak and write its summary; the exit code says whether all was as promised."""
+    options = _options()
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"seed {options.seed}")
+    last = options.first + options.count
+    labs = Labs(options.name, min(options.labs, options.count), player, options.keep)
+    works = (planned(options.seed, number) for number in range(options.first, last))
+    moved: list[Moved] = []
+    began = time.monotonic()
+    for work, result in _told(console, labs.play(works), options.count):
+        moved.append(result)
+        seconds = time.monotonic() - began
+        options.out.write_text(page(moved, seed=options.seed, labs=labs.count, seconds=seconds))
+        if result.wrong:
+            console.print(f"again: make soak ARGS='--seed {options.seed} --from {work.number} --count 1'")
+    sys.exit(any(each.wrong for each in moved))
+
+
+def _told(console: Console, played: Iterable[tuple[Planned, Moved]], count: int) -> Iterable[tuple[Planned, Moved]]:
+    """Yield what was played, and tell of it with the time that is left."""
+    began = time.monotonic()
+    for done, (work, result) in enumerate(played, 1):
+        left_s = (time.monotonic() - began) / done * (count - done)
+        cell, verdict = result.cell, "; ".join(result.wrong) or "as promised"
+        said = (
+            f"{work}, {result.direction}: {cell.owner or 'nobody'}, {cell.state}, {cell.recovered_s:.1f} s, {verdict}"
+        )
+        console.print(f"{done}/{count} {said} ({left_s / 60:.0f} min left)")
+        yield work, result
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=DEFAULT_COUNT, help="how many migrations")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="what everything is drawn from")
+    parser.add_argument("--from", dest="first", type=int, default=1, help="the number of the first one")
+    parser.add_argument("--labs", type=int, default=DEFAULT_LABS, help="how many labs play at once")
+    parser.add_argument("--name", default="soak", help="what the labs' names begin with")
+    parser.add_argument("--keep", type=Path, help="where to keep the logs of migrations that were not as promised")
+    parser.add_argument("--out", type=Path, default=Path("docs/soak.md"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
