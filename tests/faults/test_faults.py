@@ -30,7 +30,7 @@ SOURCE, DESTINATION = Role.SOURCE, Role.DESTINATION
         (SOURCE, "released.after", "network cut until healed", SOURCE),
         (SOURCE, "frozen.after", "Redis emptied", DESTINATION),
         (DESTINATION, "restore.end", "Redis killed", DESTINATION),
-        (DESTINATION, "restoring.before", "disk full", SOURCE),
+        (DESTINATION, "accepted.before", "disk full", SOURCE),
         (SOURCE, "copy_images.end", "message doubled", DESTINATION),
         (SOURCE, "dump.end", "message lost", SOURCE),
     ],
