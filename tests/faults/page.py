@@ -8,13 +8,15 @@ from collections.abc import Sequence
 
 from sojourn.model import Role
 from tests.faults.fault import FAULTS
+from tests.faults.instant import INSTANTS
 from tests.faults.scenario import Cell
 
 HEAD = """# What happens when something goes wrong
 
 Made by `make faults`. Each cell is a real migration of a process between two hosts, stopped at an instant: just
 before or after a phase is written ([protocol.md](protocol.md)), or where a step begins or ends. Then something went
-wrong, and what became of the process was looked at from outside. **{well} of {count} cells are as promised.**
+wrong, and what became of the process was looked at from outside. **{well} of {count} cells are
+as promised{unplayed}.**
 
 Promised is: in the end one host owns the process, and people are told which; its memory's hash is as before, its
 counter has no gap, no two copies ever wrote at the same time, and nothing is left behind on either host.
@@ -22,8 +24,8 @@ counter has no gap, no two copies ever wrote at the same time, and nothing is le
 ## At a glance
 
 `←` runs on the source, rolled back. `→` runs on the destination. `†` died with the only host that had the whole of
-it. `↺` runs on the source, and did again what a copy had done that died with its host. `✗` not as promised. A blank:
-that can not happen there (no CRIU is at work, or no message follows).
+it. `↺` runs on the source, and did again what a copy had done that died with its host. `✗` not as promised. `·` not
+played. A blank: that can not happen there (no CRIU is at work, or no message follows).
 
 """
 
@@ -56,9 +58,11 @@ COLUMNS = """
 def page(cells: Sequence[Cell]) -> str:
     """Return the page for the cells played so far."""
     well = sum(not cell.wrong for cell in cells)
+    unplayed = len(_sensible()) - len(cells)
+    told = f"; {unplayed} others were not played" if unplayed else ""
     return "".join(
         [
-            HEAD.format(well=well, count=len(cells)),
+            HEAD.format(well=well, count=len(cells), unplayed=told),
             _grid(cells),
             TIMES,
             _times(cells),
@@ -70,12 +74,16 @@ def page(cells: Sequence[Cell]) -> str:
 
 
 def _grid(cells: Sequence[Cell]) -> str:
-    faults = [name for name in FAULTS if any(cell.fault == name for cell in cells)]
-    marks = {(cell.instant.name, cell.fault): _mark(cell) for cell in cells}
-    head = f"| instant | {' | '.join(faults)} |\n" + "|---" * (len(faults) + 1) + "|\n"
-    names = dict.fromkeys(cell.instant.name for cell in cells)
-    rows = (f"| {name} | {' | '.join(marks.get((name, fault), '') for fault in faults)} |\n" for name in names)
+    marks = dict.fromkeys(_sensible(), "·") | {(cell.instant.name, cell.fault): _mark(cell) for cell in cells}
+    head = f"| instant | {' | '.join(FAULTS)} |\n" + "|---" * (len(FAULTS) + 1) + "|\n"
+    names = [instant.name for instant in INSTANTS]
+    rows = (f"| {name} | {' | '.join(marks.get((name, fault), '') for fault in FAULTS)} |\n" for name in names)
     return head + "".join(rows)
+
+
+def _sensible() -> list[tuple[str, str]]:
+    """Return instant and fault of every cell that makes sense, played or not."""
+    return [(instant.name, fault.name) for instant in INSTANTS for fault in FAULTS.values() if fault.happens(instant)]
 
 
 def _mark(cell: Cell) -> str:

@@ -202,7 +202,7 @@ def _look(
         state,
         _is_whole(before, after) if after else None,
         max(_steps_of(beats), default=0) <= BEATS_PER_REPORT,
-        max(0, _went_back(beats)),
+        _done_again(beats),
         max(len(hosts), _copies(beats)),
         tuple(stage.site.left()),
         recovered_s,
@@ -247,9 +247,9 @@ def _steps_of(beats: list[tuple[int, str]]) -> list[int]:
     return [later - earlier for (earlier, _), (later, _) in itertools.pairwise(beats)]
 
 
-def _went_back(beats: list[tuple[int, str]]) -> int:
-    """Return by how many beats the counter once went back: so much had a copy done that is no more."""
-    return max((-step for step in _steps_of(beats)), default=0) if beats else 0
+def _done_again(beats: list[tuple[int, str]]) -> int:
+    """Return how many beats came a second time at least: so much had a copy done that is no more."""
+    return max([0, *(1 - step for step in _steps_of(beats))])
 
 
 def _copies(beats: list[tuple[int, str]]) -> int:
