@@ -49,6 +49,7 @@ UNDECIDED = {"accepted.after", "restored.before"}
 TOLD = {
     Role.SOURCE: {State.ROLLED_BACK},
     Role.DESTINATION: {State.COMPLETED},
+    None: {State.LOST, State.COMPLETED},
 }
 
 
@@ -218,8 +219,9 @@ def _wrong(cell: Cell, fault: Fault) -> list[str]:
         wrong.append("two copies ran at the same time")
     if cell.owner is None and not _may_die(cell.instant, fault):
         wrong.append(f"runs nowhere, and is told to be {cell.state}")
-    if cell.owner and cell.state not in TOLD[cell.owner]:
-        wrong.append(f"runs on the {cell.owner}, but is told to be {cell.state}")
+    elif cell.state not in TOLD[cell.owner]:
+        lives = f"runs on the {cell.owner}" if cell.owner else "died with its host"
+        wrong.append(f"{lives}, but is told to be {cell.state}")
     if cell.whole is False:
         wrong.append("its memory is not what it was")
     if not cell.unbroken:
