@@ -23,12 +23,12 @@ import time
 TRANSITIONS = {"post-restore": ("restoring", "accepted"), "post-resume": ("accepted", "restored")}
 
 
-def connect(path: str) -> sqlite3.Connection:
+def connect(path: str, factory: type[sqlite3.Connection] = sqlite3.Connection) -> sqlite3.Connection:
     """Open a journal so that what is written is on the disk before the call returns.
 
     ``synchronous=FULL`` syncs the write-ahead log at each commit (https://www.sqlite.org/pragma.html).
     """
-    connection = sqlite3.connect(path, timeout=10, isolation_level=None)
+    connection = sqlite3.connect(path, timeout=10, isolation_level=None, factory=factory)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     return connection

@@ -118,6 +118,12 @@ class PhaseConflict(SojournError):
     code = "PHASE_CONFLICT"
 
 
+class JournalFailed(SojournError):
+    """This host's journal can not be read or written: nothing that needs its word is done."""
+
+    code = "JOURNAL_FAILED"
+
+
 class StoreUnreachable(SojournError):
     """Redis does not answer."""
 

@@ -15,13 +15,15 @@ import contextlib
 import fcntl
 import json
 import os
+import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from sojourn.commit import compare_and_set, connect, pause
-from sojourn.errors import PhaseConflict, Temporary
+from sojourn.errors import JournalFailed, PhaseConflict, Temporary
 from sojourn.model import Failure, Json, Member, Outcome, Phase, Plan, Role, StepRecord
 
 SCHEMA = """
@@ -73,14 +75,34 @@ class Entry:
     updated: float
 
 
+class _Database(sqlite3.Connection):
+    """The connection to a journal. It says in our words what SQLite can not do: the disk may be full."""
+
+    def execute(self, statement: str, values: Any = (), /) -> sqlite3.Cursor:  # noqa: ANN401  (SQLite's own signature)
+        """Run one statement. Raises JournalFailed."""
+        with _told():
+            return super().execute(statement, values)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise JournalFailed(
+            f"The journal of this host failed: {error}.", "Is the disk full, or mounted read-only? See `state_dir`."
+        ) from None
+
+
 class Journal:
     """The journal of this host. Each process opens its own; SQLite keeps them apart."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path = path
-        self._db = connect(str(path))
-        self._db.executescript(SCHEMA)
+        with _told():
+            self._db = connect(str(path), _Database)
+            self._db.executescript(SCHEMA)
 
     def open(self, migration: str, role: Role, plan: Plan, phase: Phase | None = None) -> Entry:
         """Make the row of a migration, in its role's first phase unless told otherwise; keep it if it is there."""
@@ -262,7 +284,8 @@ class Journal:
         try:
             yield
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # a full disk has rolled it back already
+                self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
 

@@ -29,7 +29,7 @@ from typing import Any
 from celery import shared_task
 from celery.exceptions import SoftTimeLimitExceeded
 
-from sojourn.errors import PhaseConflict, SojournError, Temporary
+from sojourn.errors import JournalFailed, PhaseConflict, SojournError, Temporary
 from sojourn.host import Host, Migration, this_host
 from sojourn.journal import lock
 from sojourn.model import Failure, Json, Message, Outcome, Phase, Plan, Role, StepRecord
@@ -113,6 +113,8 @@ def step(
             try:
                 with lock(delivery.migration_lock, deadline_s * LOCK_SHARE) if locks else contextlib.nullcontext():
                     return delivery.answer(work)
+            except (JournalFailed, OSError) as error:
+                return delivery.hand_on(delivery.give_up(_failure(error)))
             except Temporary as error:
                 if self.request.retries < retries:
                     raise self.retry(exc=error, countdown=_back_off_s(self.request.retries)) from None
@@ -152,9 +154,10 @@ class Delivery:
     def give_up(self, failure: Failure) -> Outcome:
         """Record a failure for good. Raise StepFailed; what an undo could not do is handed on as still pending."""
         placed = replace(failure, step=self.name, host=self.host.name, log=str(self.directory.work))
-        entry = self.host.journal.entry(self.message.id, self.role)
-        if entry:
-            self.host.journal.fail_step(entry, self.name, placed)
+        with contextlib.suppress(JournalFailed):
+            entry = self.host.journal.entry(self.message.id, self.role)
+            if entry:
+                self.host.journal.fail_step(entry, self.name, placed)
         self._tell(outcome=failure.message, failed=True)
         log.error("%s", failure.message, extra=self.context)
         if not self.undo:
@@ -186,9 +189,9 @@ class Delivery:
             self.host.journal.pause(f"{self.name}.begin")
             outcome = work(migration)
             self.host.journal.pause(f"{self.name}.end")
-        except Temporary:
+        except (Temporary, JournalFailed):
             raise
-        except SojournError as error:
+        except (SojournError, OSError) as error:
             return self.give_up(_failure(error))
         except SoftTimeLimitExceeded:
             return self.give_up(Failure("STEP_TIMED_OUT", f"{self.name} took longer than it may and was stopped."))
@@ -213,7 +216,9 @@ class Delivery:
         self.host.ledger.tell_step(self.message.id, self.role, record)
 
 
-def _failure(error: SojournError) -> Failure:
+def _failure(error: SojournError | OSError) -> Failure:
+    if isinstance(error, OSError):
+        return Failure("OS_ERROR", f"This host could not do it: {error}.", "Is a file system full there? See its logs.")
     return Failure(error.code, error.message, error.hint)
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from sojourn.errors import PhaseConflict, Temporary
+from sojourn.errors import JournalFailed, PhaseConflict, Temporary
 from sojourn.journal import Entry, Journal, lock
 from sojourn.model import Failure, Identity, Member, Outcome, Phase, Plan, Role
 from sojourn.run import Child, spawn
@@ -20,7 +20,7 @@ from tests.conftest import eventually
 PLAN = Plan(4242, "alpha", "beta")
 ID = "0123abcd-4567"
 
-#: The table of DESIGN.md, section 3, written down a second time on purpose.
+#: The table of docs/protocol.md, written down a second time on purpose.
 PERMITTED = {
     ("open", "freezing"),
     ("freezing", "frozen"),
@@ -51,6 +51,24 @@ def journal(tmp_path: Path) -> Journal:
 def entry(journal: Journal) -> Entry:
     """Open a migration that this host is the source of."""
     return journal.open(ID, Role.SOURCE, PLAN)
+
+
+def test_a_full_disk(journal: Journal, entry: Entry) -> None:
+    """What can not be written is told in one sentence, and what was written before stands."""
+    journal._db.execute("PRAGMA max_page_count = 1")
+    with pytest.raises(JournalFailed, match="disk is full"):
+        journal.learn(entry, {"much": "x" * 100_000})
+    with pytest.raises(JournalFailed, match="disk is full"), journal._transaction():
+        journal.hold(entry, "mount", "x" * 100_000)
+    again = journal.entry(ID, Role.SOURCE)
+    assert again == entry
+
+
+def test_no_journal_at_all(tmp_path: Path) -> None:
+    """A journal that can not be opened is told likewise."""
+    (tmp_path / "journal.db").mkdir()
+    with pytest.raises(JournalFailed, match="unable to open"):
+        Journal(tmp_path / "journal.db")
 
 
 @pytest.mark.parametrize(("before", "after"), [pair for pair in PAIRS if pair in PERMITTED])
