@@ -6,9 +6,10 @@ import shlex
 from pathlib import Path
 
 from sojourn import action, criu, process, rebuilt
-from sojourn.errors import FreezeTooLong, ImagesIncomplete, PhaseConflict, Temporary
+from sojourn.errors import CriuFailed, FreezeTooLong, ImagesIncomplete, PhaseConflict, Temporary
 from sojourn.host import Migration
 from sojourn.model import Identity, Json, Member, Phase, Role, Verdict
+from sojourn.preflight import pids
 from sojourn.run import Child, spawn
 
 #: How long CRIU may take to let an accepted tree go, in seconds; milliseconds is what it needs.
@@ -20,14 +21,15 @@ def restore(migration: Migration, deadline_s: float) -> float:
 
     Raises PhaseConflict before anything is touched: for a message that comes too late, when a tree may run here already
     or CRIU be at work on it; or if an operator has given the process back to the source. StoreUnreachable if that can
-    not be known. Raises CriuFailed, FreezeTooLong, CommandTimedOut; what is left of the tree then is for ``refuse`` to
-    clear away.
+    not be known. Raises CriuFailed, FreezeTooLong, CommandTimedOut; what is left of the tree then is for
+    ``refuse`` to clear away.
     """
     directory = migration.directory
     migration.hear_operator()
     if not may_restore(migration):
         raise PhaseConflict(f"Too late to restore on {migration.host.name}: {_why_not(migration)}.")
     process.kill([Member(who) for who in _remains(migration)])
+    check_pids(migration)
     occupied, now = _existing(_pids(migration)), process.ticks_since_boot()
     migration.learn(occupied=occupied, restore_began=now, restore_boot=process.boot_id())
     command = migration.host.criu.restore(
@@ -84,6 +86,18 @@ def _refused_in_time(migration: Migration) -> bool:
     except PhaseConflict:
         return False
     return True
+
+
+def check_pids(migration: Migration) -> None:
+    """Raise CriuFailed, with the owner, if a PID that the restore needs is taken here: before CRIU is even started.
+
+    Asks for each PID alone, since a frozen tree may be waiting; the owner is looked for only if there is one. A tree in
+    a PID namespace of its own needs none.
+    """
+    needed = migration.facts.get("needed_pids", [])
+    taken = _existing([*needed, *_pids(migration)] if needed else [])
+    for finding in pids.taken(taken):
+        raise CriuFailed(f"On {migration.host.name}: {finding.sentence}", finding.hint, finding.code)
 
 
 def may_restore(migration: Migration) -> bool:

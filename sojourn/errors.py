@@ -33,10 +33,15 @@ class UsageError(SojournError):
 
 
 class Refused(SojournError):
-    """Preflight said no; nothing was touched."""
+    """Preflight said no; nothing was touched. ``code`` is that of the check, where one said so."""
 
     code = "REFUSED"
     exit_code = 10
+
+    def __init__(self, message: str, hint: str = "", code: str = code) -> None:
+        super().__init__(message, hint)
+        self.args = (message, hint, code)
+        self.code = code
 
 
 class HostUnreachable(SojournError):

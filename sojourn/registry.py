@@ -4,6 +4,7 @@ Keys:
 
 ``sojourn:hosts``        set: names of all hosts that ever announced themselves
 ``sojourn:host:<name>``  JSON of HostInfo; expires a few announcements after the last one
+``sojourn:pace:<source>:<destination>``  JSON of Pace: the last migration between the two that had a measurable size
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ KNOWN = "sojourn:hosts"
 
 #: A host is gone when it has missed so many announcements.
 MISSED = 3
+
+#: A smaller migration says nothing of the way between two hosts: its time goes elsewhere.
+MEASURABLE_BYTES = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,14 @@ class HostInfo:
     free_bytes: int
     running: int
     announced: float
+
+
+@dataclass(frozen=True)
+class Pace:
+    """A migration that arrived: how many bytes of memory crossed, and how long its tree was frozen."""
+
+    pages_bytes: int
+    frozen_ms: float
 
 
 class Registry:
@@ -69,6 +81,16 @@ class Registry:
         """Return what a host says of itself. Raises UsageError if nobody knows it, HostUnreachable if it is silent."""
         return _present(name, self.hosts())
 
+    def remember(self, source: str, destination: str, pace: Pace, keep_s: float) -> None:
+        """Keep how fast a migration between two hosts was, unless it was too small to tell. Raises StoreUnreachable."""
+        if pace.pages_bytes >= MEASURABLE_BYTES:
+            self._store.put(_pace(source, destination), json.dumps(asdict(pace)), expire_s=keep_s)
+
+    def pace(self, source: str, destination: str) -> Pace | None:
+        """Return how fast the last one between two hosts was, None if nobody knows. Raises StoreUnreachable."""
+        (value,) = self._store.values([_pace(source, destination)])
+        return Pace(**json.loads(value)) if value else None
+
     def check(self, plan: Plan) -> None:
         """Refuse a plan that can not work between these hosts, before anything is sent to them.
 
@@ -83,6 +105,7 @@ class Registry:
                 f"{source.name} has CRIU {source.criu} and {destination.name} has {destination.criu}; "
                 "they do not understand each other.",
                 "Install the same major and minor version of CRIU on both hosts.",
+                "CRIU_VERSION",
             )
 
 
@@ -101,6 +124,10 @@ def _present(name: str, hosts: dict[str, HostInfo | None]) -> HostInfo:
 def _series(version: str) -> list[str]:
     """Major and minor version."""
     return version.split(".")[:2]
+
+
+def _pace(source: str, destination: str) -> str:
+    return f"sojourn:pace:{source}:{destination}"
 
 
 def _key(name: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 
 from sojourn import criu, holder
+from sojourn.arrival import check_pids
 from sojourn.errors import ChannelFailed
 from sojourn.host import Migration
 from sojourn.model import Json, Outcome
@@ -22,7 +23,8 @@ PATIENCE_S = 60
 
 @step(deadline_s=30)
 def page_server(migration: Migration) -> Outcome:
-    """Start the holder and learn its port."""
+    """Look once more whether the PIDs are free, since the places may have been long in coming; start the holder."""
+    check_pids(migration)
     migration.end_processes()
     settings = migration.host.settings
     errand = migration.errand(

@@ -14,7 +14,7 @@ from workflows.canvas import SHARED_QUEUE
 from workflows.signing import SignedRequest, signer
 
 #: The modules whose tasks a worker must know.
-MODULES = ("workflows.migrate", "workflows.conclude", "workflows.recover", "workflows.survey", "workflows.logs")
+MODULES = tuple(f"workflows.{name}" for name in ("migrate", "conclude", "recover", "survey", "logs", "check"))
 
 SHORTEST_KEY = 16
 

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict, replace
 from typing import Any
 
 from celery import shared_task, states
 
-from sojourn.errors import Aborted, ChannelFailed, CriuFailed, HostUnreachable, MigrationError, SojournError
-from sojourn.host import this_host
+from sojourn.errors import (
+    Aborted,
+    ChannelFailed,
+    CriuFailed,
+    HostUnreachable,
+    MigrationError,
+    SojournError,
+    StoreUnreachable,
+)
+from sojourn.host import Host, this_host
 from sojourn.ledger import Account, Ledger
 from sojourn.model import Failure, Json, Message, Phase, Role, State, Verdict, dead, where_it_runs
+from sojourn.registry import Pace
 
 #: What a dump is told to have failed of when it can not say why itself: its page server may.
 DUMP_KNOWS_NOT = {ChannelFailed.code, CriuFailed.code}
+
+#: The steps that only look: what they refuse has touched nothing.
+LOOKING = {"examine", "preflight"}
+
+#: How long it is remembered how fast a migration between two hosts was: thirty days.
+PACE_KEPT_S = 30 * 86_400
 
 
 @shared_task(name="sojourn.conclude", bind=True)
@@ -31,6 +47,7 @@ def close(app: Any, message: Message) -> Json:  # noqa: ANN401
         ledger.tell_state(message.id, account.state)  # whoever waits for an end must hear of it
         return account.result
     ledger.close(message.id, result)
+    _remember_pace(this_host(), result)
     answer(app, result)
     return result
 
@@ -124,7 +141,7 @@ def _stayed(facts: Json, failure: Failure | None) -> State:
         return State.LOST
     if failure and failure.code == Aborted.code:
         return State.ABORTED
-    return State.REFUSED if failure and failure.step == "preflight" else State.ROLLED_BACK
+    return State.REFUSED if failure and failure.step in LOOKING else State.ROLLED_BACK
 
 
 def _resolved(facts: Json) -> State:
@@ -190,6 +207,14 @@ def _step(step: Any) -> Json:  # noqa: ANN401
 def _total_ms(account: Account | None) -> float | None:
     ends = [step.ended for step in account.steps if step.ended] if account else []
     return _ms(max(ends) - account.created) if account and ends else None
+
+
+def _remember_pace(host: Host, result: Json) -> None:
+    """Keep how fast a migration was that arrived, for the estimates of later ones; without Redis it is not kept."""
+    if result["pages_bytes"] and result["frozen_ms"]:
+        pace = Pace(result["pages_bytes"], result["frozen_ms"])
+        with contextlib.suppress(StoreUnreachable):
+            host.registry.remember(result["source"], result["destination"], pace, PACE_KEPT_S)
 
 
 def _ms(seconds: float) -> float:

@@ -16,6 +16,7 @@ from sojourn.host import this_host
 from sojourn.model import Json, Message, Plan, State
 from tasks.copy_images import copy_images
 from tasks.dump import dump, resume
+from tasks.examine import examine
 from tasks.page_server import page_server, stop_page_server
 from tasks.preflight import preflight
 from tasks.reserve import release, reserve
@@ -27,7 +28,8 @@ from workflows.conclude import conclude, refused
 from workflows.pipeline import On, Pipeline, Step
 
 STOP_AND_COPY = Pipeline(
-    Step(preflight, On.BOTH),
+    Step(examine, On.SOURCE),
+    Step(preflight, On.DESTINATION),  # says no for both hosts
     Step(reserve, On.BOTH, undo=release),
     Step(page_server, On.DESTINATION, undo=stop_page_server),
     Step(dump, On.SOURCE, undo=resume),  # the freeze begins

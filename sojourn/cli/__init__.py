@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from sojourn.cli import intervene, lab, logs, look, migrate, output, serve
+from sojourn.cli import check, intervene, lab, logs, look, migrate, output, serve
 from sojourn.errors import SojournError, UsageError
 from sojourn.settings import variable
 
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.add_typer(lab.app, name="lab")
 migrate.add_to(app)
+check.add_to(app)
 look.add_to(app)
 logs.add_to(app)
 intervene.add_to(app)

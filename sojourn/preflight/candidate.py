@@ -8,23 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sojourn import process
-from sojourn.errors import ProcessGone, Refused
+from sojourn.errors import ProcessGone
+from sojourn.preflight.finding import Finding, blocks
 from sojourn.process import KERNEL_THREAD, Stat
 
 
-def check(pid: int, worker: int | None) -> None:
-    """Refuse a process that must not or can not be migrated; ``worker`` is the PID of this host's worker, if known.
-
-    Raises Refused with one sentence.
-    """
+def refusal(pid: int, worker: int | None) -> Finding | None:
+    """Return why a process must not or can not be migrated at all; ``worker`` is the PID of this host's worker."""
     try:
         stat = process.stat(pid)
         line = process.ancestors(pid)
+        why_not = _why_not(stat) or _why_ours(pid, line, worker)
     except ProcessGone as gone:
-        raise Refused(gone.message, "It may have ended: look again with `sojourn ps`.") from None
-    why_not = _why_not(stat) or _why_ours(pid, line, worker)
-    if why_not:
-        raise Refused(f"Process {pid} ({stat.name}) {why_not}.")
+        return blocks("PROCESS_GONE", gone.message, "It may have ended: look again with `sojourn ps`.")
+    return blocks(why_not[0], f"Process {pid} ({stat.name}) {why_not[1]}.") if why_not else None
 
 
 @dataclass(frozen=True)
@@ -52,6 +49,7 @@ def survey(worker: int | None) -> list[Candidate]:
 
 def _candidate(stat: Stat, worker: int | None) -> Candidate:
     members = process.tree(stat.pid)
+    why_not = _why_not(stat) or _why_ours(stat.pid, process.ancestors(stat.pid), worker)
     return Candidate(
         pid=stat.pid,
         command=process.command_line(stat.pid),
@@ -59,29 +57,32 @@ def _candidate(stat: Stat, worker: int | None) -> Candidate:
         processes=len(members),
         memory_bytes=process.memory_bytes(members),
         sockets=sum(len(process.sockets(member.identity.pid)) for member in members),
-        verdict=_why_not(stat) or _why_ours(stat.pid, process.ancestors(stat.pid), worker),
+        verdict=why_not[1] if why_not else "",
     )
 
 
-def _why_not(stat: Stat) -> str:
+def _why_not(stat: Stat) -> tuple[str, str] | None:
     if stat.flags & KERNEL_THREAD:
-        return "is a thread of the kernel; it can not be migrated"
+        return "KERNEL_THREAD", "is a thread of the kernel; it can not be migrated"
     if stat.state in "ZX":
-        return "has already ended and waits for its parent to notice; there is nothing left to migrate"
+        return "ZOMBIE", "has already ended and waits for its parent to notice; there is nothing left to migrate"
     leader, tracer = _status(stat.pid, "Tgid:"), _status(stat.pid, "TracerPid:")
     if leader != stat.pid:
-        return f"is a thread of process {leader}; migrate that one"
+        return "THREAD", f"is a thread of process {leader}; migrate that one"
     if tracer:
-        return f"is traced by process {tracer}, a debugger perhaps; CRIU must be its only tracer"
-    return ""
+        return "TRACED", f"is traced by process {tracer}, a debugger perhaps; CRIU must be the only tracer"
+    return None
 
 
-def _why_ours(pid: int, line: list[int], worker: int | None) -> str:
+def _why_ours(pid: int, line: list[int], worker: int | None) -> tuple[str, str] | None:
     if pid in process.ancestors(os.getpid()) or worker in line:
-        return "is Sojourn's own worker or one of its ancestors; it can not migrate itself"
-    return ""
+        return "OWN_TREE", "is Sojourn's own worker or one of its ancestors; it can not migrate itself"
+    return None
 
 
 def _status(pid: int, key: str) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        raise ProcessGone(f"There is no process {pid} on this host.") from None
     return next(int(line.split()[1]) for line in lines if line.startswith(key))

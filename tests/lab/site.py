@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +41,11 @@ while True:
     os.waitpid(child, 0)
 """
 
+FAILPOINTS = "/var/lib/sojourn/failpoints"
+
+#: A host, and the name of a fail point there.
+Instant = tuple[Host, str]
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -71,6 +78,24 @@ class Site:
         ended = self.sojourn("migrate", str(pid), "--from", source, "--to", destination, "--json", *options)
         assert "Traceback" not in ended.stderr, ended.stderr
         return Ended(ended.returncode, json.loads(ended.stdout))
+
+    def migrate_meanwhile(self, pid: int, at: Instant, act: Callable[[], object], *options: str) -> Ended:
+        """Migrate from alpha to beta, but do something at an instant, while the host there stands still."""
+        host, name = at
+        ended: list[Ended] = []
+        migration = threading.Thread(target=lambda: ended.append(self.migrate(pid, "alpha", "beta", *options)))
+        host.run(["sh", "-c", f"mkdir -p {FAILPOINTS}; rm -f {FAILPOINTS}/*; touch {FAILPOINTS}/{name}"])
+        migration.start()
+        try:
+            assert within(MIGRATION_S / 2, lambda: self._stands(host, name)), f"never came to {name}"
+            act()
+        finally:
+            host.run(["sh", "-c", f"rm -f {FAILPOINTS}/*"])
+            migration.join()
+        return ended[0]
+
+    def _stands(self, host: Host, name: str) -> bool:
+        return host.run(["test", "-e", f"{FAILPOINTS}/{name}.reached"], check=False).returncode == 0
 
     def configure(self, host: Host, **settings: object) -> None:
         """Give a host's worker other settings and start it anew."""

@@ -102,35 +102,41 @@ def test_a_tree_keeps_what_it_uses(site: Site, alpha: Host, beta: Host, facility
 
 
 def test_no_room_for_the_memory(site: Site, alpha: Host, beta: Host) -> None:
-    """The destination's tmpfs is too small: the dump breaks off and the process runs on."""
+    """The destination's tmpfs is filled after the checks: the dump breaks off and the process runs on."""
     counter = workload.start(alpha, "counter", mb=32)
-    site.configure(beta, images_bytes=8 * 2**20)
-    try:
-        ended = site.migrate(counter.pid, "alpha", "beta")
-    finally:
-        site.configure(beta)
+    ended = site.migrate_meanwhile(counter.pid, (beta, "page_server.end"), lambda: beta.run(["sh", "-c", _FILL]))
     assert_stayed(ended, counter, alpha, beta, "No space left on device", "NO_ROOM")
     end(counter, alpha)
 
 
 def test_the_pid_is_taken(site: Site, alpha: Host, beta: Host) -> None:
-    """Another process has the PID on the destination: the restore fails, and that process is not touched."""
+    """Another process takes the PID after the checks: CRIU is not started, and that process is named, not touched."""
     counter = workload.start(alpha, "counter", mb=8)
-    beta.run(["python3", "-c", OCCUPY, str(counter.pid)])
-    ended = site.migrate(counter.pid, "alpha", "beta")
+    occupy = ["python3", "-c", OCCUPY, str(counter.pid)]
+    ended = site.migrate_meanwhile(counter.pid, (beta, "page_server.end"), lambda: beta.run(occupy))
     occupant = beta.run(["ps", "-o", "args=", "-p", str(counter.pid)]).stdout
     beta.run(["kill", str(counter.pid)])
     assert "sleep 1000" in occupant
     assert within(5, lambda: not runs_on(beta, counter))
-    assert_stayed(ended, counter, alpha, beta, f"PID {counter.pid} is taken on the destination.", "PID_TAKEN")
+    words = f"PID {counter.pid} is taken by process {counter.pid}: sleep 1000."
+    assert_stayed(ended, counter, alpha, beta, words, "PID_TAKEN")
+    assert "criu" not in ended.said["failure"]["message"]
+    assert beta.run(["test", "-e", f"/run/sojourn/{ended.said['id']}/work/restore.log"], check=False).returncode == 1
     end(counter, alpha)
 
 
+def on_both(alpha: Host, beta: Host) -> None:
+    """Put the program ``only-here`` on both hosts, until a test removes it from one."""
+    for host in (alpha, beta):
+        host.run(["cp", "--preserve", "/usr/bin/sleep", "/usr/local/bin/only-here"])
+
+
 def test_a_file_is_missing(site: Site, alpha: Host, beta: Host) -> None:
-    """The program's file is not on the destination: the restore fails, and says which one it is."""
-    alpha.run(["cp", "/usr/bin/sleep", "/usr/local/bin/only-here"])
+    """The program's file vanishes from the destination after the checks: the restore says which one it is."""
+    on_both(alpha, beta)
     pid = alpha.launch(["/usr/local/bin/only-here", "1000"])
-    ended = site.migrate(pid, "alpha", "beta")
+    remove = ["rm", "/usr/local/bin/only-here"]
+    ended = site.migrate_meanwhile(pid, (beta, "page_server.end"), lambda: beta.run(remove))
     assert ended.code == 11
     assert "The file /usr/local/bin/only-here is not on the destination." in ended.said["failure"]["message"]
     assert "usr/local/bin/only-here: No such file" in ended.said["failure"]["message"]
@@ -140,7 +146,7 @@ def test_a_file_is_missing(site: Site, alpha: Host, beta: Host) -> None:
     alpha.run(["kill", str(pid)])
 
 
-#: Programs that CRIU refuses: a code, what the message must name, and the program.
+#: What CRIU refuses, begun after the checks: a code, what the message must name, and the program.
 REFUSED_BY_CRIU = [
     ("FILE_LOCKS", "holds a lock", "import fcntl; kept = open('/tmp/locked', 'w'); fcntl.flock(kept, fcntl.LOCK_EX)"),
     (
@@ -155,9 +161,10 @@ REFUSED_BY_CRIU = [
 @pytest.mark.parametrize(("code", "named", "program"), REFUSED_BY_CRIU)
 def test_the_cause_has_a_code(site: Site, alpha: Host, beta: Host, code: str, named: str, program: str) -> None:
     """What CRIU says is told as a code and a sentence that names the thing; ``show`` and ``logs`` say more."""
-    pid = alpha.launch(["python3", "-c", f"{program}; import time; open('/tmp/ready', 'w').close(); time.sleep(1000)"])
-    assert within(5, lambda: alpha.run(["rm", "/tmp/ready"], check=False).returncode == 0)
-    ended = site.migrate(pid, "alpha", "beta")
+    alpha.run(["rm", "-f", "/tmp/begin", "/tmp/ready"])
+    pid = alpha.launch(["python3", "-c", _LATER, program])
+    begin = "touch /tmp/begin; until test -e /tmp/ready; do sleep 0.01; done"
+    ended = site.migrate_meanwhile(pid, (alpha, "dump.begin"), lambda: alpha.run(["sh", "-c", begin]))
     alpha.run(["kill", str(pid)])
     assert ended.code == 11
     assert ended.said["failure"]["code"] == code
@@ -188,7 +195,11 @@ def test_connections_survive_a_rollback(site: Site, alpha: Host, beta: Host) -> 
     server = workload.start(alpha, "tcp_server", address=alpha.address)
     client = workload.start(beta, "tcp_client", address=alpha.address)
     client.wait_for_beats()
-    ended = site.migrate(server.pid, "alpha", "beta", "--tcp-established")
+    # The checks would refuse it; so beta gives any address, as long as they look.
+    nonlocal_bind = "/proc/sys/net/ipv4/ip_nonlocal_bind"
+    beta.run(["sh", "-c", f"echo 1 > {nonlocal_bind}"])
+    lose = ["sh", "-c", f"echo 0 > {nonlocal_bind}"]
+    ended = site.migrate_meanwhile(server.pid, (beta, "page_server.end"), lambda: beta.run(lose), "--tcp-established")
     assert_stayed(ended, server, alpha, beta, alpha.address, "ADDRESS_MISSING")
     answers = int(str(client.status().details["answers"]))
     after = client.wait_until(lambda status: int(str(status.details["answers"])) > answers + 20)
@@ -199,10 +210,11 @@ def test_connections_survive_a_rollback(site: Site, alpha: Host, beta: Host) -> 
 
 def test_a_stopped_process_stays_stopped_after_a_rollback(site: Site, alpha: Host, beta: Host) -> None:
     """A process that somebody had stopped is not woken by a migration that failed."""
-    alpha.run(["cp", "/usr/bin/sleep", "/usr/local/bin/only-here"])
+    on_both(alpha, beta)
     pid = alpha.launch(["/usr/local/bin/only-here", "1000"])
     alpha.run(["kill", "-STOP", str(pid)])
-    assert site.migrate(pid, "alpha", "beta").code == 11
+    remove = ["rm", "/usr/local/bin/only-here"]
+    assert site.migrate_meanwhile(pid, (beta, "page_server.end"), lambda: beta.run(remove)).code == 11
     assert alpha.run(["ps", "-o", "stat=", "-p", str(pid)]).stdout.startswith("T")
     alpha.run(["kill", "-KILL", str(pid)])
 
@@ -331,6 +343,19 @@ def test_python_callers_get_a_dict_or_an_error(site: Site, alpha: Host, beta: Ho
     assert said == ["beta", "refused", "alpha"]
     end(counter, beta)
 
+
+#: Fills the image directory of the migration under way, but for a little.
+_FILL = "cd /run/sojourn/*/images; fallocate -l $(($(df --output=avail -B1 . | tail -1) - 8000000)) filler"
+
+#: Takes a program: begins it when it is told to, says so, and waits.
+_LATER = """
+import os, sys, time
+while not os.path.exists("/tmp/begin"):
+    time.sleep(0.01)
+exec(sys.argv[1])
+open("/tmp/ready", "w").close()
+time.sleep(1000)
+"""
 
 #: A program of a user: one migration that arrives, and the same again, which is refused.
 _CALLER = """

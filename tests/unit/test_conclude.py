@@ -54,7 +54,8 @@ def test_what_is_pending() -> None:
 def test_a_refusal_by_preflight() -> None:
     """A rollback of nothing is a refusal."""
     facts = {"verdict": "refused", "source_phase": "resumed"}
-    assert state_of(facts, Failure("REFUSED", "No.", step="preflight")) is State.REFUSED
+    for step in ("examine", "preflight"):
+        assert state_of(facts, Failure("PID_TAKEN", "No.", step=step)) is State.REFUSED
     assert state_of(facts, Failure("REFUSED", "No.", step="reserve")) is State.ROLLED_BACK
 
 

@@ -12,6 +12,7 @@ import typer
 
 from sojourn.cli import app
 from sojourn.model import State
+from sojourn.preflight.finding import CHECKS
 from sojourn.settings import Settings
 
 CHECKOUT = Path(__file__).parents[2]
@@ -83,6 +84,14 @@ def test_every_exit_code_of_a_migration_is_documented() -> None:
     for state in State:
         if state.final:
             assert f"\n| {state.exit_code} | " in table, state
+
+
+def test_every_check_is_documented_and_no_other() -> None:
+    """The table tells what each code asks, and of which host."""
+    table = (REFERENCE / "checks.md").read_text()
+    assert rows(table) == set(CHECKS)
+    for code, check in CHECKS.items():
+        assert f"| `{code}` | {check.on} | {check.asks} |" in table
 
 
 def test_every_state_is_documented() -> None:
