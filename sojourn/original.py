@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sojourn import criu, network, process
 from sojourn.host import Migration
-from sojourn.model import Member, Phase
+from sojourn.model import Identity, Member, Phase
 
 
 def tree_as_it_was(migration: Migration) -> list[Member]:
@@ -23,7 +23,7 @@ def resume_original(migration: Migration) -> str:
         migration.become(Phase.RESUMED)
     migration.end_processes()
     if not _holds_tree(migration):
-        return f"nothing was touched on {migration.host.name}"
+        return _untouched(migration)
     members = _left_of_tree(migration)
     woken = _thaw(migration, members) if members else 0
     migration.learn(gone=not members)
@@ -39,6 +39,14 @@ def retire_original(migration: Migration) -> str:
     _unlock_network(migration)
     _let_go(migration)
     return f"the original on {migration.host.name} is gone ({killed} processes)"
+
+
+def _untouched(migration: Migration) -> str:
+    """Say what has become of a process that was never held; its host may have crashed meanwhile."""
+    pid, here, root = migration.plan.pid, migration.host.name, migration.facts.get("root")
+    lives = process.is_alive(Identity(**root)) if root else process.exists(pid)
+    migration.learn(gone=not lives)
+    return f"nothing was touched on {here}" if lives else f"process {pid} has ended on {here}, before it was touched"
 
 
 def _left_of_tree(migration: Migration) -> list[Member]:

@@ -7,6 +7,7 @@ What was found is told to ``preflight``, which refuses for both hosts, so that p
 from __future__ import annotations
 
 import contextlib
+from dataclasses import asdict
 
 from sojourn import process
 from sojourn.errors import ProcessGone
@@ -20,6 +21,8 @@ from tasks.step import step
 @step(deadline_s=30, opens=True, retries=5)
 def examine(migration: Migration) -> Outcome:
     """Check the process on the source; without a tree to look at there is nothing more to ask."""
+    with contextlib.suppress(ProcessGone):
+        migration.learn(root=asdict(process.identity(migration.plan.pid)))
     report = report_of(migration.host, migration.plan, migration.id)
     if report.needs is None:
         inspection.refuse(report.findings, migration.plan)

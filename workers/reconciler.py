@@ -16,7 +16,7 @@ from kombu.exceptions import OperationalError
 from sojourn.errors import SojournError, StoreUnreachable, Temporary
 from sojourn.host import SECONDS_PER_DAY, Host, Migration
 from sojourn.journal import Entry, lock
-from sojourn.model import Message, Phase
+from sojourn.model import Message, Phase, StepRecord
 from sojourn.original import resume_original
 from sojourn.recovery import Move, account_of, end_known, finish, next_move
 from workflows.app import the_app
@@ -144,10 +144,13 @@ class Reconciler:
             return set()
 
     def _say(self, entry: Entry, sentence: str) -> None:
+        """Say what was done, in the log and in the ledger."""
+        now = time.time()
         log.info("%s", sentence, extra=self._context(entry))
+        self.host.ledger.tell_step(entry.id, entry.role, StepRecord("reconcile", self.host.name, now, now, sentence))
 
     def _context(self, entry: Entry) -> dict[str, str]:
-        return {"migration": entry.id, "host": self.host.name, "step": "reconciler"}
+        return {"migration": entry.id, "host": self.host.name, "step": "reconcile"}
 
 
 def _is_in_doubt(entry: Entry) -> bool:

@@ -46,6 +46,8 @@ def close(app: Any, message: Message) -> Json:  # noqa: ANN401
     if account and account.result and not overrules(State(result["state"]), account.state):
         ledger.tell_state(message.id, account.state)  # whoever waits for an end must hear of it
         return account.result
+    if result["failure"]:
+        ledger.tell_failure(message.id, Failure(**result["failure"]))
     ledger.close(message.id, result)
     _remember_pace(this_host(), result)
     answer(app, result)
@@ -100,6 +102,7 @@ def result_of(message: Message, account: Account | None) -> Json:
     failure = _failure(facts, account)
     steps = account.steps if account else ()
     state = state_of(facts, failure)
+    failure = failure or _unsaid(state, message.plan.source)
     return {
         "id": message.id,
         "state": state,
@@ -137,11 +140,11 @@ def state_of(facts: Json, failure: Failure | None) -> State:
 
 def _stayed(facts: Json, failure: Failure | None) -> State:
     """Say why the process stayed on the source, if it did not end there."""
+    if failure and failure.step in LOOKING:
+        return State.REFUSED
     if facts.get("gone"):
         return State.LOST
-    if failure and failure.code == Aborted.code:
-        return State.ABORTED
-    return State.REFUSED if failure and failure.step in LOOKING else State.ROLLED_BACK
+    return State.ABORTED if failure and failure.code == Aborted.code else State.ROLLED_BACK
 
 
 def _resolved(facts: Json) -> State:
@@ -189,6 +192,15 @@ def _failure(facts: Json, account: Account | None) -> Failure | None:
     if failure and failure.step == "dump" and failure.code in DUMP_KNOWS_NOT and facts.get("page_server_error"):
         return _page_servers(failure, facts)
     return failure
+
+
+def _unsaid(state: State, source: str) -> Failure | None:
+    """Return a reason where no step could tell one, since it died, or its message was lost."""
+    if state is State.LOST:
+        return Failure("LOST", f"The process ended on {source} during the migration, or died with that host.")
+    if state is State.ROLLED_BACK:
+        return Failure("INTERRUPTED", "A worker, a message or a host was lost on the way; the reconcilers ended it.")
+    return None
 
 
 def _page_servers(failure: Failure, facts: Json) -> Failure:

@@ -45,9 +45,10 @@ SOURCE, DESTINATION = Role.SOURCE, Role.DESTINATION
 ORIGINAL, EITHER, MOVED = (SOURCE,), (SOURCE, DESTINATION), (DESTINATION,)
 
 INSTANTS = [
-    Instant(SOURCE, "preflight.begin", ORIGINAL),
-    Instant(SOURCE, "preflight.end", ORIGINAL, queue="source"),
-    Instant(DESTINATION, "preflight.end", ORIGINAL, queue="destination"),
+    Instant(SOURCE, "examine.begin", ORIGINAL),
+    Instant(SOURCE, "examine.end", ORIGINAL, queue="destination"),
+    Instant(DESTINATION, "preflight.begin", ORIGINAL),
+    Instant(DESTINATION, "preflight.end", ORIGINAL, queue="source"),
     Instant(SOURCE, "reserve.begin", ORIGINAL),
     Instant(SOURCE, "reserve.end", ORIGINAL, queue="destination"),
     Instant(DESTINATION, "reserve.end", ORIGINAL),

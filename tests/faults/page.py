@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from sojourn.model import Role
 from tests.faults.fault import FAULTS
 from tests.faults.instant import INSTANTS
-from tests.faults.scenario import Cell
+from tests.faults.scenario import Cell, is_undecided
 
 HEAD = """# What happens when something goes wrong
 
@@ -24,8 +24,8 @@ counter has no gap, no two copies ever wrote at the same time, and nothing is le
 ## At a glance
 
 `←` runs on the source, rolled back. `→` runs on the destination. `†` died with the only host that had the whole of
-it. `↺` runs on the source, and did again what a copy had done that died with its host. `✗` not as promised. `·` not
-played. A blank: that can not happen there (no CRIU is at work, or no message follows).
+it. `↺` runs on the source, by an operator's word: nobody could know how far a copy had come that died with its host.
+`✗` not as promised. `·` not played. A blank: that can not happen there (no CRIU is at work, or no message follows).
 
 """
 
@@ -50,8 +50,8 @@ by the file of beats on a disk of neither host. *left*: what was left behind. *r
 NOTHING = "-"
 
 COLUMNS = """
-| instant | owner | told | hash | counter | copies | left | rest |
-|---|---|---|---|---|---|---|---|
+| instant | owner | told | why | hash | counter | copies | left | rest |
+|---|---|---|---|---|---|---|---|---|
 """
 
 
@@ -89,7 +89,7 @@ def _sensible() -> list[tuple[str, str]]:
 def _mark(cell: Cell) -> str:
     if cell.wrong:
         return "✗"
-    if cell.again:
+    if is_undecided(cell.instant, FAULTS[cell.fault]):
         return "↺"
     return {Role.SOURCE: "←", Role.DESTINATION: "→", None: "†"}[cell.owner]
 
@@ -124,6 +124,7 @@ def _row(cell: Cell) -> str:
         cell.instant.name,
         str(cell.owner or NOTHING),
         cell.state,
+        cell.why or NOTHING,
         {True: "✓", False: "✗", None: NOTHING}[cell.whole],
         "✓" if cell.unbroken and not cell.again else f"{cell.again} again" if cell.again else "✗",
         str(cell.copies),

@@ -18,7 +18,6 @@ from sojourn.model import Role, State
 from tests.faults.fault import Fault, Struck
 from tests.faults.instant import Instant
 from tests.faults.site import HOSTS, FaultSite, Stage
-from tests.lab.site import OCCUPY
 
 #: How long a migration may take to come to that instant, to an end after the fault, and to be taken on at all.
 REACH_S, END_S, TAKEN_S = 30, 60, 30
@@ -42,8 +41,13 @@ AFTERWARDS = 100
 UNDISTURBED = Instant(Role.SOURCE, "undisturbed", (Role.SOURCE, Role.DESTINATION))
 NO_FAULT = Fault("nothing", lambda _: None)
 
-#: The destination has committed and nobody has heard so yet: if it crashes then, what its copy did is done again.
+#: The destination has committed, and nobody can know how far it had let the process go: if it crashes then, an operator
+#: must decide, and what its copy did may be done again.
 UNDECIDED = {"accepted.after", "restored.before"}
+
+#: Where a migration is made to fail, late: one of the small images vanishes before the restore.
+SPOILT = Instant(Role.DESTINATION, "restore.begin", (Role.SOURCE,))
+SPOIL = "rm /run/sojourn/*/images/inventory.img"
 
 #: What people may be told of each end; a process that died with its own host had come to rest there before.
 TOLD = {
@@ -52,22 +56,27 @@ TOLD = {
     None: {State.LOST, State.COMPLETED},
 }
 
+#: What people are told together with a reason.
+UNHAPPY = {State.ROLLED_BACK, State.LOST}
+
 
 @dataclass(frozen=True)
 class Cell:
     """What became of the process in one cell.
 
-    ``owner`` is the role of the host on which it runs, None if on neither. ``whole`` is whether its memory's hash is as
-    before, None if it died with its host; ``unbroken``, whether no beat of its counter is missing; ``again``, how many
-    beats were done a second time, by the original, after a copy that had done them died with its host; ``copies``, how
-    many ever wrote at the same time; ``left``, what was left behind. ``recovered_s`` is the time from the fault until
-    all was at rest, ``wrong`` what is not as promised.
+    ``owner`` is the role of the host on which it runs, None if on neither. ``state`` and ``why``, a failure's code,
+    are what people are told. ``whole`` is whether its memory's hash is as before, None if it died with its host;
+    ``unbroken``, whether no beat of its counter is missing; ``again``, how many beats were done a second time, by the
+    original, after a copy that had done them died with its host; ``copies``, how many ever wrote at the same time;
+    ``left``, what was left behind. ``recovered_s`` is the time from the fault until all was at rest, ``wrong`` what is
+    not as promised.
     """
 
     instant: Instant
     fault: str
     owner: Role | None
     state: str
+    why: str
     whole: bool | None
     unbroken: bool
     again: int
@@ -79,7 +88,7 @@ class Cell:
     @classmethod
     def unplayed(cls, instant: Instant, fault: str, why: str) -> Cell:
         """Return a cell that could not be played to its end."""
-        return cls(instant, fault, None, "unknown", None, False, 0, 0, (), 0, (why,))
+        return cls(instant, fault, None, "unknown", "", None, False, 0, 0, (), 0, (why,))
 
 
 def play(site: FaultSite, instant: Instant, fault: Fault) -> Cell:
@@ -96,17 +105,22 @@ def play(site: FaultSite, instant: Instant, fault: Fault) -> Cell:
 def strike(stage: Stage, counter: Workload, instant: Instant, fault: Fault) -> Cell:
     """Migrate a process that runs, with the fault at the instant, and look what came of it."""
     before = counter.wait_for_beats()
-    if instant.fails:
-        stage.host(Role.DESTINATION).run(["python3", "-c", OCCUPY, str(counter.pid)])
+    clear(stage.site)
     _arm(_standing(stage, instant), instant)
+    if instant.fails:
+        _arm(stage.host(Role.DESTINATION), SPOILT)
     migration = start_migration(stage, counter.pid)
-    _reach(stage, instant)
+    if instant.fails:
+        _spoil(stage)
+    _reach(stage, instant, _standing(stage, instant))
     struck = Struck(stage, instant)
     fault.strike(struck)
     began = time.monotonic()
     _go_on(stage, instant)
     time.sleep(fault.stays_s)
     fault.repair(struck)
+    if is_undecided(instant, fault):
+        _decide(stage, migration)
     ended = stage.site.ends(migration, END_S)
     recovered_s = time.monotonic() - began
     return _look(stage, counter, before, instant, fault, migration, recovered_s if ended else 0)
@@ -136,10 +150,10 @@ def start_migration(stage: Stage, pid: int) -> str:
 
 
 def clear(site: FaultSite) -> None:
-    """Leave no fail point armed, and nobody who has taken a process's PID."""
+    """Leave no fail point armed."""
     for host in (site.lab.host(name) for name in HOSTS):
         if host.is_up:
-            host.run(["sh", "-c", f"pkill -KILL -x sleep; rm -f {FAILPOINTS}/*"])
+            host.run(["sh", "-c", f"rm -f {FAILPOINTS}/*"])
 
 
 def running(site: FaultSite, process: Workload) -> list[str]:
@@ -153,7 +167,7 @@ def running(site: FaultSite, process: Workload) -> list[str]:
 
 
 def end(site: FaultSite, process: Workload) -> None:
-    """End a process wherever it is, and whoever had its PID, and leave no fail point armed."""
+    """End a process wherever it is, and leave no fail point armed."""
     for host in (site.lab.host(name) for name in HOSTS):
         if host.is_up:
             host.run(["pkill", "-KILL", "-f", process.file.name], check=False)
@@ -161,7 +175,25 @@ def end(site: FaultSite, process: Workload) -> None:
 
 
 def _arm(host: Host, instant: Instant) -> None:
-    host.run(["sh", "-c", f"mkdir -p {FAILPOINTS}; rm -f {FAILPOINTS}/*; touch {FAILPOINTS}/{instant.point}"])
+    host.run(["sh", "-c", f"mkdir -p {FAILPOINTS}; touch {FAILPOINTS}/{instant.point}"])
+
+
+def _spoil(stage: Stage) -> None:
+    """Make the restore fail, and let it begin."""
+    destination = stage.host(Role.DESTINATION)
+    _reach(stage, SPOILT, destination)
+    destination.run(["sh", "-c", f"{SPOIL}; rm {FAILPOINTS}/{SPOILT.point}.reached"])
+
+
+def is_undecided(instant: Instant, fault: Fault) -> bool:
+    """Whether nobody can know then what the fault has left of the process."""
+    return fault.crashes is Role.DESTINATION and instant.point in UNDECIDED
+
+
+def _decide(stage: Stage, migration: str) -> None:
+    """Wait until people are told that nobody knows; then speak as an operator."""
+    assert within(END_S, lambda: stage.site.state(migration) is State.IN_DOUBT), stage.site.state(migration)
+    stage.site.sojourn("resolve", migration, "--destination-is-dead", "--yes")
 
 
 def _standing(stage: Stage, instant: Instant) -> Host:
@@ -169,9 +201,8 @@ def _standing(stage: Stage, instant: Instant) -> Host:
     return stage.host(Role.SOURCE) if instant.middle else stage.here
 
 
-def _reach(stage: Stage, instant: Instant) -> None:
+def _reach(stage: Stage, instant: Instant, standing: Host) -> None:
     """Wait until the migration stands still at the instant."""
-    standing = _standing(stage, instant)
     reached = f"{FAILPOINTS}/{instant.point}.reached"
     path = stage.site.lab.plan.state_disk(standing.name) / "failpoints" / f"{instant.point}.reached"
     assert within(REACH_S, path.exists), f"never came to {instant.name}"
@@ -201,6 +232,7 @@ def _look(
         fault.name,
         owner,
         state,
+        stage.site.why(migration),
         _is_whole(before, after) if after else None,
         max(_steps_of(beats), default=0) <= BEATS_PER_REPORT,
         _done_again(beats),
@@ -215,22 +247,28 @@ def _look(
 def _wrong(cell: Cell, fault: Fault) -> list[str]:
     """Return what is not as promised, in words; nothing if all is well."""
     wrong = [f"left behind on {thing}" for thing in cell.left]
+    wrong += _wrongly_told(cell, fault)
     if cell.copies > 1:
         wrong.append("two copies ran at the same time")
-    if cell.owner is None and not _may_die(cell.instant, fault):
-        wrong.append(f"runs nowhere, and is told to be {cell.state}")
-    elif cell.state not in TOLD[cell.owner]:
-        lives = f"runs on the {cell.owner}" if cell.owner else "died with its host"
-        wrong.append(f"{lives}, but is told to be {cell.state}")
     if cell.whole is False:
         wrong.append("its memory is not what it was")
     if not cell.unbroken:
         wrong.append("its counter has a gap")
-    if cell.again and not (fault.crashes is Role.DESTINATION and cell.instant.point in UNDECIDED):
+    if cell.again and not is_undecided(cell.instant, fault):
         wrong.append(f"it did {cell.again} beats twice")
     if not cell.recovered_s:
         wrong.append(f"not at rest after {END_S} s")
     return wrong
+
+
+def _wrongly_told(cell: Cell, fault: Fault) -> list[str]:
+    """Return where what people are told is not so."""
+    if cell.owner is None and not _may_die(cell.instant, fault):
+        return [f"runs nowhere, and is told to be {cell.state}"]
+    if cell.state not in TOLD[cell.owner]:
+        lives = f"runs on the {cell.owner}" if cell.owner else "died with its host"
+        return [f"{lives}, but is told to be {cell.state}"]
+    return [f"is told to be {cell.state}, but not why"] if cell.state in UNHAPPY and not cell.why else []
 
 
 def _may_die(instant: Instant, fault: Fault) -> bool:

@@ -28,6 +28,9 @@ HOSTS = ("alpha", "beta")
 #: How long a host may take until its worker has announced itself.
 WORKERS_S = 40
 
+#: Ends that are told while a host is away, and change when it is back.
+PASSING = {State.IN_DOUBT, State.CLEANUP_PENDING}
+
 #: How often the ledger is asked; each lab has two cores or less.
 LOOK_S = 0.2
 
@@ -66,6 +69,14 @@ class FaultSite(Site):
             return None
         return account.state if account else None
 
+    def why(self, migration: str) -> str:
+        """Return the code of the failure that the ledger tells; nothing if it tells none now."""
+        try:
+            account = self.ledger.account(migration)
+        except StoreUnreachable:
+            return ""
+        return account.failure.code if account and account.failure else ""
+
     def ends(self, migration: str, seconds: float) -> bool:
         """Whether the migration came to an end in time, and neither host holds anything of it any more."""
         return within(seconds, lambda: self._has_ended(migration) or _pause())
@@ -76,7 +87,7 @@ class FaultSite(Site):
 
     def _has_ended(self, migration: str) -> bool:
         state = self.state(migration)
-        return state is not None and state.final and state is not State.IN_DOUBT and not self.left()
+        return state is not None and state.final and state not in PASSING and not self.left()
 
 
 def _pause() -> bool:
