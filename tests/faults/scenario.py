@@ -51,13 +51,13 @@ SPOIL = "rm /run/sojourn/*/images/inventory.img"
 
 #: What people may be told of each end; a process that died with its own host had come to rest there before.
 TOLD = {
-    Role.SOURCE: {State.ROLLED_BACK},
+    Role.SOURCE: {State.ROLLED_BACK, State.REFUSED},
     Role.DESTINATION: {State.COMPLETED},
     None: {State.LOST, State.COMPLETED},
 }
 
 #: What people are told together with a reason.
-UNHAPPY = {State.ROLLED_BACK, State.LOST}
+UNHAPPY = {State.ROLLED_BACK, State.REFUSED, State.LOST}
 
 
 @dataclass(frozen=True)
