@@ -23,7 +23,7 @@ def resume_original(migration: Migration) -> str:
         migration.become(Phase.RESUMED)
     migration.end_processes()
     if not _holds_tree(migration):
-        return _untouched(migration)
+        return _not_held(migration)
     members = _left_of_tree(migration)
     woken = _thaw(migration, members) if members else 0
     migration.learn(gone=not members)
@@ -41,12 +41,15 @@ def retire_original(migration: Migration) -> str:
     return f"the original on {migration.host.name} is gone ({killed} processes)"
 
 
-def _untouched(migration: Migration) -> str:
-    """Say what has become of a process that was never held; its host may have crashed meanwhile."""
+def _not_held(migration: Migration) -> str:
+    """Say what has become of a process that was never held, or is no more; its host may have crashed meanwhile."""
     pid, here, root = migration.plan.pid, migration.host.name, migration.facts.get("root")
-    lives = process.is_alive(Identity(**root)) if root else process.exists(pid)
-    migration.learn(gone=not lives)
-    return f"nothing was touched on {here}" if lives else f"process {pid} has ended on {here}, before it was touched"
+    if "gone" not in migration.facts:
+        lives = process.is_alive(Identity(**root)) if root else process.exists(pid)
+        migration.learn(gone=not lives)
+    if migration.facts["gone"]:
+        return f"process {pid} has ended on {here}, or died with that host"
+    return f"process {pid} runs on {here}, and is not held"
 
 
 def _left_of_tree(migration: Migration) -> list[Member]:

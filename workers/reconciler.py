@@ -11,8 +11,6 @@ import contextlib
 import logging
 import time
 
-from kombu.exceptions import OperationalError
-
 from sojourn.errors import SojournError, StoreUnreachable, Temporary
 from sojourn.host import SECONDS_PER_DAY, Host, Migration
 from sojourn.journal import Entry, lock
@@ -52,9 +50,9 @@ class Reconciler:
         for entry in self.host.journal.unfinished():
             try:
                 self._look_at(entry)
-            except (SojournError, OperationalError) as error:
+            except SojournError as error:
                 log.warning("%s", error, extra=self._context(entry))
-        with contextlib.suppress(StoreUnreachable, OperationalError):
+        with contextlib.suppress(StoreUnreachable):
             self._tell_ends()
 
     def _tell_ends(self) -> None:
@@ -72,7 +70,7 @@ class Reconciler:
         self._tell_end(Migration(self.host, entry))
         if self._is_ended(entry.id):
             self._told.add(entry.id)
-        elif {entry.plan.source, entry.plan.destination} <= self._alive():
+        elif {entry.plan.source, entry.plan.destination} <= self.host.registry.alive().keys():
             self._say(entry, "at rest here, but nobody was told how it ended")
             self._settle(entry)
 
@@ -117,10 +115,13 @@ class Reconciler:
                 close(the_app(), Message(migration.id, migration.plan, known | facts))
 
     def _settle(self, entry: Entry) -> None:
-        """Start the settling canvas, with all that this host knows; say so where the other host can not be reached."""
+        """Start the settling canvas, with all that this host knows; say so where the other host can not be reached.
+
+        Raises StoreUnreachable at once while Redis is away: rows that need nobody else must not wait for that.
+        """
         message = Message(entry.id, entry.plan, self.host.journal.known(entry))
         other = entry.plan.destination if entry.plan.source == self.host.name else entry.plan.source
-        if other not in self._alive() and _is_in_doubt(entry):
+        if other not in self.host.registry.alive() and _is_in_doubt(entry):
             self._tell_doubt(entry, other)
         settle(message, self.host.settings.stall_s)
         # What was done now moves the row, so the next attempt waits as long as the first.
@@ -136,12 +137,6 @@ class Reconciler:
         """Whether people know how it ended. Raises StoreUnreachable."""
         account = self.host.ledger.account(migration)
         return account is not None and account.state.definite
-
-    def _alive(self) -> set[str]:
-        try:
-            return set(self.host.registry.alive())
-        except StoreUnreachable:
-            return set()
 
     def _say(self, entry: Entry, sentence: str) -> None:
         """Say what was done, in the log and in the ledger."""

@@ -9,7 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from celery import shared_task
+from celery.result import denied_join_result
+from kombu.exceptions import OperationalError
 
+from sojourn.errors import StoreUnreachable
 from sojourn.host import this_host
 from sojourn.model import Json, Message, Phase, Role
 from tasks.dump import interrupt, resume
@@ -53,14 +56,18 @@ IF_BACK: dict[Role, Rows] = {
 
 
 def settle(message: Message, expires_s: float) -> Any:  # noqa: ANN401  (Celery has no types)
-    """Ask for the verdict and act by it. Messages that nobody takes in time vanish: the next attempt sends others."""
-    return linked(SETTLE, message, conclude, expires_s=expires_s).apply_async()
+    """Ask for the verdict and act by it. Messages that nobody takes in time vanish: the next attempt sends others.
+
+    Raises StoreUnreachable.
+    """
+    the_app()
+    return _sent(linked(SETTLE, message, conclude, expires_s=expires_s))
 
 
 def abort(message: Message) -> Any:  # noqa: ANN401
     """Give the migration up if that is still possible: the source decides alone, or the destination's verdict does."""
     the_app()  # an operator's program has none yet, and the canvas would go to no broker of ours
-    return linked(ABORT, message, ask_the_destination).apply_async()
+    return _sent(linked(ABORT, message, ask_the_destination))
 
 
 @shared_task(name="sojourn.ask_the_destination", bind=True)
@@ -77,7 +84,18 @@ def resolve(message: Message, dead: Role) -> Any:  # noqa: ANN401
     """Act on an operator's word that one host is dead; the word is in the message's facts, and so in the journal."""
     the_app()
     then = {Role.DESTINATION: without_destination, Role.SOURCE: without_source}[dead]
-    return linked(WITHOUT[dead], message, then).apply_async()
+    return _sent(linked(WITHOUT[dead], message, then))
+
+
+def _sent(canvas: Any) -> Any:  # noqa: ANN401
+    """Send a canvas for whose results nobody here waits. Raises StoreUnreachable if Redis does not take it."""
+    # Celery's store of results gives up by a RuntimeError, after twenty seconds.
+    away = (OperationalError, RuntimeError, *the_app().backend.connection_errors)
+    try:
+        with denied_join_result():  # else this process would subscribe to every single result, for ever
+            return canvas.apply_async()
+    except away as error:
+        raise StoreUnreachable(f"Redis took no messages: {error}.", "Is it running?") from None
 
 
 @shared_task(name="sojourn.without_destination", bind=True)

@@ -13,7 +13,7 @@ from tests.faults.instant import Instant
 from tests.faults.site import Stage
 
 #: How long what is broken stays so before it is repaired; and how long a cut lasts that the reconcilers must live with.
-BROKEN_S, LONG_S = 5, 20
+BROKEN_S, LONG_S, MINUTE_S = 5, 20, 60
 
 #: A worker's own wait for a message begins anew each second: after that ours is the oldest, and gets the next one.
 OLDEST_S = 1.3
@@ -102,6 +102,15 @@ def _kill_redis(struck: Struck) -> None:
     _hub(struck).run(["pkill", "-KILL", "redis-server"])
 
 
+def _stop_redis(struck: Struck) -> None:
+    """Stop Redis, and its supervisor does not start it again."""
+    _hub(struck).service("redis", "down")
+
+
+def _start_redis(struck: Struck) -> None:
+    _hub(struck).service("redis", "up")
+
+
 def _empty_redis(struck: Struck) -> None:
     """Forget everything in Redis: messages, results, the ledger."""
     struck.stage.site.redis.flushall()
@@ -150,6 +159,11 @@ def _has_criu(instant: Instant) -> bool:
     return instant.criu
 
 
+def _lasts(instant: Instant) -> bool:
+    """Whether a fault that lasts long is worth its time there: before the freeze, within it, and after the commit."""
+    return instant.point in {"preflight.end", "frozen.after", "copy_images.end", "restore.end"}
+
+
 def _sends(instant: Instant) -> bool:
     return bool(instant.queue)
 
@@ -165,6 +179,7 @@ FAULTS = {
         Fault("network cut until healed", _cut, _heal, LONG_S),
         Fault("Redis killed", _kill_redis),
         Fault("Redis emptied", _empty_redis),
+        Fault("Redis gone for a minute", _stop_redis, _start_redis, MINUTE_S, happens=_lasts),
         Fault("disk full", _fill_disk, _empty_disk, BROKEN_S),
         Fault("message doubled", _wait_for_message, _double, happens=_sends),
         Fault("message lost", _wait_for_message, _lose, happens=_sends),
