@@ -8,15 +8,15 @@ only. For programs and libraries it compares the build-id too, where both have o
 from __future__ import annotations
 
 import contextlib
+import os
 import stat as modes
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from os import major
 from pathlib import Path
 
-from sojourn.preflight.finding import Finding, blocks, named, needs_option
+from sojourn.preflight.finding import Finding, blocks, named
 from sojourn.preflight.scan import DELETED, File, Tree
 
 #: CRIU's default for ``--ghost-limit``: how much disk a deleted file may take that travels along.
@@ -47,14 +47,13 @@ class Needed:
         return [self.path, self.mode, self.size, self.build_id, self.changed_ns]
 
 
-def check(tree: Tree, *, file_locks: bool) -> Iterator[Finding]:
+def check(tree: Tree) -> Iterator[Finding]:
     """Yield what speaks against the files on the source."""
     for file in tree.files.values():
         if file.stat.st_nlink == 0:
             yield from _ghost(file)
         elif not _is_special(file):
             yield from _unreachable(file)
-    yield from _locks(tree, given=file_locks)
 
 
 def needed(tree: Tree) -> list[Needed]:
@@ -99,7 +98,7 @@ def _unreachable(file: File) -> Iterator[Finding]:
     """Name a file that has another name than the one it was opened by, or whose name leads to another file now."""
     hint = "Let the program open it again: rename it back, or restart the program."
     try:
-        now = Path(file.path).stat(follow_symlinks=not modes.S_ISLNK(file.stat.st_mode))
+        now = os.stat(file.path, follow_symlinks=not modes.S_ISLNK(file.stat.st_mode))
     except OSError:
         name = file.path.removesuffix(DELETED)
         yield blocks("FILE_DELETED", f"{name} ({file.user}) can not be found by that name any more.", hint)
@@ -108,19 +107,11 @@ def _unreachable(file: File) -> Iterator[Finding]:
         yield blocks("FILE_DELETED", f"{file.path} ({file.user}) was replaced by another file of that name.", hint)
 
 
-def _locks(tree: Tree, *, given: bool) -> Iterator[Finding]:
-    locked = [handle.target for handle in tree.handles if any(line.startswith("lock:") for line in handle.info)]
-    if locked:
-        yield needs_option(
-            "FILE_LOCKS", f"Files are locked: {named(sorted(set(locked)))}.", "--file-locks", given=given
-        )
-
-
 def _is_special(file: File) -> bool:
     """Whether CRIU does not open it by its path, or looks at it otherwise: processes' own files, devices, terminals."""
     mode = file.stat.st_mode
     if modes.S_ISCHR(mode):
-        return major(file.stat.st_rdev) != MEMORY_DEVICES
+        return os.major(file.stat.st_rdev) != MEMORY_DEVICES
     return modes.S_ISBLK(mode) or modes.S_ISSOCK(mode) or file.path.startswith(("/proc/", "/dev/pts/"))
 
 
@@ -138,7 +129,7 @@ def _needed(file: File) -> Needed:
 def _difference(file: Needed) -> str | None:
     """Return a sentence on how the file differs here, "" if it is missing, None if it is the same to CRIU."""
     try:
-        here = Path(file.path).stat()
+        here = os.stat(file.path)
     except OSError:
         return ""
     if file.mode is not None and here.st_mode != file.mode:

@@ -13,7 +13,7 @@ from sojourn import process
 from sojourn.criu import Criu
 from sojourn.errors import ProcessGone, Refused
 from sojourn.model import Plan, Role
-from sojourn.preflight import candidate, files, machine, members, objects, pids, room, sockets
+from sojourn.preflight import candidate, files, locks, machine, members, objects, pids, room, sockets
 from sojourn.preflight.finding import Finding, blocks, complete
 from sojourn.preflight.needs import Needs
 from sojourn.preflight.scan import Tree, namespaces, scan
@@ -47,6 +47,7 @@ def of_destination(plan: Plan, needs: Needs, criu: Criu, cap_bytes: int | None) 
         *pids.taken(needs.pids),
         *pids.out_of_range(needs.pids),
         *files.missing_or_different(needs.files),
+        *locks.not_to_be_had(needs.locks),
         *sockets.taken(needs.bound),
         *machine.differences(needs.machine, list(needs.cpu_flags), needs.criu, criu),
         *machine.missing_features(criu, plan.mode),
@@ -87,6 +88,7 @@ def needs_of(tree: Tree, plan: Plan, criu: str) -> Needs:
         pids=tuple(pids.needed(tree, shell_job=plan.shell_job)),
         files=_files(tree) if same_mounts else (),
         bound=tuple(sockets.bound(tree)) if same_network else (),
+        locks=tuple(locks.held(tree)) if same_mounts else (),
         criu=criu,
         kernel=kernel.release,
         machine=kernel.machine,
@@ -113,7 +115,8 @@ def _of_tree(tree: Tree, plan: Plan, criu: Criu, version: str) -> Iterator[Findi
     same_network = tree.root.namespaces.get("net") == ours.get("net")
     yield from members.check(tree, plan, ours)
     if tree.root.namespaces.get("mnt") == ours.get("mnt"):
-        yield from files.check(tree, file_locks=plan.file_locks)
+        yield from files.check(tree)
+    yield from locks.check(tree, given=plan.file_locks)
     yield from sockets.check(tree, tcp_established=plan.tcp_established, same_network=same_network)
     yield from objects.check(
         tree, criu.path, own_ipc=tree.root.namespaces.get("ipc") != ours.get("ipc"), own_network=not same_network

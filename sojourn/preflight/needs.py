@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from sojourn.model import Json
 from sojourn.preflight.files import Needed
+from sojourn.preflight.locks import Lock
 from sojourn.preflight.sockets import Bound
 
 
@@ -24,6 +25,7 @@ class Needs:
     pids: tuple[int, ...]
     files: tuple[Needed, ...]
     bound: tuple[Bound, ...]
+    locks: tuple[Lock, ...]
     criu: str
     kernel: str
     machine: str
@@ -32,9 +34,10 @@ class Needs:
 
     def pack(self) -> str:
         """Return it as text that travels: compressed, since paths repeat one another."""
-        plain = asdict(self) | {
+        plain = vars(self) | {
             "files": [file.to_json() for file in self.files],
             "bound": [each.to_json() for each in self.bound],
+            "locks": [lock.to_json() for lock in self.locks],
         }
         return base64.b85encode(zlib.compress(json.dumps(plain).encode())).decode()
 
@@ -48,6 +51,7 @@ class Needs:
                 "pids": tuple(plain["pids"]),
                 "files": tuple(Needed(*file) for file in plain["files"]),
                 "bound": tuple(Bound(*each) for each in plain["bound"]),
+                "locks": tuple(Lock(*each) for each in plain["locks"]),
                 "cpu_flags": tuple(plain["cpu_flags"]),
             }
         )

@@ -1,6 +1,7 @@
-"""Use one thing of the kernel by its name, then sleep: ``python3 provoke.py WHAT [ARGUMENT]``.
+"""Use things of the kernel by their names, then sleep: ``python3 provoke.py WHAT[=ARGUMENT]...``.
 
-Runs inside a host with the standard library only. Prints ``ready`` when it uses it.
+Runs inside a host with the standard library only. Prints ``ready`` and what it uses now, without what the kernel does
+not have.
 """
 
 from __future__ import annotations
@@ -249,10 +250,13 @@ def opened_for_writing(path: str) -> None:
 
 def growing(path: str) -> None:
     """A file on which the process writes all the time, without appending."""
+    threading.Thread(target=_write, args=(path,), daemon=True).start()
+
+
+def _write(path: str) -> None:
     with Path(path).open("w") as file:
-        print("ready", flush=True)
         while True:
-            file.write("x" * 5000)
+            file.write("x" * 500)
             file.flush()
             time.sleep(0.001)
 
@@ -329,7 +333,7 @@ def terminal_own() -> None:
 
 
 def terminal_of_other(path: str) -> None:
-    KEPT.append(os.open(path, os.O_RDWR | os.O_NOCTTY))
+    KEPT.append(os.open(Path(path).read_text(), os.O_RDWR | os.O_NOCTTY))
 
 
 def holder_of_terminal(path: str) -> None:
@@ -408,10 +412,16 @@ def plain() -> None:
 
 
 def main() -> None:
-    what, *arguments = sys.argv[1:]
     known: dict[str, Callable[..., None]] = globals()
-    known[what](*arguments)
-    print("ready", flush=True)
+    used = []
+    for word in sys.argv[1:]:
+        what, *argument = word.split("=", 1)
+        try:
+            known[what](*argument)
+            used.append(what)
+        except OSError as error:
+            print(f"without {what}: {error}", file=sys.stderr, flush=True)
+    print("ready", *used, flush=True)
     while True:
         signal.pause()
 

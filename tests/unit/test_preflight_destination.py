@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from sojourn.criu import Criu
-from sojourn.preflight import files, machine, pids, room, sockets
+from sojourn.preflight import files, locks, machine, pids, room, sockets
 from sojourn.preflight.files import Needed
 from sojourn.preflight.finding import Finding
+from sojourn.preflight.locks import Lock
 from sojourn.preflight.sockets import Bound
 from tests.conftest import eventually
 
@@ -162,6 +163,24 @@ def test_another_build_id(tmp_path: Path) -> None:
     assert codes(files.missing_or_different([needed(program, build_id="01020305")])) == ["FILE_DIFFERS"]
     program.write_bytes(bytes(program.stat().st_size))
     assert codes(files.missing_or_different([needed(program, build_id="01020304")])) == []
+
+
+@pytest.mark.parametrize("by_flock", [True, False])
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_a_lock_that_is_in_force_here(file: Path, by_flock: bool, exclusive: bool) -> None:
+    """On shared storage the frozen original keeps its own lock from the restore; one that is free is let pass."""
+    lock = Lock(str(file), by_flock, exclusive)
+    assert codes(locks.not_to_be_had([lock, Lock(f"{file}-missing", by_flock, exclusive)])) == []
+    take = "flock" if by_flock else "lockf"
+    holder = (
+        f"import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.{take}(f, fcntl.LOCK_EX); print(0, flush=True); input()"
+    )
+    command = [sys.executable, "-c", holder, str(file)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        assert running.stdout
+        running.stdout.readline()
+        assert codes(locks.not_to_be_had([lock])) == ["FILE_LOCKS"]
+        running.kill()
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from sojourn.preflight import inspection
 from sojourn.preflight.estimate import estimate
 from sojourn.preflight.files import Needed
 from sojourn.preflight.finding import CHECKS, Finding, Verdict, blocks, complete, named, needs_option, ok
+from sojourn.preflight.locks import Lock
 from sojourn.preflight.needs import Needs
 from sojourn.preflight.sockets import Bound
 from sojourn.registry import Pace
@@ -90,6 +91,7 @@ def needs(files: int) -> Needs:
         pids=tuple(range(50)),
         files=tuple(Needed(f"/srv/data/of/some/program/file-{n}", 0o100644, n, "", None) for n in range(files)),
         bound=(Bound("tcp", "0.0.0.0", 80), Bound("unix", "@name")),
+        locks=(Lock("/srv/lock", by_flock=True, exclusive=False),),
         criu="4.2.1",
         kernel="6.18",
         machine="x86_64",

@@ -229,7 +229,7 @@ def test_a_real_tree_is_read(child: tuple[int, int, Path]) -> None:
 def test_a_large_deleted_file_is_told(child: tuple[int, int, Path]) -> None:
     """With its name and its size; that is all that speaks against this tree's files and sockets."""
     tree = scan(child[0])
-    (finding,) = files.check(tree, file_locks=False)
+    (finding,) = files.check(tree)
     assert (finding.code, f"{child[2] / 'deleted'} (descriptor" in finding.sentence) == ("GHOST_TOO_LARGE", True)
     assert codes(sockets.check(tree, tcp_established=False, same_network=True)) == []
     assert codes(members.check(tree, PLAN, namespaces("self"))) == []
