@@ -388,7 +388,7 @@ MESSAGES: tuple[Row, ...] = (
         r"Some file locks are hold by dumping tasks",
         "FILE_LOCKS",
         "Process {pid} holds a lock on a file (device and inode {file}).",
-        "Migrate with `--file-locks`, if the file is on storage that both hosts share.",
+        "Migrate with `--file-locks`, unless the file is on storage that both hosts share.",
         "file-lock.c dump_file_locks, note_file_lock",
         before=r"lockinfo: \S+ \S+ (?P<pid>\d+) (?P<file>\S+)",
     ),

@@ -128,6 +128,10 @@ CHECKS = {
     "CRIU_FEATURE": Check(DESTINATION, "Kernel and CRIU have what the mode needs.", "CRIU has what the mode needs"),
     "NO_ROOM": Check(DESTINATION, "Memory is free for the tree and its images.", "memory is free"),
     "PIDS_EXHAUSTED": Check(DESTINATION, "The host and the worker's cgroup have PIDs left.", "PIDs are left"),
+    "LIMIT": Check(DESTINATION, "Limits of open files and sizes of pipes can be had again.", "limits are wide enough"),
+    "CAPABILITY": Check(
+        DESTINATION, "The kernel knows every capability that was given singly.", "the kernel knows all capabilities"
+    ),
 }
 
 

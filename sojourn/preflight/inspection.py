@@ -13,7 +13,7 @@ from sojourn import process
 from sojourn.criu import Criu
 from sojourn.errors import ProcessGone, Refused
 from sojourn.model import Plan, Role
-from sojourn.preflight import candidate, files, locks, machine, members, objects, pids, room, sockets
+from sojourn.preflight import candidate, files, limits, locks, machine, members, objects, pids, room, sockets
 from sojourn.preflight.finding import Finding, blocks, complete
 from sojourn.preflight.needs import Needs
 from sojourn.preflight.scan import Tree, namespaces, scan
@@ -51,6 +51,7 @@ def of_destination(plan: Plan, needs: Needs, criu: Criu, cap_bytes: int | None) 
         *sockets.taken(needs.bound),
         *machine.differences(needs.machine, list(needs.cpu_flags), needs.criu, criu),
         *machine.missing_features(criu, plan.mode),
+        *limits.exceeded(needs.limits, limits.here()),
         *room.check(needs.tree_bytes, needs.private_bytes, needs.tasks, cap_bytes=cap_bytes),
     ]
     return complete(found, Role.DESTINATION, plan.destination)
@@ -93,7 +94,7 @@ def needs_of(tree: Tree, plan: Plan, criu: str) -> Needs:
         kernel=kernel.release,
         machine=kernel.machine,
         cpu_flags=tuple(machine.cpu_flags()),
-        last_capability=machine.last_capability(),
+        limits=limits.needed(tree),
     )
 
 

@@ -41,11 +41,6 @@ def cpu_flags() -> list[str]:
     return []
 
 
-def last_capability() -> int:
-    """Return the number of the last capability that this kernel knows."""
-    return int(Path("/proc/sys/kernel/cap_last_cap").read_text())
-
-
 def missing_features(criu: Criu, mode: str) -> Iterator[Finding]:
     """Yield what this host lacks for a mode."""
     for feature in FEATURES.get(mode, ()):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from sojourn.model import Json
 from sojourn.preflight.files import Needed
+from sojourn.preflight.limits import Limits
 from sojourn.preflight.locks import Lock
 from sojourn.preflight.sockets import Bound
 
@@ -30,7 +31,7 @@ class Needs:
     kernel: str
     machine: str
     cpu_flags: tuple[str, ...]
-    last_capability: int
+    limits: Limits
 
     def pack(self) -> str:
         """Return it as text that travels: compressed, since paths repeat one another."""
@@ -38,6 +39,7 @@ class Needs:
             "files": [file.to_json() for file in self.files],
             "bound": [each.to_json() for each in self.bound],
             "locks": [lock.to_json() for lock in self.locks],
+            "limits": asdict(self.limits),
         }
         return base64.b85encode(zlib.compress(json.dumps(plain).encode())).decode()
 
@@ -53,5 +55,6 @@ class Needs:
                 "bound": tuple(Bound(*each) for each in plain["bound"]),
                 "locks": tuple(Lock(*each) for each in plain["locks"]),
                 "cpu_flags": tuple(plain["cpu_flags"]),
+                "limits": Limits(**plain["limits"]),
             }
         )

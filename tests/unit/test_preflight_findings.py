@@ -13,6 +13,7 @@ from sojourn.preflight import inspection
 from sojourn.preflight.estimate import estimate
 from sojourn.preflight.files import Needed
 from sojourn.preflight.finding import CHECKS, Finding, Verdict, blocks, complete, named, needs_option, ok
+from sojourn.preflight.limits import Limits
 from sojourn.preflight.locks import Lock
 from sojourn.preflight.needs import Needs
 from sojourn.preflight.sockets import Bound
@@ -96,7 +97,7 @@ def needs(files: int) -> Needs:
         kernel="6.18",
         machine="x86_64",
         cpu_flags=("avx", "avx2"),
-        last_capability=40,
+        limits=Limits(1024, 65536, 40),
     )
 
 
