@@ -25,9 +25,14 @@ class Move(Enum):
     FINISH = "finish what a final phase permits, and give back what is held"
 
 
-def next_move(migration: Migration, still_s: float) -> Move:
-    """Return what to do about a row that nobody works on and that has not changed for ``still_s`` seconds."""
+def next_move(migration: Migration, still_s: float, *, given_up: bool = False) -> Move:
+    """Return what to do about a row that nobody works on and that has not changed for ``still_s`` seconds.
+
+    ``given_up``: people are told that it ended, so a destination that still waits for the memory waits for nothing.
+    """
     phase, settings = migration.phase, migration.host.settings
+    if given_up and phase is Phase.RESERVED:
+        return Move.SETTLE if still_s >= settings.stall_s else Move.LEAVE
     # The clock first: who is at work is known only by a look at every process of the host.
     if still_s < _waits_s(migration, settings) or migration.at_work():
         return Move.LEAVE

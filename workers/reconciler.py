@@ -97,7 +97,8 @@ class Reconciler:
         migration.refresh()
         with contextlib.suppress(StoreUnreachable):
             migration.hear_operator()
-        move = next_move(migration, time.time() - migration.entry.updated)
+        still_s = time.time() - migration.entry.updated
+        move = next_move(migration, still_s, given_up=self._is_given_up(migration))
         if move is Move.RESUME:
             self._say(entry, resume_original(migration))
         elif move is Move.FINISH:
@@ -105,6 +106,12 @@ class Reconciler:
         if move is not Move.LEAVE:
             self._tell_end(migration)
         return move
+
+    def _is_given_up(self, migration: Migration) -> bool:
+        """Whether this host still waits for a migration of which people know the end: its undo failed, or was lost."""
+        with contextlib.suppress(StoreUnreachable):
+            return migration.phase is Phase.RESERVED and self._is_ended(migration.id)
+        return False
 
     def _tell_end(self, migration: Migration) -> None:
         """Say how it ended, if this host alone can know it and nobody has: the other host may never come back."""
