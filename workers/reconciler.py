@@ -14,7 +14,7 @@ import time
 from sojourn.errors import SojournError, StoreUnreachable, Temporary
 from sojourn.host import SECONDS_PER_DAY, Host, Migration
 from sojourn.journal import Entry, lock
-from sojourn.model import Message, Phase, StepRecord
+from sojourn.model import Message, Phase, State, StepRecord
 from sojourn.original import resume_original
 from sojourn.recovery import Move, account_of, end_known, finish, next_move
 from workflows.app import the_app
@@ -66,12 +66,18 @@ class Reconciler:
                 self._tell_again(entry)
 
     def _tell_again(self, entry: Entry) -> None:
-        """Tell an end, by this host's knowledge alone or by settling, for which the other host must be there."""
+        """Tell an end, by this host's knowledge alone or by settling, for which the other host must be there.
+
+        Where a clean-up is told to be pending, of which nothing is left here by now, that is settled once more.
+        """
         self._tell_end(Migration(self.host, entry))
-        if self._is_ended(entry.id):
+        account = self.host.ledger.account(entry.id)
+        if account and account.state.definite:
             self._told.add(entry.id)
-        elif {entry.plan.source, entry.plan.destination} <= self.host.registry.alive().keys():
-            self._say(entry, "at rest here, but nobody was told how it ended")
+            if account.state is not State.CLEANUP_PENDING:
+                return
+        if {entry.plan.source, entry.plan.destination} <= self.host.registry.alive().keys():
+            self._say(entry, "at rest here, which nobody was told")
             self._settle(entry)
 
     def _rebuild_ledger(self) -> None:

@@ -38,7 +38,7 @@ LET_GO = "pkill -CONT -x criu"
 AFTERWARDS = 100
 
 #: A migration to which nothing happens, told like the others.
-UNDISTURBED = Instant(Role.SOURCE, "undisturbed", (Role.SOURCE, Role.DESTINATION))
+UNDISTURBED = Instant(Role.SOURCE, "undisturbed", (Role.DESTINATION,))
 NO_FAULT = Fault("nothing", lambda _: None)
 
 #: The destination has committed, and nobody can know how far it had let the process go: if it crashes then, an operator
@@ -263,6 +263,8 @@ def _wrong(cell: Cell, fault: Fault) -> list[str]:
 
 def _wrongly_told(cell: Cell, fault: Fault) -> list[str]:
     """Return where what people are told is not so."""
+    if cell.owner is Role.SOURCE and Role.SOURCE not in cell.instant.kept:
+        return [f"never arrived, for another reason: {cell.why}"]
     if cell.owner is None and not _may_die(cell.instant, fault):
         return [f"runs nowhere, and is told to be {cell.state}"]
     if cell.state not in TOLD[cell.owner]:
