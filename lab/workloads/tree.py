@@ -34,7 +34,7 @@ FACILITIES = ("pipes", "socketpair", "shm", "deleted", "log", "threads")
 #: What goes through pipes, sockets and files.
 NUMBER = struct.Struct("Q")
 THREADS = 2
-TICK_S = 0.002
+TICK_S = 0.02
 
 #: How long a thread or the second child may be without a tick before that counts as an error.
 STANDSTILL_S = 5.0
