@@ -29,6 +29,9 @@ LOCK_S = 0.05
 #: How long after its last change a row that is at rest is still asked about, whether people were told of its end.
 TOLD_WITHIN_S = 3600
 
+#: How many times longer than a stall it is left alone where nothing but a clean-up is told to be pending.
+NOW_AND_THEN = 3
+
 
 class Reconciler:
     """Looks after the rows of one host."""
@@ -68,14 +71,16 @@ class Reconciler:
     def _tell_again(self, entry: Entry) -> None:
         """Tell an end, by this host's knowledge alone or by settling, for which the other host must be there.
 
-        Where a clean-up is told to be pending, of which nothing is left here by now, that is settled once more.
+        Where a clean-up is told to be pending, though nothing is left of it here, that is asked now and then.
         """
         self._tell_end(Migration(self.host, entry))
         account = self.host.ledger.account(entry.id)
-        if account and account.state.definite:
+        pending = account is not None and account.state is State.CLEANUP_PENDING
+        if account and account.state.definite and not pending:
             self._told.add(entry.id)
-            if account.state is not State.CLEANUP_PENDING:
-                return
+            return
+        if pending and time.time() - entry.updated < NOW_AND_THEN * self.host.settings.stall_s:
+            return
         if {entry.plan.source, entry.plan.destination} <= self.host.registry.alive().keys():
             self._say(entry, "at rest here, which nobody was told")
             self._settle(entry)
