@@ -36,7 +36,12 @@ DEFAULT_COUNT = 500
 DISTURBED = 1 / 3
 
 #: Faults that kill bystanders or take long come less often.
-RARE = {"source crashed": 0.4, "destination crashed": 0.4, "network cut until healed": 0.4}
+RARE = {
+    "source crashed": 0.4,
+    "destination crashed": 0.4,
+    "network cut until healed": 0.4,
+    "Redis gone for a minute": 0.2,
+}
 
 #: The processes of each lab, by the workload's options.
 KINDS: dict[str, dict[str, str | float]] = {
