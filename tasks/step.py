@@ -178,7 +178,10 @@ class Delivery:
             raise StepFailed(f"{self.host.name} knows nothing of migration {message.id}; none begins in the middle.")
         if entry is None:
             entry = journal.open(message.id, self.role, message.plan, TOMBSTONE[self.role] if self.undo else None)
-        return Migration(self.host, journal.learn(entry, message.facts))
+        lasting = {
+            name: fact for name, fact in message.facts.items() if name != "pending"
+        }  # the next attempt may do it
+        return Migration(self.host, journal.learn(entry, lasting))
 
     def _attempt(self, migration: Migration, work: Work) -> Outcome:
         self.started = time.time()

@@ -263,7 +263,7 @@ def _wrong(cell: Cell, fault: Fault) -> list[str]:
 
 def _wrongly_told(cell: Cell, fault: Fault) -> list[str]:
     """Return where what people are told is not so."""
-    if cell.owner is Role.SOURCE and Role.SOURCE not in cell.instant.kept:
+    if cell.owner is Role.SOURCE and Role.SOURCE not in cell.instant.kept and cell.state != State.REFUSED:
         return [f"never arrived, for another reason: {cell.why}"]
     if cell.owner is None and not _may_die(cell.instant, fault):
         return [f"runs nowhere, and is told to be {cell.state}"]

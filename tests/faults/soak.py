@@ -193,7 +193,14 @@ def page(moved: Sequence[Moved], *, seed: int, labs: int, seconds: float) -> str
         longest=max(each.life for each in moved),
     )
     names = [NO_FAULT.name, *FAULTS]
-    return head + "".join(_row(name, [cell for cell in cells if cell.fault == name]) for name in names)
+    rows = (_row(name, [cell for cell in cells if cell.fault == name]) for name in names)
+    return head + "".join(rows) + _wrong(moved)
+
+
+def _wrong(moved: Sequence[Moved]) -> str:
+    """Name what was not as promised."""
+    lines = [f"- {each.cell.instant.name}, {each.cell.fault}: {'; '.join(each.wrong)}" for each in moved if each.wrong]
+    return "\n## Not as promised\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 
 def _row(name: str, cells: Sequence[Cell]) -> str:

@@ -117,6 +117,17 @@ def test_too_slow(cluster: Cluster) -> None:
     assert _sent(cluster, zeroth, cluster.message(), "alpha").successful()
 
 
+def test_what_is_pending_is_not_kept(cluster: Cluster) -> None:
+    """What an earlier undo could not do is handed on, and forgotten: the next attempt may have done it."""
+    message = cluster.message()
+    assert _sent(cluster, zeroth, message, "alpha").successful()
+    handed = _sent(cluster, undo_first, message.with_facts({"pending": ["alpha: full"], "word": 1}), "alpha").get()
+    assert handed["facts"]["pending"] == ["alpha: full"]
+    entry = cluster.journal("alpha").entry(message.id, Role.SOURCE)
+    assert entry is not None
+    assert entry.facts == {"word": 1}
+
+
 def test_an_undo_behind_a_step_that_does_not_end(cluster: Cluster) -> None:
     """An undo that can not have the lock says that it is pending, as it does for any other failure."""
     message = cluster.message(zeroth="wait")
