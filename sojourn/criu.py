@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sojourn import diagnosis
+from sojourn.diagnosis import Diagnosis
 from sojourn.errors import CriuFailed
 from sojourn.model import Plan
 from sojourn.run import Argument, run
@@ -101,8 +102,7 @@ def errors(log: Path) -> list[str]:
 
 def cause(log: Path) -> CriuFailed | None:
     """Return what a log complains about, as far as it is known what that means; None if it names no error."""
-    said = _causes(log)
-    found = diagnosis.diagnose(_text(log))
+    said, found = _understood(log)
     if found:
         return CriuFailed(f"{found.sentence} {said}", found.hint, found.code)
     return CriuFailed(said) if said else None
@@ -110,20 +110,23 @@ def cause(log: Path) -> CriuFailed | None:
 
 def failure(verb: str, returncode: int | None, command: str, log: Path) -> CriuFailed:
     """Return the error for a run of CRIU that ended badly: what its log means, its first errors, its command line."""
-    ended = f"criu {verb} {_ended(returncode)}: {_causes(log) or 'its log names no error'}"
+    said, found = _understood(log)
+    ended = f"criu {verb} {_ended(returncode)}: {said or 'its log names no error'}"
     replay = f"The whole log is {log}. To replay by hand: {command}"
-    found = diagnosis.diagnose(_text(log))
     if found is None:
         return CriuFailed(ended, replay)
     return CriuFailed(f"{found.sentence} {ended}", f"{found.hint} {replay}", found.code)
 
 
-def _causes(log: Path) -> str:
-    """Return CRIU's own words: the error that is known, if one is, and the first ones."""
-    first = errors(log)
-    found = diagnosis.diagnose(_text(log))
+def _understood(log: Path) -> tuple[str, Diagnosis | None]:
+    """Return CRIU's own words, the error that is known and the first ones, and what they mean.
+
+    The log is read once and searched once: a frozen tree may be waiting for the rollback.
+    """
+    text = _text(log)
+    first, found = diagnosis.errors(text)[:ERRORS_SHOWN], diagnosis.diagnose(text)
     known = [found.error] if found and found.error not in first else []
-    return "; ".join([*known, *first][:ERRORS_SHOWN])
+    return "; ".join([*known, *first][:ERRORS_SHOWN]), found
 
 
 def _text(log: Path) -> str:
