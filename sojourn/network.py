@@ -6,18 +6,13 @@ a SIGCONT alone would wake a process whose connections are dead. Only dumps with
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from sojourn import process
 from sojourn.model import Member
 from sojourn.run import run
-
-#: ``pidfd_getfd(2)``, the same number on every architecture; Python has no name for it.
-PIDFD_GETFD = 438
 
 #: ``TCP_REPAIR`` of include/uapi/linux/tcp.h.
 TCP_REPAIR = 19
@@ -54,31 +49,17 @@ def leave_repair_mode(members: Iterable[Member]) -> int:
 
 
 def _leave_repair_mode(pid: int) -> int:
-    with contextlib.suppress(ProcessLookupError), _pidfd(pid) as pidfd:
-        return sum(_repaired(pidfd, descriptor) for descriptor in process.sockets(pid))
-    return 0
+    return sum(_repaired(pid, descriptor) for descriptor in process.sockets(pid))
 
 
-def _repaired(pidfd: int, descriptor: int) -> bool:
+def _repaired(pid: int, descriptor: int) -> bool:
     """Switch one socket back to normal; False if it is no TCP socket or was not in repair mode."""
-    copy = _libc.syscall(PIDFD_GETFD, pidfd, descriptor, 0)
-    if copy < 0:
-        return False
-    with socket.socket(fileno=copy) as theirs:
-        is_tcp = theirs.type == socket.SOCK_STREAM and theirs.family in {socket.AF_INET, socket.AF_INET6}
-        if not is_tcp or not theirs.getsockopt(socket.IPPROTO_TCP, TCP_REPAIR):
+    with process.borrowed(pid, descriptor) as copy:
+        if copy is None:
             return False
-        theirs.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 0)
+        with socket.socket(fileno=os.dup(copy)) as theirs:
+            is_tcp = theirs.type == socket.SOCK_STREAM and theirs.family in {socket.AF_INET, socket.AF_INET6}
+            if not is_tcp or not theirs.getsockopt(socket.IPPROTO_TCP, TCP_REPAIR):
+                return False
+            theirs.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 0)
     return True
-
-
-@contextlib.contextmanager
-def _pidfd(pid: int) -> Iterator[int]:
-    pidfd = os.pidfd_open(pid)
-    try:
-        yield pidfd
-    finally:
-        os.close(pidfd)
-
-
-_libc = ctypes.CDLL(None, use_errno=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import time
@@ -18,6 +19,9 @@ PROC = Path("/proc")
 
 #: Carried by every process that works for a migration, so that it can be found and ended whoever started it.
 MIGRATION_VARIABLE = "SOJOURN_MIGRATION"
+
+#: ``pidfd_getfd(2)``, the same number on every architecture; Python has no name for it.
+PIDFD_GETFD = 438
 
 #: ``PF_KTHREAD`` in include/linux/sched.h: a thread of the kernel itself.
 KERNEL_THREAD = 0x00200000
@@ -162,6 +166,21 @@ def descriptors(pid: int, kind: str) -> list[Path]:
     return []
 
 
+@contextlib.contextmanager
+def borrowed(pid: int, number: int) -> Iterator[int | None]:
+    """Hand out a copy of a process's descriptor; None if there is none. Nothing is opened anew, as by its path."""
+    pidfd = copy = -1
+    with contextlib.suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(pid)
+        copy = _libc.syscall(PIDFD_GETFD, pidfd, number, 0)
+    try:
+        yield copy if copy >= 0 else None
+    finally:
+        for descriptor in (pidfd, copy):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
 def sockets(pid: int) -> list[int]:
     """Return the numbers of the process's descriptors that are sockets."""
     return [int(link.name) for link in descriptors(pid, "socket:")]
@@ -214,3 +233,6 @@ def kill(members: Iterable[Member]) -> int:
 def wake(members: Iterable[Member]) -> int:
     """Let those processes run on that ran before; the ones that were stopped before stay so."""
     return sum(send(member.identity, signal.SIGCONT) for member in members if not member.stopped)
+
+
+_libc = ctypes.CDLL(None, use_errno=True)

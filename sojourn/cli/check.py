@@ -12,6 +12,7 @@ from rich.table import Table
 
 from sojourn.cli import output
 from sojourn.cli.cluster import Cluster
+from sojourn.cli.options import Destination, FileLocks, Mode, ShellJob, Source, TcpEstablished
 from sojourn.cli.output import console, megabytes, milliseconds
 from sojourn.errors import SojournError
 from sojourn.model import Json, Plan
@@ -55,12 +56,12 @@ def add_to(app: typer.Typer) -> None:
 
 def check(
     pid: Annotated[int, typer.Argument(help="The process, by its PID on the source.")],
-    source: Annotated[str, typer.Option("--from", metavar="HOST", help="The host where it runs.")],
-    destination: Annotated[str, typer.Option("--to", metavar="HOST", help="The host where it shall run.")],
-    mode: Annotated[str, typer.Option(help="How: stop-and-copy.")] = "stop-and-copy",
-    tcp_established: Annotated[bool, typer.Option(help="Move established TCP connections along.")] = False,
-    shell_job: Annotated[bool, typer.Option(help="The tree belongs to a shell's session or terminal.")] = False,
-    file_locks: Annotated[bool, typer.Option(help="Move file locks along.")] = False,
+    source: Source,
+    destination: Destination,
+    mode: Mode = "stop-and-copy",
+    tcp_established: TcpEstablished = False,
+    shell_job: ShellJob = False,
+    file_locks: FileLocks = False,
     form: Annotated[Format, typer.Option("--format", help="For people, or one line for Nagios.")] = Format.TABLE,
     json: Annotated[bool, typer.Option("--json", help="Print all findings as JSON.")] = False,
 ) -> None:

@@ -12,12 +12,12 @@ from rich.markup import escape
 
 from sojourn.cli import output
 from sojourn.cli.cluster import Cluster
+from sojourn.cli.options import Id
 from sojourn.cli.output import console
 from sojourn.errors import Aborted, UsageError
 from sojourn.ledger import Account
 from sojourn.model import Failure, Json, Message, Role, State, Verdict, dead, where_it_runs
 
-Id = Annotated[str, typer.Argument(help="The migration's id, or how it begins.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the migration as JSON.")]
 
 #: How long an abort waits for what is in doubt, or for a silent host; what was asked waits in its queue.

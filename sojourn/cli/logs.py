@@ -10,12 +10,11 @@ import typer
 
 from sojourn.cli import output
 from sojourn.cli.cluster import Cluster
+from sojourn.cli.options import Id
 from sojourn.cli.output import complaints, console, megabytes
 from sojourn.errors import HostUnreachable, UsageError
 from sojourn.ledger import Account
 from sojourn.logbook import Log
-
-Id = Annotated[str, typer.Argument(help="The migration's id, or how it begins.")]
 
 
 def add_to(app: typer.Typer) -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from sojourn.cli import output, timeline
 from sojourn.cli.cluster import Cluster
+from sojourn.cli.options import Id
 from sojourn.cli.output import console, megabytes, milliseconds
 from sojourn.ledger import Account
 from sojourn.model import Json, Plan, Role, dead, where_it_runs
@@ -58,7 +59,7 @@ def list_migrations(
 
 
 def show(
-    migration: Annotated[str, typer.Argument(help="The migration's id, or how it begins.")],
+    migration: Id,
     json: AsJson = False,
 ) -> None:
     """Show one migration: where it stands, its timeline, why it failed. Exit status: 0; 2 if there is none."""

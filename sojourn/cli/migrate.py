@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from sojourn.cli import live, output, timeline
 from sojourn.cli.cluster import Cluster
+from sojourn.cli.options import Destination, FileLocks, Mode, ShellJob, Source, TcpEstablished
 from sojourn.cli.output import console, megabytes, milliseconds
 from sojourn.errors import MigrationError
 from sojourn.ledger import Account
@@ -30,12 +31,12 @@ def add_to(app: typer.Typer) -> None:
 
 def migrate(
     pid: Annotated[int, typer.Argument(help="The process, by its PID on the source; its children move along.")],
-    source: Annotated[str, typer.Option("--from", metavar="HOST", help="The host where it runs.")],
-    destination: Annotated[str, typer.Option("--to", metavar="HOST", help="The host where it shall run.")],
-    mode: Annotated[str, typer.Option(help="How: stop-and-copy.")] = "stop-and-copy",
-    tcp_established: Annotated[bool, typer.Option(help="Move established TCP connections along.")] = False,
-    shell_job: Annotated[bool, typer.Option(help="The tree belongs to a shell's session or terminal.")] = False,
-    file_locks: Annotated[bool, typer.Option(help="Move file locks along.")] = False,
+    source: Source,
+    destination: Destination,
+    mode: Mode = "stop-and-copy",
+    tcp_established: TcpEstablished = False,
+    shell_job: ShellJob = False,
+    file_locks: FileLocks = False,
     max_freeze: Annotated[
         float | None,
         typer.Option(metavar="SECONDS", help="Roll back when the freeze lasts longer; else as `max_freeze_s` says."),

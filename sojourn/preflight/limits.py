@@ -8,19 +8,17 @@ those that the kernel does not know (``prepare_creds`` in its cr-restore.c).
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sojourn import process
 from sojourn.preflight.finding import Finding, blocks
 from sojourn.preflight.scan import VANISHED, Handle, Tree
 from sojourn.process import PROC
 
-#: ``pidfd_getfd(2)``, the same number on every architecture; capabilities(7).
-PIDFD_GETFD = 438
+#: capabilities(7)
 CAP_SYS_RESOURCE = 24
 
 NO_LIMIT = 2**63
@@ -110,24 +108,10 @@ def _pipes(tree: Tree) -> list[Handle]:
 
 def _pipe_bytes(handle: Handle) -> int:
     """Ask for a pipe's size through a copy of the descriptor: to open it by its path would make us one of its ends."""
-    try:
-        pidfd = os.pidfd_open(handle.pid)
-    except ProcessLookupError:
-        return 0
-    copy = _libc.syscall(PIDFD_GETFD, pidfd, handle.number, 0)
-    os.close(pidfd)
-    if copy < 0:
-        return 0
-    try:
-        return fcntl.fcntl(copy, fcntl.F_GETPIPE_SZ)
-    except OSError:
-        return 0
-    finally:
-        os.close(copy)
+    with process.borrowed(handle.pid, handle.number) as copy, contextlib.suppress(OSError):
+        return fcntl.fcntl(copy, fcntl.F_GETPIPE_SZ) if copy is not None else 0
+    return 0
 
 
 def _number(key: str) -> int:
     return int(Path("/proc/sys", key).read_text())
-
-
-_libc = ctypes.CDLL(None, use_errno=True)

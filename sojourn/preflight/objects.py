@@ -12,6 +12,7 @@ from functools import cache
 from os import major, makedev, minor, walk
 from pathlib import Path
 
+from sojourn.preflight.files import MEMORY_DEVICES
 from sojourn.preflight.finding import Finding, blocks
 from sojourn.preflight.scan import DELETED, Handle, Tree, without_handles
 
@@ -40,7 +41,7 @@ REFUSED_INODES = {
 TERMINALS = {4, 5, *range(136, 144)}
 SLAVES = range(136, 144)
 MULTIPLEXER = (5, 2)
-MEMORY_DEVICES, MISC_DEVICES = 1, 10
+MISC_DEVICES = 10
 
 #: Of the miscellaneous devices CRIU knows autofs, and TUN/TAP together with the network namespace that it is in.
 TUN, AUTOFS = 200, 235
