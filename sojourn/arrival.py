@@ -150,7 +150,7 @@ def fate(migration: Migration) -> Json:
         return {"died_on": here}
     if facts.get("partial"):
         told = f"{here}: CRIU died while it let the tree go. An operator let go on what there is of it; look at it."
-        return {"pending": [*facts.get("pending", []), told]}
+        return {"pending": [told]}
     return {}
 
 
@@ -189,8 +189,12 @@ def _is_here(migration: Migration) -> bool:
 def _runs_partly(migration: Migration) -> bool:
     if not _is_of_this_boot(migration):
         return False
-    found = rebuilt.state(_pids(migration), migration.facts["restore_began"], migration.facts["occupied"])
-    return found not in {rebuilt.State.GONE, rebuilt.State.STUCK}
+    return _found(migration) not in {rebuilt.State.GONE, rebuilt.State.STUCK}
+
+
+def _found(migration: Migration) -> rebuilt.State:
+    """Look what there is of the tree now."""
+    return rebuilt.state(_pids(migration), migration.facts["restore_began"], migration.facts["occupied"])
 
 
 def _is_of_this_boot(migration: Migration) -> bool:
@@ -215,7 +219,7 @@ def _has_woken(migration: Migration) -> bool:
     came = rebuilt.release(migration.directory.work / "restore.log")
     if came is not rebuilt.Release.UNFINISHED:
         return came is rebuilt.Release.DONE
-    found = rebuilt.state(_pids(migration), migration.facts["restore_began"], migration.facts["occupied"])
+    found = _found(migration)
     if found is rebuilt.State.RUNNING:
         return True
     raise Temporary(

@@ -163,12 +163,13 @@ class Delivery:
         if not self.undo:
             self.host.ledger.tell_failure(self.message.id, placed)
             raise StepFailed(failure.message)
-        pending = [*self.message.facts.get("pending", []), f"{self.host.name}: {failure.message}"]
-        return Outcome(failure.message, {"pending": pending})
+        return Outcome(failure.message, {"pending": [f"{self.host.name}: {failure.message}"]})
 
     def hand_on(self, outcome: Outcome) -> Json:
-        """Return the message for the next step."""
-        return self.message.with_facts(outcome.facts).to_json()
+        """Return the message for the next step; what is pending adds up."""
+        pending = [each for facts in (self.message.facts, outcome.facts) for each in facts.get("pending", [])]
+        added = {"pending": pending} if pending else {}
+        return self.message.with_facts(outcome.facts | added).to_json()
 
     def _opened(self) -> Migration:
         """Return the migration as this host's journal has it; only a first step and an undo may open one."""
@@ -178,9 +179,8 @@ class Delivery:
             raise StepFailed(f"{self.host.name} knows nothing of migration {message.id}; none begins in the middle.")
         if entry is None:
             entry = journal.open(message.id, self.role, message.plan, TOMBSTONE[self.role] if self.undo else None)
-        lasting = {
-            name: fact for name, fact in message.facts.items() if name != "pending"
-        }  # the next attempt may do it
+        # What is pending is not kept: the next attempt may do it.
+        lasting = {name: fact for name, fact in message.facts.items() if name != "pending"}
         return Migration(self.host, journal.learn(entry, lasting))
 
     def _attempt(self, migration: Migration, work: Work) -> Outcome:
