@@ -5,18 +5,21 @@ Keys:
 ``sojourn:hosts``        set: names of all hosts that ever announced themselves
 ``sojourn:host:<name>``  JSON of HostInfo; expires a few announcements after the last one
 ``sojourn:pace:<source>:<destination>``  JSON of Pace: the last migration between the two that had a measurable size
+``sojourn:cordoned``     set: names of the hosts to which nothing new may go; stays until they are uncordoned
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, replace
 
 from sojourn.errors import HostUnreachable, Refused, UsageError
 from sojourn.model import Plan
 from sojourn.store import Store
 
 KNOWN = "sojourn:hosts"
+CORDONED = "sojourn:cordoned"
 
 #: A host is gone when it has missed so many announcements.
 MISSED = 3
@@ -27,7 +30,11 @@ MEASURABLE_BYTES = 16_000_000
 
 @dataclass(frozen=True)
 class HostInfo:
-    """What a host says of itself. ``running`` counts migrations that are not final in its journal."""
+    """What a host says of itself. ``running`` counts migrations that are not final in its journal.
+
+    ``load`` is the load average of the last minute, ``cpu_flags`` what its processor can do for programs, and the two
+    ``max_`` how many migrations it lets out and in at once. ``cordoned`` is said by an operator, not by the host.
+    """
 
     name: str
     address: str
@@ -40,6 +47,11 @@ class HostInfo:
     free_bytes: int
     running: int
     announced: float
+    load: float = 0.0
+    cpu_flags: tuple[str, ...] = ()
+    max_outgoing: int = 0
+    max_incoming: int = 0
+    cordoned: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,8 +81,10 @@ class Registry:
         """Return all hosts by name, None for one that no longer announces itself. Raises StoreUnreachable."""
         names = sorted(self._store.members(KNOWN))
         values = self._store.values([_key(name) for name in names])
+        cordoned = self._store.members(CORDONED)
         return {
-            name: HostInfo(**json.loads(value)) if value else None for name, value in zip(names, values, strict=True)
+            name: replace(_read(value), cordoned=name in cordoned) if value else None
+            for name, value in zip(names, values, strict=True)
         }
 
     def alive(self) -> dict[str, HostInfo]:
@@ -91,16 +105,31 @@ class Registry:
         (value,) = self._store.values([_pace(source, destination)])
         return Pace(**json.loads(value)) if value else None
 
+    def cordon(self, name: str) -> None:
+        """Let nothing new go to a host, at once and whether it answers or not. Raises UsageError if nobody knows it."""
+        self._check_known(name)
+        self._store.add_to_set(CORDONED, name)
+
+    def uncordon(self, name: str) -> None:
+        """Let migrations go there again. Raises UsageError if nobody knows the host."""
+        self._check_known(name)
+        self._store.remove_from_set(CORDONED, name)
+
     def check(self, plan: Plan) -> None:
         """Refuse a plan that can not work between these hosts, before anything is sent to them.
 
         Raises UsageError for a host that nobody knows, HostUnreachable for one whose worker is down, and
-        Refused if the two run CRIU versions that do not understand each other (the page server's header changed
-        in 4.2).
+        Refused if the destination is cordoned or the two run CRIU versions that do not understand each other (the
+        page server's header changed in 4.2).
         """
         hosts = self.hosts()
         source, destination = (_present(name, hosts) for name in (plan.source, plan.destination))
-        if _series(source.criu) != _series(destination.criu):
+        if destination.cordoned:
+            raise Refused(
+                f"{destination.name} is cordoned: nothing new goes there.",
+                "Uncordon it, or choose another destination.",
+            )
+        if series(source.criu) != series(destination.criu):
             raise Refused(
                 f"{source.name} has CRIU {source.criu} and {destination.name} has {destination.criu}; "
                 "they do not understand each other.",
@@ -108,10 +137,19 @@ class Registry:
                 "CRIU_VERSION",
             )
 
+    def _check_known(self, name: str) -> None:
+        known = sorted(self._store.members(KNOWN))
+        if name not in known:
+            raise _unknown(name, known)
+
+
+def _unknown(name: str, known: Iterable[str]) -> UsageError:
+    return UsageError(f"There is no host {name}.", f"Known hosts: {', '.join(known) or 'none'}.")
+
 
 def _present(name: str, hosts: dict[str, HostInfo | None]) -> HostInfo:
     if name not in hosts:
-        raise UsageError(f"There is no host {name}.", f"Known hosts: {', '.join(hosts) or 'none'}.")
+        raise _unknown(name, hosts)
     info = hosts[name]
     if info is None:
         raise HostUnreachable(
@@ -121,8 +159,15 @@ def _present(name: str, hosts: dict[str, HostInfo | None]) -> HostInfo:
     return info
 
 
-def _series(version: str) -> list[str]:
-    """Major and minor version."""
+def _read(value: str) -> HostInfo:
+    """Read an announcement, perhaps of another version of Sojourn: what is not known here is passed over."""
+    known = {each.name for each in fields(HostInfo)}
+    said = {name: each for name, each in json.loads(value).items() if name in known}
+    return HostInfo(**said | {"cpu_flags": tuple(said.get("cpu_flags", ()))})
+
+
+def series(version: str) -> list[str]:
+    """Return major and minor version, which must be the same on both hosts of a migration."""
     return version.split(".")[:2]
 
 

@@ -84,6 +84,21 @@ class Settings(BaseSettings):
         default=600, gt=0, le=86400, description="How long one may wait before the freeze, while the process runs."
     )
     announce_s: float = Field(default=2, gt=0, le=3600, description="How often a worker announces its host.")
+    max_outgoing: int = Field(
+        default=4, ge=1, le=1000, description="Queued migrations that may be under way from this host at once."
+    )
+    max_incoming: int = Field(
+        default=4, ge=1, le=1000, description="Queued migrations that may be under way to this host at once."
+    )
+    max_migrations: int = Field(
+        default=32, ge=1, le=10_000, description="Queued migrations that may be under way at once in the whole cluster."
+    )
+    lease_s: float = Field(
+        default=30,
+        ge=1,
+        le=3600,
+        description="How long a place that a migration from the queue takes is kept when its holder falls silent.",
+    )
     keep_days: int = Field(
         default=7, ge=1, description="How long a finished migration stays in the ledger, and its logs on its hosts."
     )

@@ -1,6 +1,6 @@
 """The only door to Redis.
 
-Each operation is one command or one ``MULTI`` block, so each is atomic. All of them raise
+Each operation is one command, one ``MULTI`` block or one script, so each is atomic. All of them raise
 StoreUnreachable, and only that, when Redis does not answer in time: nobody may wait long for Redis while
 a tree is frozen, and no decision hangs on what Redis says.
 """
@@ -78,6 +78,11 @@ class Store:
         with self._answering():
             self._redis.sadd(key, member)
 
+    def remove_from_set(self, key: str, member: str) -> None:
+        """Take a member out of a set; harmless if it is not there."""
+        with self._answering():
+            self._redis.srem(key, member)
+
     def members(self, key: str) -> set[str]:
         """Return all members of a set."""
         with self._answering():
@@ -116,6 +121,15 @@ class Store:
         # Redis 7 answers with a list of pairs; the client's RESP3 answers with a mapping.
         streams = answer.items() if isinstance(answer, dict) else answer or []
         return [(name, dict(fields)) for _, entries in streams for name, fields in _flat(entries)]
+
+    def script(self, source: str, arguments: Sequence[str | int | float] = ()) -> Any:  # noqa: ANN401  (as it answers)
+        """Run a Lua script as one atomic operation and return its answer; Redis keeps the source after the first time.
+
+        When the connection breaks, the script is sent once more, although it may have run: write it so that this is
+        harmless. Its keys are named in the source, which one Redis allows and a cluster of Redis would not.
+        """
+        with self._answering():
+            return self._redis.register_script(source)(args=arguments)
 
     def ping(self) -> None:
         """Raise StoreUnreachable if Redis does not answer."""

@@ -24,7 +24,7 @@ from types import FrameType
 from celery.signals import worker_process_init, worker_ready
 from kombu.exceptions import OperationalError
 
-from sojourn import __version__, logbook, memory
+from sojourn import __version__, logbook, memory, processor
 from sojourn.errors import StoreUnreachable
 from sojourn.host import SECONDS_PER_DAY, Host, this_host
 from sojourn.log import configure
@@ -196,6 +196,10 @@ def describe(host: Host, criu: str) -> HostInfo:
         free_bytes=memory.free_bytes(),
         running=len(host.journal.unfinished()),
         announced=time.time(),
+        load=processor.load(),
+        cpu_flags=processor.flags(),
+        max_outgoing=host.settings.max_outgoing,
+        max_incoming=host.settings.max_incoming,
     )
 
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from sojourn import process
+from sojourn import process, processor
 from sojourn.criu import Criu
 from sojourn.errors import ProcessGone, Refused
 from sojourn.model import Plan, Role
@@ -93,7 +93,7 @@ def needs_of(tree: Tree, plan: Plan, criu: str) -> Needs:
         criu=criu,
         kernel=kernel.release,
         machine=kernel.machine,
-        cpu_flags=tuple(machine.cpu_flags()),
+        cpu_flags=processor.flags(),
         limits=limits.needed(tree),
     )
 

@@ -4,41 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
+from sojourn import processor
 from sojourn.criu import Criu
 from sojourn.preflight.finding import Finding, blocks, named
-
-#: What ``/proc/cpuinfo`` calls the instructions and registers that programs use by themselves. The other flags of x86
-#: are for the kernel, or say how well something works: a program does not fail without them.
-INSTRUCTIONS = frozenset(
-    """
-    fpu cx8 sep cmov mmx fxsr sse sse2 syscall lm rdtscp mmxext 3dnow 3dnowext pni pclmulqdq ssse3 fma cx16 sse4_1
-    sse4_2 movbe popcnt aes xsave avx f16c rdrand lahf_lm abm sse4a 3dnowprefetch xop fma4 tbm fsgsbase bmi1 hle avx2
-    bmi2 rtm mpx avx512f avx512dq rdseed adx avx512ifma clflush clflushopt clwb avx512pf avx512er avx512cd sha_ni
-    avx512bw avx512vl xsaveopt xsavec xgetbv1 avx_vnni avx512_bf16 clzero wbnoinvd avx512vbmi pku ospke waitpkg
-    avx512_vbmi2 gfni vaes vpclmulqdq avx512_vnni avx512_bitalg avx512_vpopcntdq rdpid cldemote movdiri movdir64b enqcmd
-    avx512_4vnniw avx512_4fmaps avx512_vp2intersect serialize tsxldtrk amx_bf16 avx512_fp16 amx_tile amx_int8 amx_fp16
-    avx_ifma cmpccxadd user_shstk sha512 sm3 sm4 avx_vnni_int8 avx_ne_convert avx_vnni_int16
-    """.split()  # noqa: SIM905  (a list of words is one word per line)
-)
 
 #: What kernel and CRIU must have for a mode, as ``criu check --feature`` names it.
 FEATURES = {"pre-copy": ("mem_dirty_track",), "post-copy": ("uffd-noncoop", "lazy_pages")}
 
 #: From this kernel on, CRIU before 4.2 can not dump inet sockets: the kernel refuses an option that it asks for.
 STRICT_KERNEL, TOLERANT_CRIU = (6, 16), (4, 2)
-
-
-def cpu_flags() -> list[str]:
-    """Return what this host's processor can do for programs, as the kernel names it."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == "flags":
-            return sorted(INSTRUCTIONS.intersection(value.split()))
-        if key.strip() == "Features":
-            return sorted(value.split())
-    return []
 
 
 def missing_features(criu: Criu, mode: str) -> Iterator[Finding]:
@@ -59,7 +34,7 @@ def differences(machine: str, flags: list[str], criu: str, here: Criu) -> Iterat
     if machine != ours:
         yield blocks("MACHINE", f"The source is {machine} and this host is {ours}.", "Choose another destination.")
         return
-    missing = sorted(set(flags) - set(cpu_flags()))
+    missing = sorted(set(flags) - set(processor.flags()))
     if missing:
         yield blocks(
             "CPU_FLAGS",

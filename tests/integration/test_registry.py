@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 
 from sojourn.errors import HostUnreachable, Refused, UsageError
 from sojourn.model import Plan
-from sojourn.registry import HostInfo, Registry
+from sojourn.registry import CORDONED, HostInfo, Registry
 from sojourn.store import Store
 from tests.conftest import eventually
 from tests.integration.conftest import PLAN, Redis
 
-ALPHA = HostInfo("alpha", "192.0.2.1", "0.1.0", "4.2.1", "6.12", "x86_64", 2, 2**33, 2**32, 0, 1.0)
+ALPHA = HostInfo(
+    "alpha", "192.0.2.1", "0.1.0", "4.2.1", "6.12", "x86_64", 2, 2**33, 2**32, 0, 1.0, 0.5, ("aes", "avx"), 4, 4
+)
 BETA = dataclasses.replace(ALPHA, name="beta", address="192.0.2.2", criu="4.2")
 
 
@@ -21,6 +24,7 @@ BETA = dataclasses.replace(ALPHA, name="beta", address="192.0.2.2", criu="4.2")
 def registry(redis: Redis) -> Registry:
     """Give out a registry in which alpha and beta are there and nobody else."""
     registry = Registry(Store(redis.url))
+    Store(redis.url).remove(CORDONED)
     for info in (ALPHA, BETA):
         registry.announce(info, 20)
     return registry
@@ -73,3 +77,27 @@ def test_two_series_of_criu(registry: Registry, version: str) -> None:
     for plan in (PLAN, Plan(5, "beta", "alpha")):
         with pytest.raises(Refused, match="do not understand each other"):
             registry.check(plan)
+
+
+def test_a_cordoned_host(registry: Registry) -> None:
+    """It is said at once, whatever the host announces later; nothing may go there, but all may leave."""
+    registry.cordon("beta")
+    registry.announce(BETA, 20)
+    assert registry.hosts() == registry.hosts() | {"alpha": ALPHA, "beta": dataclasses.replace(BETA, cordoned=True)}
+    with pytest.raises(Refused, match="beta is cordoned"):
+        registry.check(PLAN)
+    registry.announce(dataclasses.replace(BETA, criu="4.2.1"), 20)
+    registry.check(Plan(5, "beta", "alpha"))
+    registry.uncordon("beta")
+    registry.check(PLAN)
+    for change in (registry.cordon, registry.uncordon):
+        with pytest.raises(UsageError, match="no host nobody"):
+            change("nobody")
+
+
+def test_hosts_of_another_version(redis: Redis, registry: Registry) -> None:
+    """While a cluster is upgraded host by host, announcements lack some fields and have others."""
+    said = dataclasses.asdict(ALPHA) | {"colour": "blue"}
+    del said["load"], said["cpu_flags"]
+    Store(redis.url).put("sojourn:host:alpha", json.dumps(said), expire_s=20)
+    assert registry.check_host("alpha") == dataclasses.replace(ALPHA, load=0.0, cpu_flags=())

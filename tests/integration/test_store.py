@@ -51,11 +51,22 @@ def test_sets(store: Store) -> None:
     store.add_to_set("test:set", "x")
     store.add_to_set("test:set", "x")
     assert store.members("test:set") == {"x"}
+    store.remove_from_set("test:set", "y")
+    store.remove_from_set("test:set", "x")
+    assert store.members("test:set") == set()
     for name, score in (("a", 1.0), ("b", 3.0), ("c", 2.0), ("a", 9.0)):
         store.rank("test:ranks", name, score)
     assert store.highest("test:ranks", 2) == ["b", "c"]
     store.forget_below("test:ranks", 2.0)
     assert store.highest("test:ranks", 9) == ["b", "c"]
+
+
+def test_scripts(store: Store) -> None:
+    """A script gets its arguments as text and answers with whole numbers, texts and lists."""
+    assert store.script("return {ARGV[1], ARGV[2] + 1, redis.call('INCR', 'test:count')}", ["a", 2]) == ["a", 3, 1]
+    assert store.script("return false") is None
+    with pytest.raises(StoreUnreachable, match="no such thing"):
+        store.script("return redis.error_reply('no such thing')")
 
 
 def test_streams(store: Store) -> None:
@@ -97,6 +108,7 @@ ASKING: list[Callable[[Store], object]] = [
     lambda store: store.put_fields("x", {"a": "1"}, expire_s=5),
     lambda store: store.read("x", "0-0", wait_s=1),
     lambda store: store.values(["x"]),
+    lambda store: store.script("return 1"),
 ]
 
 
