@@ -1,0 +1,557 @@
+"""The queue of migrations in Redis: fair between batches, within limits that are held as leases.
+
+A **batch** is what was asked for at one go. Batches take turns: each hands out one migration before any hands out a
+second one. Within a batch a higher priority goes first, then whoever came first. A **route** is a pair of source and
+destination: all that wait for one route wait for the same two hosts, so only the first of each is ever looked at, and a
+call costs as much with ten thousand queued as with ten.
+
+Who takes a migration holds a **lease** on three places: one among those that leave the source, one among those that
+come to the destination, one in the cluster. It renews them while it works; all expire together when it falls silent.
+Then the migration is handed out again, so a migration is handed out *at least* once, and perhaps while its first
+holder is still at work: its id makes one migration of it, since the hosts' journals know it. A call that comes with the
+**ticket** of an earlier holder changes nothing.
+
+Each handing out is a try. After MAX_TRIES a migration is given up and waits to be told; nothing is retried for ever.
+
+Keys, all beginning with ``sojourn:queue:``; none expires but where it says so:
+
+``ids``                   set: every migration that is known here
+``entry:<id>``            hash: ``batch``, ``priority``, ``source``, ``destination``, ``plan`` (JSON), ``number`` (order
+                          of arrival), ``queued`` (ms), ``tries``, ``state`` (waiting, later, taken, given-up), ``why``
+                          the last try failed, ``holder``, ``ticket``
+``turns``                 sorted set: batches with something waiting, by the turn they took last or came in; lowest next
+``routes:<batch>``        sorted set: the batch's routes with something waiting, by the score of the first that waits
+``line:<batch>:<route>``  sorted set: the ids that wait, by priority and arrival
+``later``                 sorted set: ids that wait for a time, by that time (ms)
+``taken``                 sorted set: ids that were handed out, by the end of their lease (ms): the cluster's places
+``out:<host>``            sorted set: the same for those that leave a host; expires with its last lease
+``in:<host>``             sorted set: the same for those that come to a host; expires with its last lease
+``asked:<ticket>``        text: the id that a call was given, for when its answer is lost and it comes again; expires
+                          like a lease
+``given-up``              sorted set: ids that were given up, by when (ms)
+``number``, ``turn``      counters
+
+Every operation is one script, so each is atomic. Time is Redis's own: no client's clock counts.
+All of it can be lost without endangering a process: what waited is then not begun.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from sojourn.errors import UsageError
+from sojourn.model import MIGRATION_ID, Json, Plan
+from sojourn.registry import HostInfo
+from sojourn.store import Store
+
+#: So often a migration is handed out before it is given up.
+MAX_TRIES = 3
+
+#: A migration that failed waits so long before its second try, and twice as long each time after.
+BACK_OFF_S = 5.0
+
+#: So many routes whose hosts are full one ``take`` looks past. If that was not enough, the batches it looked at go
+#: behind the others, and the next ``take`` looks at those.
+LOOK = 1000
+
+#: So many that are due, and as many whose lease has expired, one ``take`` brings back into the line.
+SWEEP = 100
+
+#: So many entries one script puts into the queue: few milliseconds in which Redis answers nobody else.
+CHUNK = 100
+
+#: Priorities go from minus to plus this; with the order of arrival they must fit into the 53 bits of a score.
+PRIORITIES = 1000
+
+BATCH_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+PRELUDE = f"""
+local MAX_TRIES, SWEEP, Q = {MAX_TRIES}, {SWEEP}, 'sojourn:queue:'
+local call, clock = redis.call, redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local function text(number) return string.format('%.0f', number) end
+
+local function get(id)
+  local flat, entry = call('HGETALL', Q .. 'entry:' .. id), {{}}
+  for i = 1, #flat, 2 do entry[flat[i]] = flat[i + 1] end
+  return entry
+end
+local function told(id) return {{id, call('HGETALL', Q .. 'entry:' .. id)}} end
+local function set(id, ...) call('HSET', Q .. 'entry:' .. id, ...) end
+local function route(entry) return entry.source .. '>' .. entry.destination end
+local function line(batch, way) return Q .. 'line:' .. batch .. ':' .. way end
+local function held(key) return call('ZCOUNT', Q .. key, '(' .. text(now), '+inf') end
+
+-- A route stands where its first entry stands; one without entries is forgotten, and so is a batch without routes.
+local function settle(batch, way)
+  local first = call('ZRANGE', line(batch, way), 0, 0, 'WITHSCORES')
+  if first[2] then
+    call('ZADD', Q .. 'routes:' .. batch, first[2], way)
+    call('ZADD', Q .. 'turns', 'NX', call('INCR', Q .. 'turn'), batch)
+  else
+    call('ZREM', Q .. 'routes:' .. batch, way)
+    if call('EXISTS', Q .. 'routes:' .. batch) == 0 then call('ZREM', Q .. 'turns', batch) end
+  end
+end
+
+local function wait(id, entry)
+  set(id, 'state', 'waiting')
+  call('ZADD', line(entry.batch, route(entry)), entry.number - entry.priority * 2 ^ 40, id)
+  settle(entry.batch, route(entry))
+end
+
+local function wait_until(id, due)
+  set(id, 'state', 'later')
+  call('ZADD', Q .. 'later', text(due), id)
+end
+
+-- Take an entry out of the place where it stands, whichever that is; its hash remains.
+local function leave(id, entry)
+  if entry.state == 'waiting' then
+    call('ZREM', line(entry.batch, route(entry)), id)
+    settle(entry.batch, route(entry))
+  elseif entry.state == 'taken' then
+    call('ZREM', Q .. 'taken', id)
+    call('ZREM', Q .. 'out:' .. entry.source, id)
+    call('ZREM', Q .. 'in:' .. entry.destination, id)
+  else
+    call('ZREM', Q .. entry.state, id)
+  end
+end
+
+local function forget(id, entry)
+  leave(id, entry)
+  call('DEL', Q .. 'entry:' .. id)
+  call('SREM', Q .. 'ids', id)
+end
+
+-- Bring a try to its end: the entry waits again, at once or later, or is given up.
+local function again(id, entry, delay, why)
+  leave(id, entry)
+  set(id, 'why', why)
+  if tonumber(entry.tries) >= MAX_TRIES then
+    set(id, 'state', 'given-up')
+    call('ZADD', Q .. 'given-up', text(now), id)
+    return 'given-up'
+  end
+  if delay > 0 then wait_until(id, now + delay) else wait(id, entry) end
+  return delay > 0 and 'later' or 'waiting'
+end
+
+local function sweep()
+  for _, id in ipairs(call('ZRANGEBYSCORE', Q .. 'later', '-inf', text(now), 'LIMIT', 0, SWEEP)) do
+    local entry = get(id)
+    leave(id, entry)
+    wait(id, entry)
+  end
+  for _, id in ipairs(call('ZRANGEBYSCORE', Q .. 'taken', '-inf', text(now), 'LIMIT', 0, SWEEP)) do
+    local entry = get(id)
+    again(id, entry, 0, entry.holder .. ' fell silent')
+  end
+end
+
+local function lease(id, entry, length)
+  call('ZADD', Q .. 'taken', text(now + length), id)
+  for _, key in ipairs({{Q .. 'out:' .. entry.source, Q .. 'in:' .. entry.destination}}) do
+    call('ZADD', key, text(now + length), id)
+    call('PEXPIREAT', key, call('ZREVRANGE', key, 0, 0, 'WITHSCORES')[2])
+  end
+end
+"""
+
+PUT = """
+local put = 0
+for _, each in ipairs(cjson.decode(ARGV[1])) do
+  if call('SADD', Q .. 'ids', each.id) == 1 then
+    put = put + 1
+    set(each.id, 'batch', each.batch, 'priority', each.priority, 'source', each.source, 'destination', each.destination,
+      'plan', each.plan, 'number', call('INCR', Q .. 'number'), 'queued', text(now), 'tries', 0, 'why', '')
+    if each.delay > 0 then wait_until(each.id, now + each.delay) else wait(each.id, get(each.id)) end
+  end
+end
+return put
+"""
+
+TAKE = """
+local ticket, holder, length, look, cluster = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local limits, full, looked, passed = cjson.decode(ARGV[6]), {}, 0, {}
+local before = call('GET', Q .. 'asked:' .. ticket)
+if before and get(before).ticket == ticket then return told(before) end
+sweep()
+if held('taken') >= cluster then return false end
+
+local function has_room(way, host)
+  local key = way .. ':' .. host
+  if full[key] == nil then full[key] = held(key) >= (limits[way][host] or 0) end
+  return not full[key]
+end
+
+-- Go through a sorted set, lowest first, and read no more of it than is looked at.
+local function members(name, bound)
+  local page, at, size = {}, 0, 16
+  return function()
+    if at >= bound then return nil end
+    if at % size == 0 then page = call('ZRANGE', Q .. name, at, at + size - 1) end
+    at = at + 1
+    return page[(at - 1) % size + 1]
+  end
+end
+
+local function hand_out(batch, way)
+  local id = call('ZRANGE', line(batch, way), 0, 0)[1]
+  local entry = get(id)
+  leave(id, entry)
+  set(id, 'state', 'taken', 'holder', holder, 'ticket', ticket, 'tries', entry.tries + 1)
+  lease(id, entry, length)
+  call('ZADD', Q .. 'turns', 'XX', call('INCR', Q .. 'turn'), batch)
+  call('SET', Q .. 'asked:' .. ticket, id, 'PX', length)
+  return told(id)
+end
+
+for batch in members('turns', look) do
+  for way in members('routes:' .. batch, look - looked) do
+    looked = looked + 1
+    local source, destination = string.match(way, '^(.*)>(.*)$')
+    if has_room('out', source) and has_room('in', destination) then return hand_out(batch, way) end
+  end
+  passed[#passed + 1] = batch
+  if looked >= look then break end
+end
+if looked >= look then
+  for _, batch in ipairs(passed) do call('ZADD', Q .. 'turns', call('INCR', Q .. 'turn'), batch) end
+end
+return false
+"""
+
+RENEW = """
+local entry = get(ARGV[1])
+if entry.ticket ~= ARGV[2] or entry.state ~= 'taken' then return 0 end
+if tonumber(call('ZSCORE', Q .. 'taken', ARGV[1])) <= now then return 0 end
+lease(ARGV[1], entry, tonumber(ARGV[3]))
+return 1
+"""
+
+DONE = """
+local entry = get(ARGV[1])
+if entry.ticket ~= ARGV[2] then return 0 end
+forget(ARGV[1], entry)
+return 1
+"""
+
+GIVE_BACK = """
+local id, ticket, delay, why, blameless = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5] == '1'
+local entry = get(id)
+if entry.ticket ~= ticket then return 'lost' end
+if entry.state ~= 'taken' then return entry.state end
+if blameless then
+  entry.tries = entry.tries - 1
+  set(id, 'tries', entry.tries)
+end
+return again(id, entry, delay, why)
+"""
+
+REMOVE = """
+local entry = get(ARGV[1])
+if entry.state == nil or entry.state == 'taken' then return 0 end
+forget(ARGV[1], entry)
+return 1
+"""
+
+REPRIORITISE = """
+local id, entry = ARGV[1], get(ARGV[1])
+if entry.state ~= 'waiting' and entry.state ~= 'later' then return 0 end
+entry.priority = ARGV[2]
+set(id, 'priority', entry.priority)
+if entry.state == 'waiting' then wait(id, entry) end
+return 1
+"""
+
+WAITING = """
+local count, lines, rows, out, into = tonumber(ARGV[1]), {}, {}, {}, {}
+local function row(id, due)
+  local entry = get(id)
+  rows[#rows + 1] = {id, entry.batch, entry.priority, entry.source, entry.destination, entry.tries, entry.why, due,
+    held('out:' .. entry.source), held('in:' .. entry.destination)}
+end
+for _, batch in ipairs(call('ZRANGE', Q .. 'turns', 0, count - 1)) do
+  local all = {}
+  for _, way in ipairs(call('ZRANGE', Q .. 'routes:' .. batch, 0, count - 1)) do
+    local some = call('ZRANGE', line(batch, way), 0, count - 1, 'WITHSCORES')
+    for i = 1, #some, 2 do all[#all + 1] = {tonumber(some[i + 1]), some[i]} end
+  end
+  table.sort(all, function(a, b) return a[1] < b[1] end)
+  lines[#lines + 1] = all
+end
+for round = 1, count do
+  for _, all in ipairs(lines) do
+    if all[round] and #rows < count then row(all[round][2], 0) end
+  end
+end
+local later = call('ZRANGE', Q .. 'later', 0, count - 1, 'WITHSCORES')
+for i = 1, #later, 2 do
+  if #rows < count then row(later[i], math.max(1, later[i + 1] - now)) end
+end
+return {held('taken'), rows}
+"""
+
+HELD = """
+local rows, all = {}, call('ZRANGEBYSCORE', Q .. 'taken', '(' .. text(now), '+inf', 'WITHSCORES')
+for i = 1, #all, 2 do rows[#rows + 1] = {all[i], get(all[i]).holder, all[i + 1] - now} end
+return rows
+"""
+
+GIVEN_UP = """
+local rows = {}
+for _, id in ipairs(call('ZRANGE', Q .. 'given-up', 0, ARGV[1] - 1)) do rows[#rows + 1] = told(id) end
+return rows
+"""
+
+COUNTS = """
+local later, taken, given_up = call('ZCARD', Q .. 'later'), call('ZCARD', Q .. 'taken'), call('ZCARD', Q .. 'given-up')
+return {call('SCARD', Q .. 'ids') - later - taken - given_up, later, taken, given_up}
+"""
+
+
+class Standing(StrEnum):
+    """Where a migration stands in the queue; ``lost`` to one who held it: somebody else does, or it is gone."""
+
+    WAITING = "waiting"
+    LATER = "later"
+    TAKEN = "taken"
+    GIVEN_UP = "given-up"
+    LOST = "lost"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many migrations from the queue may be under way at once: in the cluster, and out of and into each host.
+
+    Nothing leaves or enters a host that is not named.
+    """
+
+    cluster: int
+    outgoing: Mapping[str, int]
+    incoming: Mapping[str, int]
+
+    @classmethod
+    def of(cls, hosts: Mapping[str, HostInfo | None], cluster: int) -> Limits:
+        """Return the limits that hosts announce: silent ones have none, and nothing goes to those that are cordoned."""
+        alive = [info for info in hosts.values() if info]
+        return cls(
+            cluster,
+            {info.name: info.max_outgoing for info in alive},
+            {info.name: info.max_incoming for info in alive if not info.cordoned},
+        )
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A migration to queue: its id, the batch it belongs to, and what was asked for.
+
+    ``plan`` holds the options of a Plan, source and destination among them. A higher ``priority`` goes first in its
+    batch. It is not handed out before ``delay_s`` have passed.
+    """
+
+    id: str
+    batch: str
+    plan: Json
+    priority: int = 0
+    delay_s: float = 0
+
+    def check(self) -> None:
+        """Raise UsageError for anything that can not be queued; what was queued by another version is not checked."""
+        if not MIGRATION_ID.fullmatch(self.id):
+            raise UsageError(f"{self.id!r} is not the id of a migration.")
+        if not BATCH_ID.fullmatch(self.batch):
+            raise UsageError(f"{self.batch!r} is not the id of a batch.")
+        check_priority(self.priority)
+        Plan.from_json(self.plan)
+
+    def packed(self) -> Json:
+        """Return what the script that queues it reads. Raises UsageError."""
+        self.check()
+        named = {"id": self.id, "batch": self.batch, "priority": self.priority, "delay": _ms(self.delay_s)}
+        hosts = {"source": self.plan["source"], "destination": self.plan["destination"]}
+        return {**named, **hosts, "plan": json.dumps(self.plan)}
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A migration that was handed out; ``ticket`` tells this handing out from any other of the same migration."""
+
+    entry: Entry
+    holder: str
+    ticket: str
+    tries: int
+
+
+@dataclass(frozen=True)
+class GivenUp:
+    """A migration that failed too often, and why it did the last time."""
+
+    entry: Entry
+    tries: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """One that waits, for people: its position in the whole queue, and why it waits."""
+
+    position: int
+    id: str
+    batch: str
+    priority: int
+    source: str
+    destination: str
+    tries: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Held:
+    """A migration that was handed out, who holds it, and for how long unless the holder renews it."""
+
+    id: str
+    holder: str
+    expires_s: float
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many migrations wait, wait for a time, are under way, and were given up."""
+
+    waiting: int
+    later: int
+    taken: int
+    given_up: int
+
+
+class Queue:
+    """Reads and writes the queue. Every method raises StoreUnreachable when Redis does not answer."""
+
+    def __init__(self, store: Store, lease_s: float) -> None:
+        self._store = store
+        self._lease_s = lease_s
+
+    def put(self, entries: Iterable[Entry]) -> int:
+        """Queue migrations and return how many are new: an id that is queued already stays as it is.
+
+        Raises UsageError before any is queued. Some hundreds at a time are queued at one instant; if Redis goes away
+        in between, put all of them again.
+        """
+        packed = [each.packed() for each in entries]
+        chunks = [packed[start : start + CHUNK] for start in range(0, len(packed), CHUNK)]
+        return sum(int(self._run(PUT, json.dumps(chunk))) for chunk in chunks)
+
+    def take(self, holder: str, limits: Limits, look: int = LOOK) -> Taken | None:
+        """Return the migration whose turn it is among those for which there is room, and hold its places; or None.
+
+        ``look`` bounds past how many routes whose hosts are full it looks.
+        """
+        ticket = uuid.uuid4().hex
+        hosts = json.dumps({"out": dict(limits.outgoing), "in": dict(limits.incoming)})
+        answer = self._run(TAKE, ticket, holder, _ms(self._lease_s), look, limits.cluster, hosts)
+        if answer is None:
+            return None
+        entry, fields = _entry(answer)
+        return Taken(entry, fields["holder"], fields["ticket"], int(fields["tries"]))
+
+    def renew(self, taken: Taken) -> bool:
+        """Hold its places for longer; False if they were lost: it fell silent for too long."""
+        return bool(self._run(RENEW, taken.entry.id, taken.ticket, _ms(self._lease_s)))
+
+    def done(self, taken: Taken) -> bool:
+        """Forget a migration that has come to its end; False if somebody else holds it now, or nobody knows it."""
+        return bool(self._run(DONE, taken.entry.id, taken.ticket))
+
+    def give_back(self, taken: Taken, why: str, *, delay_s: float | None = None, blameless: bool = False) -> Standing:
+        """End a try that failed; the migration waits again for ``delay_s``, or for longer from try to try.
+
+        A ``blameless`` one does not count. Returns where the migration stands now.
+        """
+        delay_s = back_off_s(taken.tries) if delay_s is None else delay_s
+        return Standing(self._run(GIVE_BACK, taken.entry.id, taken.ticket, _ms(delay_s), why, int(blameless)))
+
+    def remove(self, migration: str) -> bool:
+        """Take a migration out that waits or was given up; False if it is under way, or not known."""
+        return bool(self._run(REMOVE, migration))
+
+    def reprioritise(self, migration: str, priority: int) -> bool:
+        """Give a migration that waits another priority; False if it does not wait. Raises UsageError."""
+        check_priority(priority)
+        return bool(self._run(REPRIORITISE, migration, priority))
+
+    def waiting(self, limits: Limits, count: int = 100) -> list[Waiting]:
+        """Return the first that wait, in the order in which they would go if all hosts had room, and why they wait."""
+        taken, rows = self._run(WAITING, count)
+        return [_waiting(place, row, int(taken), limits) for place, row in enumerate(rows, 1)]
+
+    def held(self) -> list[Held]:
+        """Return the migrations that are held, by the end of their leases."""
+        return [Held(name, holder, int(left) / 1000) for name, holder, left in self._run(HELD)]
+
+    def given_up(self, count: int = 100) -> list[GivenUp]:
+        """Return migrations that were given up, the oldest first; ``remove`` each when that was told to people."""
+        found = [_entry(row) for row in self._run(GIVEN_UP, count)]
+        return [GivenUp(entry, int(fields["tries"]), fields["why"]) for entry, fields in found]
+
+    def counts(self) -> Counts:
+        """Return how many there are of each kind."""
+        return Counts(*(int(number) for number in self._run(COUNTS)))
+
+    def _run(self, script: str, *arguments: str | int) -> Any:  # noqa: ANN401  (each script has an answer of its own)
+        return self._store.script(PRELUDE + script, arguments)
+
+
+def back_off_s(tries: int) -> float:
+    """Return how long a migration waits that has failed so often."""
+    return float(BACK_OFF_S * 2 ** (tries - 1))
+
+
+def check_priority(priority: object) -> None:
+    """Raise UsageError for anything that is no priority."""
+    if not isinstance(priority, int) or isinstance(priority, bool) or abs(priority) > PRIORITIES:
+        raise UsageError(f"A priority is a whole number from -{PRIORITIES} to {PRIORITIES}, not {priority!r}.")
+
+
+def _ms(seconds: float) -> int:
+    return max(0, int(seconds * 1000))
+
+
+def _entry(told: Sequence[Any]) -> tuple[Entry, dict[str, str]]:
+    """Return an entry and all its fields from what a script told of it."""
+    name, flat = told
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    return Entry(name, fields["batch"], json.loads(fields["plan"]), int(fields["priority"])), fields
+
+
+def _waiting(position: int, row: Sequence[Any], taken: int, limits: Limits) -> Waiting:
+    name, batch, priority, source, destination, tries, last, due, out, into = row
+    if int(due):
+        why = f"{tries} of {MAX_TRIES} tries failed: {last}; next in {int(due) / 1000:.0f} s" if int(tries) else ""
+        why = why or f"not before {int(due) / 1000:.0f} s from now"
+    else:
+        why = _why_it_waits(source, destination, (int(out), int(into), taken), limits)
+    return Waiting(position, name, batch, int(priority), source, destination, int(tries), why)
+
+
+def _why_it_waits(source: str, destination: str, counts: tuple[int, int, int], limits: Limits) -> str:
+    out, into, taken = counts
+    if source not in limits.outgoing:
+        return f"{source} does not answer"
+    if destination not in limits.incoming:
+        return f"{destination} does not answer or is cordoned"
+    if out >= limits.outgoing[source]:
+        return f"{out} of {limits.outgoing[source]} leave {source} already"
+    if into >= limits.incoming[destination]:
+        return f"{into} of {limits.incoming[destination]} come to {destination} already"
+    if taken >= limits.cluster:
+        return f"{taken} of {limits.cluster} are under way in the cluster already"
+    return "its turn comes"

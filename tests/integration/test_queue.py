@@ -1,0 +1,560 @@
+"""The queue, in a real Redis: who goes next, within which limits, and what becomes of holders that fall silent."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sojourn.errors import UsageError
+from sojourn.model import Json
+from sojourn.queue import MAX_TRIES, PRELUDE, TAKE, Counts, Entry, Limits, Queue, Standing, Taken, back_off_s
+from sojourn.registry import HostInfo
+from sojourn.store import Store
+from tests.conftest import eventually
+from tests.integration.conftest import Redis
+
+HOSTS = ("alpha", "beta", "gamma", "delta")
+
+
+def limits(each: int = 1000, *, cluster: int = 1000, **of_host: tuple[int, int]) -> Limits:
+    """Return limits that are the same for all hosts, but for those of which outgoing and incoming are said."""
+    both = {name: of_host.get(name, (each, each)) for name in HOSTS}
+    return Limits(
+        cluster, {name: out for name, (out, _) in both.items()}, {name: into for name, (_, into) in both.items()}
+    )
+
+
+WIDE, NOTHING = limits(), limits(cluster=0)
+
+
+def entry(
+    batch: str = "batch", priority: int = 0, source: str = "alpha", destination: str = "beta", **plan: Any
+) -> Entry:
+    """Return a new entry."""
+    return Entry(
+        str(uuid.uuid4()), batch, {"pid": 4242, "source": source, "destination": destination, **plan}, priority
+    )
+
+
+def many(count: int, batch: str, source: str = "alpha", destination: str = "beta") -> list[Entry]:
+    """Return some new entries of one batch."""
+    return [entry(batch, source=source, destination=destination) for _ in range(count)]
+
+
+@pytest.fixture
+def store(redis: Redis) -> Store:
+    """Give out an empty Redis."""
+    store = Store(redis.url)
+    store.script("return redis.call('FLUSHALL')")
+    return store
+
+
+@pytest.fixture
+def queue(store: Store) -> Iterator[Queue]:
+    """Give out an empty queue; at the end, nothing may be left behind of what is not in it."""
+    yield Queue(store, 30)
+    _check_sound(store)
+
+
+def _check_sound(store: Store) -> None:
+    """Each id stands in exactly one place; a route stands by its first entry, and neither it nor a batch is empty."""
+    keys = store.script("return redis.call('KEYS', 'sojourn:queue:*')")
+    names = {key.removeprefix("sojourn:queue:") for key in keys}
+    ids = store.members("sojourn:queue:ids")
+    assert {name.removeprefix("entry:") for name in names if name.startswith("entry:")} == ids
+    lines = {name for name in names if name.startswith("line:")}
+    placed = [each for name in {"later", "taken", "given-up"} | lines for each in _ranked(store, name)]
+    assert sorted(placed) == sorted(ids)
+    assert {f"routes:{batch}" for batch in _ranked(store, "turns")} == {n for n in names if n.startswith("routes:")}
+    routes = {f"line:{batch}:{way}" for batch in _ranked(store, "turns") for way in _ranked(store, f"routes:{batch}")}
+    assert routes == lines
+    for name in lines:
+        _, batch, way = name.split(":")
+        assert _ranked(store, f"routes:{batch}")[way] == next(iter(_ranked(store, name).values()))
+
+
+def _ranked(store: Store, name: str) -> dict[str, float]:
+    """Return a sorted set of the queue, lowest first."""
+    flat = store.script("return redis.call('ZRANGE', ARGV[1], 0, -1, 'WITHSCORES')", [f"sojourn:queue:{name}"])
+    return {member: float(score) for member, score in zip(flat[::2], flat[1::2], strict=True)}
+
+
+def taken_by(queue: Queue, allowed: Limits = WIDE, holder: str = "one") -> Taken:
+    """Take what must be there."""
+    taken = queue.take(holder, allowed)
+    assert taken
+    return taken
+
+
+def soon_taken_by(queue: Queue) -> Taken:
+    """Take what is not due yet, or not expired, as soon as it is."""
+    found = eventually(lambda: queue.take("one", WIDE))
+    assert found
+    return found
+
+
+def drained(queue: Queue, allowed: Limits = WIDE) -> list[Entry]:
+    """Take as long as there is something to take."""
+    found = iter(lambda: queue.take("one", allowed), None)
+    return [taken.entry for taken in found]
+
+
+def test_what_was_put_is_taken_once(queue: Queue) -> None:
+    """It comes back as it was put, and then no more; when it is done, nothing of it is left."""
+    asked = entry("nightly", 7, tcp_established=True)
+    assert queue.put([asked]) == 1
+    taken = taken_by(queue, holder="worker 1")
+    assert (taken.entry, taken.holder, taken.tries) == (asked, "worker 1", 1)
+    assert queue.take("worker 2", WIDE) is None
+    assert queue.counts() == Counts(0, 0, 1, 0)
+    assert [(each.id, each.holder) for each in queue.held()] == [(asked.id, "worker 1")]
+    assert 29 < queue.held()[0].expires_s <= 30
+    assert queue.done(taken)
+    assert not queue.done(taken)
+    assert queue.counts() == Counts(0, 0, 0, 0)
+    assert queue.held() == []
+
+
+def test_putting_again_changes_nothing(queue: Queue) -> None:
+    """Whoever put a batch and does not know whether all of it arrived puts it again."""
+    first, second = entry(), entry()
+    queue.put([first])
+    assert queue.put([replace(first, priority=9), second]) == 1
+    taken = taken_by(queue)
+    assert taken.entry == first
+    assert queue.put([first]) == 0
+    assert drained(queue) == [second]
+    assert queue.put([]) == 0
+
+
+BAD: list[tuple[Json, str]] = [
+    ({"id": "x:y"}, "not the id of a migration"),
+    ({"batch": "a:b"}, "not the id of a batch"),
+    ({"batch": ""}, "not the id of a batch"),
+    ({"priority": 1001}, "A priority is a whole number from -1000 to 1000, not 1001"),
+    ({"priority": True}, "A priority is"),
+    ({"plan": {"pid": 1, "source": "alpha", "destination": "beta"}}, "PID 1"),
+    ({"plan": {"pid": 7, "source": "alpha", "destination": "b>c"}}, "not a name of a host"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD, ids=lambda each: each if isinstance(each, str) else "")
+def test_what_can_not_be_queued(queue: Queue, change: Json, message: str) -> None:
+    """One that makes no sense keeps all out."""
+    with pytest.raises(UsageError, match=message):
+        queue.put([entry(), replace(entry(), **change)])
+    assert queue.counts() == Counts(0, 0, 0, 0)
+
+
+def test_what_another_version_queued(store: Store, queue: Queue) -> None:
+    """An option that is not known here any more is handed out as it is: whoever takes it says what is wrong."""
+    asked = entry()
+    queue.put([asked])
+    store.put_fields(f"sojourn:queue:entry:{asked.id}", {"plan": json.dumps({**asked.plan, "colour": "blue"})})
+    assert taken_by(queue).entry.plan["colour"] == "blue"
+
+
+def test_by_priority_then_first_come(queue: Queue) -> None:
+    """Within a batch; over routes too; negative priorities go last."""
+    ranks = [0, -1000, 5, 0, 1000, 5]
+    asked = [entry(priority=rank, destination=HOSTS[1 + number % 3]) for number, rank in enumerate(ranks)]
+    queue.put(asked)
+    assert drained(queue) == [asked[index] for index in (4, 2, 5, 0, 3, 1)]
+
+
+def test_a_priority_that_is_changed(queue: Queue) -> None:
+    """One that waits moves, for now or for later; one that is under way or unknown does not."""
+    first, second, third = asked = many(3, "batch")
+    late = replace(entry(), delay_s=0.05)
+    queue.put([*asked, late])
+    assert queue.reprioritise(third.id, 1)
+    assert queue.reprioritise(first.id, -1)
+    assert queue.reprioritise(late.id, -2)
+    assert [each.id for each in queue.waiting(WIDE)] == [third.id, second.id, first.id, late.id]
+    assert taken_by(queue).entry == replace(third, priority=1)
+    assert not queue.reprioritise(third.id, 2)
+    assert not queue.reprioritise("unknown-0", 2)
+    with pytest.raises(UsageError):
+        queue.reprioritise(first.id, 10**6)
+    eventually(lambda: queue.take("nobody", NOTHING) is None and queue.counts().later == 0)
+    assert [each.id for each in drained(queue)] == [second.id, first.id, late.id]
+
+
+def test_a_batch_of_1000_and_one_of_3(queue: Queue) -> None:
+    """The small one that comes later does not wait for the large one: they take turns, and a third joins in."""
+    queue.put(many(1000, "large"))
+    started = [taken_by(queue) for _ in range(10)]
+    queue.put(many(3, "small"))
+    assert [taken_by(queue).entry.batch for _ in range(8)] == ["large", "small"] * 3 + ["large"] * 2
+    queue.put([*many(2, "b"), *many(2, "c")])
+    assert [taken_by(queue).entry.batch for _ in range(7)] == ["large", "b", "c", "large", "b", "c", "large"]
+    assert {taken.entry.batch for taken in started} == {"large"}
+
+
+def test_new_batches_do_not_push_in(queue: Queue) -> None:
+    """However many small batches come, a large one has its turn in each round."""
+    queue.put(many(10, "large"))
+    taken = []
+    for number in range(10):
+        queue.put([entry(f"small-{number}-{part}") for part in range(2)])
+        taken += [taken_by(queue).entry.batch for _ in range(2)]
+    assert taken.count("large") >= 5
+
+
+def test_a_high_priority_is_one_of_its_batch(queue: Queue) -> None:
+    """It does not push other batches aside."""
+    queue.put([*many(2, "a"), *(replace(each, priority=1000) for each in many(2, "b"))])
+    assert [each.batch for each in drained(queue)] == ["a", "b", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "count", "why"),
+    [
+        (limits(alpha=(2, 9)), 2, "2 of 2 leave alpha already"),
+        (limits(beta=(9, 3)), 3, "3 of 3 come to beta already"),
+        (limits(cluster=4), 4, "4 of 4 are under way in the cluster already"),
+        (limits(cluster=0), 0, "0 of 0 are under way in the cluster already"),
+        (limits(alpha=(0, 9)), 0, "0 of 0 leave alpha already"),
+        (Limits(9, {"beta": 9}, {"beta": 9}), 0, "alpha does not answer"),
+        (Limits(9, {"alpha": 9}, {"alpha": 9}), 0, "beta does not answer or is cordoned"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_limits(queue: Queue, allowed: Limits, count: int, why: str) -> None:
+    """So many are handed out and no more; who waits is told why; one that is done makes room for one."""
+    queue.put(many(6, "batch"))
+    taken = list(iter(lambda: queue.take("one", allowed), None))
+    assert len(taken) == count
+    assert [each.why for each in queue.waiting(allowed)] == [why] * (6 - count)
+    if taken:
+        queue.done(taken[0])
+        assert taken_by(queue, allowed)
+        assert queue.take("one", allowed) is None
+
+
+def test_who_has_room_is_not_kept_by_who_has_not(queue: Queue) -> None:
+    """Behind 500 of a batch that wait for a full host, the ones between other hosts go, in this batch and others."""
+    queue.put([*many(500, "a"), *many(500, "b"), entry("a", -9, "gamma", "delta"), entry("b", -9, "delta", "gamma")])
+    allowed = limits(alpha=(1, 1))
+    assert [(each.batch, each.plan["source"]) for each in drained(queue, allowed)] == [
+        ("a", "alpha"),
+        ("b", "delta"),
+        ("a", "gamma"),
+    ]
+
+
+def test_looking_has_a_bound_and_gets_round_nevertheless(queue: Queue) -> None:
+    """A call that looks past ten routes only comes to the last of many batches after some calls."""
+    queue.put([entry(f"blocked-{number}") for number in range(45)])
+    last = entry("last", 0, "gamma", "delta")
+    queue.put([last])
+    allowed = limits(alpha=(0, 9))
+    calls = [queue.take("one", allowed, look=10) for _ in range(6)]
+    assert [number for number, taken in enumerate(calls) if taken] == [4]
+    assert len(drained(queue)) == 45
+
+
+def test_looking_past_many_routes_of_many_batches(queue: Queue) -> None:
+    """One call finds the only one for which there is room, wherever it stands."""
+    hosts = [f"host-{number}" for number in range(20)]
+    pairs = [(one, other) for one in hosts for other in hosts if one != other]
+    queue.put([entry(f"batch-{number % 20}", 0, *pair) for number, pair in enumerate(pairs)])
+    for source, destination in (pairs[0], pairs[187], pairs[-1]):
+        taken = taken_by(queue, Limits(1000, {source: 1000}, {destination: 1000}))
+        assert (taken.entry.plan["source"], taken.entry.plan["destination"]) == (source, destination)
+
+
+def test_the_limits_that_hosts_announce() -> None:
+    """Silent hosts have none, and nothing goes to those that are cordoned."""
+    alpha = HostInfo("alpha", "", "", "", "", "", 1, 1, 1, 0, 0.0, max_outgoing=3, max_incoming=5)
+    beta = replace(alpha, name="beta", cordoned=True)
+    found = Limits.of({"alpha": alpha, "beta": beta, "gamma": None}, 9)
+    assert found == Limits(9, {"alpha": 3, "beta": 3}, {"alpha": 5})
+
+
+def test_a_holder_that_falls_silent(store: Store) -> None:
+    """Its places come free and its migrations are handed out again; what it says later changes nothing."""
+    queue, allowed = Queue(store, 0.2), limits(cluster=2)
+    queue.put(many(3, "batch"))
+    lost, kept = taken_by(queue, allowed, "silent"), taken_by(queue, allowed, "loud")
+    assert queue.take("third", allowed) is None
+
+    def again() -> Taken | None:
+        assert queue.renew(kept)
+        return queue.take("third", allowed)
+
+    found = eventually(again)
+    assert found
+    assert (found.entry, found.tries, found.holder) == (lost.entry, 2, "third")
+    assert not queue.renew(lost)
+    assert not queue.done(lost)
+    assert queue.give_back(lost, "late") == Standing.LOST
+    assert queue.renew(kept)
+    assert {each.holder for each in queue.held()} == {"loud", "third"}
+    assert queue.done(found)
+    _check_sound(store)
+
+
+def test_a_silent_holder_that_was_not_missed(store: Store) -> None:
+    """Its lease has expired but nobody took the migration since: that it came to its end counts, renewing does not."""
+    queue = Queue(store, 0.05)
+    queue.put(many(2, "batch"))
+    first, second = taken_by(queue), taken_by(queue)
+    eventually(lambda: not queue.held())
+    assert not queue.renew(first)
+    assert queue.done(first)
+    assert queue.take("nobody", NOTHING) is None  # brings the other back into the line
+    assert queue.counts() == Counts(1, 0, 0, 0)
+    assert not queue.renew(second)
+    assert queue.give_back(second, "late") == Standing.WAITING
+    assert queue.done(second)
+    assert queue.counts() == Counts(0, 0, 0, 0)
+    _check_sound(store)
+
+
+def test_the_places_of_hosts_vanish_by_themselves(store: Store) -> None:
+    """Without anybody's call, nothing but the entry and the list of what was taken remains of an expired lease."""
+    queue = Queue(store, 0.1)
+    queue.put(many(1, "batch"))
+    taken_by(queue)
+    keys = ["sojourn:queue:out:alpha", "sojourn:queue:in:beta"]
+    assert all(_ranked(store, key.removeprefix("sojourn:queue:")) for key in keys)
+    eventually(lambda: store.script("return redis.call('EXISTS', unpack(ARGV))", keys) == 0)
+
+
+def test_longer_and_shorter_leases_of_one_host(store: Store) -> None:
+    """A short lease does not end the places that are held for longer."""
+    patient, hasty = Queue(store, 30), Queue(store, 0.05)
+    patient.put(many(3, "batch"))
+    taken_by(patient)
+    taken_by(hasty)
+    eventually(lambda: len(patient.held()) == 1)
+    time.sleep(0.1)
+    assert len(_ranked(store, "out:alpha")) >= 1
+    assert hasty.take("one", limits(alpha=(1, 1))) is None
+
+
+def test_three_tries(queue: Queue) -> None:
+    """Whoever fails waits, longer from try to try, and is given up after the third; nobody else waits for it."""
+    failing, other = entry(priority=5), entry()
+    queue.put([failing, other])
+    assert queue.give_back(taken_by(queue), "the disk was full", delay_s=0.05) == Standing.LATER
+    assert taken_by(queue).entry == other
+    (waiting,) = queue.waiting(WIDE)
+    assert waiting.why.startswith("1 of 3 tries failed: the disk was full; next in ")
+    second = soon_taken_by(queue)
+    assert (second.entry, second.tries) == (failing, 2)
+    assert queue.give_back(second, "the disk was full", delay_s=0) == Standing.WAITING
+    third = taken_by(queue)
+    assert third.tries == MAX_TRIES
+    assert queue.give_back(third, "the disk was still full") == Standing.GIVEN_UP
+    assert queue.take("one", WIDE) is None
+    (gone,) = queue.given_up()
+    assert (gone.entry, gone.tries, gone.why) == (failing, 3, "the disk was still full")
+    assert queue.counts() == Counts(0, 0, 1, 1)
+    assert queue.remove(failing.id)
+    assert queue.given_up() == []
+
+
+def test_back_off() -> None:
+    """Five seconds, then ten."""
+    assert [back_off_s(tries) for tries in (1, 2, 3)] == [5, 10, 20]
+
+
+def test_back_off_is_what_counts_where_nothing_is_said(queue: Queue) -> None:
+    """The delay comes from the number of tries."""
+    queue.put([entry()])
+    assert queue.give_back(taken_by(queue), "no") == Standing.LATER
+    assert queue.waiting(WIDE)[0].why == "1 of 3 tries failed: no; next in 5 s"
+
+
+def test_holders_that_fall_silent_are_tries_too(store: Store) -> None:
+    """A migration that takes every holder down with it is not handed out for ever."""
+    queue = Queue(store, 0.03)
+    queue.put([entry()])
+    found = []
+
+    def given_up() -> bool:
+        found.append(queue.take("doomed", WIDE))
+        return bool(queue.given_up())
+
+    eventually(given_up)
+    assert [taken.tries for taken in found if taken] == [1, 2, 3]
+    assert queue.given_up()[0].why == "doomed fell silent"
+    _check_sound(store)
+
+
+def test_what_is_nobodys_fault_is_no_try(queue: Queue) -> None:
+    """A worker that ends on purpose gives back what it has not begun, as often as it likes."""
+    queue.put([entry()])
+    for _ in range(5):
+        taken = taken_by(queue)
+        assert taken.tries == 1
+        assert queue.give_back(taken, "the worker ends", delay_s=0, blameless=True) == Standing.WAITING
+
+
+def test_not_before_a_time(queue: Queue) -> None:
+    """An entry can be put for later; it is seen meanwhile and can be taken out."""
+    soon, late = replace(entry(), delay_s=0.1), replace(entry(), delay_s=60)
+    queue.put([soon, late])
+    assert queue.take("one", WIDE) is None
+    assert [each.why for each in queue.waiting(WIDE)][1] == "not before 60 s from now"
+    assert soon_taken_by(queue).entry.id == soon.id
+    assert queue.counts() == Counts(0, 1, 1, 0)
+    assert queue.remove(late.id)
+
+
+def test_taken_out(queue: Queue) -> None:
+    """Only what is not under way can be taken out, once; its place in the line closes."""
+    first, second, third = asked = many(3, "batch")
+    queue.put(asked)
+    taken = taken_by(queue)
+    assert taken.entry == first
+    assert not queue.remove(first.id)
+    assert queue.remove(second.id)
+    assert not queue.remove(second.id)
+    assert not queue.remove("unknown-0")
+    assert drained(queue) == [third]
+
+
+def test_the_order_that_people_see_is_the_order_of_handing_out(queue: Queue) -> None:
+    """Over batches, routes and priorities, as far as they look."""
+    for number in range(60):
+        queue.put([entry(f"b{number % 4}", number % 7, *(("alpha", "beta"), ("beta", "gamma"))[number % 2])])
+    for _ in range(5):
+        taken_by(queue)
+    seen = queue.waiting(WIDE, 20)
+    assert [each.position for each in seen] == list(range(1, 21))
+    assert {each.why for each in seen} == {"its turn comes"}
+    assert [each.id for each in seen] == [taken_by(queue).entry.id for _ in range(20)]
+
+
+def test_a_call_that_is_sent_twice(store: Store, queue: Queue) -> None:
+    """When the answer is lost on its way the client sends the call again: it is given the same, not a second one."""
+    queue.put(many(2, "batch"))
+    hosts = json.dumps({"out": {"alpha": 9}, "in": {"beta": 9}})
+    first, second = (store.script(PRELUDE + TAKE, ["ticket", "one", 30_000, 9, 9, hosts]) for _ in range(2))
+    assert first == second
+    assert queue.counts() == Counts(1, 0, 1, 0)
+
+
+TIGHT = limits(3, cluster=5, beta=(1, 2))
+
+#: A count of what is under way that does not come from the queue; what was counted too often is remembered.
+BEGIN = """
+for i = 2, #ARGV, 2 do
+  local under_way = redis.call('INCR', 'test:' .. ARGV[i])
+  if under_way > tonumber(ARGV[i + 1]) then redis.call('SADD', 'test:exceeded', ARGV[i]) end
+end
+return redis.call('HINCRBY', 'test:handed out', ARGV[1], 1)
+"""
+END = "for i = 2, #ARGV, 2 do redis.call('DECR', 'test:' .. ARGV[i]) end"
+
+
+def work(url: str, holder: str) -> int:
+    """Take and finish until nothing is left; the first try of one in seven fails. Return how many were finished."""
+    store, finished = Store(url), 0
+    queue = Queue(store, 30)
+    while store.members("sojourn:queue:ids"):
+        taken = queue.take(holder, TIGHT)
+        if not taken:
+            time.sleep(0.005)
+        else:
+            out, into = taken.entry.plan["source"], taken.entry.plan["destination"]
+            marks: list[str | int] = [
+                f"out:{out}",
+                TIGHT.outgoing[out],
+                f"in:{into}",
+                TIGHT.incoming[into],
+                "all",
+                TIGHT.cluster,
+            ]
+            store.script(BEGIN, [taken.entry.id, *marks])
+            fails = taken.tries == 1 and int(taken.entry.id[:8], 16) % 7 == 0
+            store.script(END, [taken.entry.id, *marks])
+            finished += not fails and queue.done(taken)
+            if fails:
+                queue.give_back(taken, "by chance", delay_s=0.01)
+    return finished
+
+
+def test_several_processes_at_once(redis: Redis, store: Store, queue: Queue) -> None:
+    """No limit is ever exceeded, nothing is handed out twice but what failed, and nothing is lost."""
+    asked = [
+        entry(f"batch-{number % 5}", number % 3, HOSTS[number % 4], HOSTS[(number + 1 + number % 3) % 4])
+        for number in range(250)
+    ]
+    asked = [each for each in asked if each.plan["source"] != each.plan["destination"]]
+    queue.put(asked)
+    with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as pool:
+        finished = list(pool.map(work, [redis.url] * 4, [f"worker-{number}" for number in range(4)]))
+    assert sum(finished) == len(asked)
+    assert min(finished) > 0
+    tries = {each.id: 1 + (int(each.id[:8], 16) % 7 == 0) for each in asked}
+    assert {name: int(count) for name, count in store.fields("test:handed out").items()} == tries
+    assert store.members("test:exceeded") == set()
+    assert queue.counts() == Counts(0, 0, 0, 0)
+
+
+def crash(url: str) -> None:
+    """Take two and end without a word."""
+    queue = Queue(Store(url), 0.3)
+    assert queue.take("crashing", WIDE)
+    assert queue.take("crashing", WIDE)
+
+
+def test_a_holder_that_crashes(redis: Redis, store: Store) -> None:
+    """What a process held that is gone is handed out to others after its lease, and only then."""
+    queue = Queue(store, 30)
+    asked = many(3, "batch")
+    queue.put(asked)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        pool.submit(crash, redis.url).result()
+    began = time.monotonic()
+    tries = Counter(soon_taken_by(queue).tries for _ in asked)
+    assert time.monotonic() - began < 5
+    assert tries == {2: 2, 1: 1}
+    _check_sound(store)
+
+
+def cost_us(queue: Queue, allowed: Limits) -> float:
+    """Return the median of what taking one and being done with it costs, in microseconds."""
+    costs = []
+    for _ in range(200):
+        began = time.perf_counter()
+        taken = taken_by(queue, allowed)
+        queue.done(taken)
+        costs.append((time.perf_counter() - began) * 1e6)
+        queue.put([taken.entry])
+    return sorted(costs)[len(costs) // 2]
+
+
+def test_the_cost_does_not_grow(queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    """Taking from ten thousand costs about what taking from ten does, also past those that wait for full hosts."""
+    queue.put(many(10, "few", "gamma", "delta"))
+    few = cost_us(queue, WIDE)
+    began = time.perf_counter()
+    queue.put([entry(f"batch-{number % 50}", number % 9) for number in range(10_000)])
+    put = (time.perf_counter() - began) * 1e6 / 10_000
+    lot = cost_us(queue, WIDE)
+    blocked = cost_us(queue, limits(alpha=(0, 9)))
+    began = time.perf_counter()
+    queue.waiting(WIDE, 100)
+    seen = (time.perf_counter() - began) * 1e3
+    figures = (
+        f"take and done: {few:.0f} us with 10 queued, {lot:.0f} us with 10,010, {blocked:.0f} us past a full host; "
+    )
+    with capsys.disabled():
+        sys.stdout.write(f"\n{figures}put: {put:.0f} us each; looking at the first 100: {seen:.0f} ms\n")
+    assert lot < 5 * few
+    assert blocked < 10 * few
