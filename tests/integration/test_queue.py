@@ -492,7 +492,7 @@ def test_several_processes_at_once(redis: Redis, store: Store, queue: Queue) -> 
     """No limit is ever exceeded, nothing is handed out twice but what failed, and nothing is lost."""
     asked = [
         entry(f"batch-{number % 5}", number % 3, HOSTS[number % 4], HOSTS[(number + 1 + number % 3) % 4])
-        for number in range(250)
+        for number in range(150)
     ]
     asked = [each for each in asked if each.plan["source"] != each.plan["destination"]]
     queue.put(asked)
