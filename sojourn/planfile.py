@@ -129,7 +129,7 @@ def _check_header(header: list[str]) -> None:
 
 def _cells(header: list[str], cells: list[str]) -> Json | str:
     """Return what a line says, its numbers and flags turned into such; a sentence if it has too many cells."""
-    if len(cells) > len(header):
+    if any(cells[len(header) :]):
         return f"{len(cells)} cells for {len(header)} columns"
     return {name: _value(name, cell) for name, cell in zip(header, cells, strict=False) if cell}
 
