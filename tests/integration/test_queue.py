@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import random
 import sys
 import time
 import uuid
@@ -446,6 +447,82 @@ def test_a_call_that_is_sent_twice(store: Store, queue: Queue) -> None:
     first, second = (store.script(PRELUDE + TAKE, ["ticket", "one", 30_000, 9, 9, hosts]) for _ in range(2))
     assert first == second
     assert queue.counts() == Counts(1, 0, 1, 0)
+
+
+class Expectation:
+    """What must be in the queue after whatever was done to it."""
+
+    def __init__(self, queue: Queue, chance: random.Random) -> None:
+        self.queue, self.chance = queue, chance
+        self.inside: set[str] = set()
+        self.taken: dict[str, Taken] = {}
+        self.given_up: set[str] = set()
+
+    def act(self) -> None:
+        """Do one thing and expect what comes of it."""
+        self.chance.choice([self.put, self.take, self.take, self.done, self.fail, self.remove, self.reprioritise])()
+
+    def put(self) -> None:
+        """Queue one, between any two hosts, perhaps for later."""
+        hosts = self.chance.sample(HOSTS, 2)
+        asked = entry(f"batch-{self.chance.randrange(4)}", self.chance.randrange(-2, 3), *hosts)
+        assert self.queue.put([replace(asked, delay_s=self.chance.choice([0, 0, 3600]))]) == 1
+        self.inside.add(asked.id)
+
+    def take(self) -> None:
+        """Take one, if there is room for one."""
+        taken = self.queue.take("one", TIGHT)
+        if taken:
+            assert taken.entry.id in self.inside - set(self.taken) - self.given_up
+            self.taken[taken.entry.id] = taken
+
+    def done(self) -> None:
+        """Finish one that was taken, if there is one."""
+        for name, taken in list(self.taken.items())[:1]:
+            assert self.queue.done(taken)
+            del self.taken[name]
+            self.inside.remove(name)
+
+    def fail(self) -> None:
+        """Fail with one that was taken."""
+        for name, taken in list(self.taken.items())[-1:]:
+            standing = self.queue.give_back(taken, "by chance", delay_s=self.chance.choice([0, 3600]))
+            assert (standing == Standing.GIVEN_UP) == (taken.tries == MAX_TRIES)
+            del self.taken[name]
+            self.given_up |= {name} if standing == Standing.GIVEN_UP else set()
+
+    def remove(self) -> None:
+        """Abort one, whichever."""
+        for name in self.chance.sample(sorted(self.inside), min(1, len(self.inside))):
+            assert self.queue.remove(name) == (name not in self.taken)
+            self.inside -= {name} - set(self.taken)
+            self.given_up &= self.inside
+
+    def reprioritise(self) -> None:
+        """Give another priority to one, whichever."""
+        for name in self.chance.sample(sorted(self.inside), min(1, len(self.inside))):
+            moved = self.queue.reprioritise(name, self.chance.randrange(-2, 3))
+            assert moved == (name not in self.taken and name not in self.given_up)
+
+
+def _holding(store: Store, way: str) -> set[str]:
+    """Return all that hold a place of a host."""
+    return {each for host in HOSTS for each in _ranked(store, f"{way}:{host}")}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_is_done_in_whatever_order(store: Store, queue: Queue, seed: int) -> None:
+    """After each of many operations the queue is sound, and what is in it is what must be in it."""
+    expected = Expectation(queue, random.Random(seed))
+    for _ in range(120):
+        expected.act()
+        _check_sound(store)
+        assert _holding(store, "out") == _holding(store, "in") == set(expected.taken)
+        counts = queue.counts()
+        assert (counts.taken, counts.given_up) == (len(expected.taken), len(expected.given_up))
+        assert counts.waiting + counts.later == len(expected.inside) - counts.taken - counts.given_up
+    waiting = {each.id for each in queue.waiting(TIGHT, 1000)}
+    assert waiting == expected.inside - set(expected.taken) - expected.given_up
 
 
 TIGHT = limits(3, cluster=5, beta=(1, 2))

@@ -59,7 +59,7 @@ def test_csv_of_other_programs(change: str) -> None:
 def test_json() -> None:
     """A list of objects with the same names; null says nothing; they are numbered from 1."""
     data: list[dict[str, Any]] = [
-        {"pid": 4242, "source": "alpha", "destination": "beta", "user": None},
+        {"pid": 4242, "source": "alpha", "destination": "beta", "user": None, "mode": None, "priority": None},
         {"all": True, "source": "beta", "priority": 3, "file_locks": True},
     ]
     assert planfile.read(json.dumps(data), as_json=True) == [

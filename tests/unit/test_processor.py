@@ -9,7 +9,7 @@ ALIKE = "processor\t: {}\nflags\t\t: fpu sse sse4_2 avx avx512f aes {}\nbugs\t\t
 
 def test_flags_of_programs_only() -> None:
     """What tells of the machine or of errata is left out: it differs between hosts that are alike to programs."""
-    text = ALIKE.format(0, "hypervisor constant_tsc la57 arch_perfmon vmx tsc_known_freq ibrs")
+    text = ALIKE.format(0, "hypervisor constant_tsc la57 arch_perfmon vmx tsc_known_freq ibrs xsaves xsaveerptr")
     assert processor.flags_in(text) == ("aes", "avx", "avx512f", "fpu", "sse", "sse4_2")
 
 
