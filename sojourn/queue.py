@@ -58,7 +58,7 @@ BACK_OFF_S = 5.0
 
 #: So many routes whose hosts are full one ``take`` looks past. If that was not enough, the batches it looked at go
 #: behind the others, and the next ``take`` looks at those.
-LOOK = 1000
+LOOK = 500
 
 #: So many that are due, and as many whose lease has expired, one ``take`` brings back into the line.
 SWEEP = 100
@@ -224,7 +224,11 @@ for batch in members('turns', look) do
   if looked >= look then break end
 end
 if looked >= look then
-  for _, batch in ipairs(passed) do call('ZADD', Q .. 'turns', call('INCR', Q .. 'turn'), batch) end
+  local turn, behind = call('INCRBY', Q .. 'turn', #passed) - #passed, {}
+  for place, batch in ipairs(passed) do
+    behind[2 * place - 1], behind[2 * place] = turn + place, batch
+  end
+  call('ZADD', Q .. 'turns', unpack(behind))
 end
 return false
 """

@@ -69,7 +69,7 @@ def test_what_is_meant(selector: Selector, chosen: list[int], refused: list[int]
 
 def test_a_tree_that_is_named_twice() -> None:
     """Whoever reads a host twice has a tree twice; it is selected once."""
-    assert Selector(all=True).pick([NGINX, JOB, NGINX]).chosen == (NGINX, JOB)
+    assert Selector(all=True).pick([NGINX, JOB, Grown(NGINX.pid, NGINX.members)]).chosen == (NGINX, JOB)
 
 
 @pytest.mark.parametrize(
