@@ -14,6 +14,7 @@ from sojourn.images import ImageDirectory
 from sojourn.journal import Entry, Journal
 from sojourn.ledger import Ledger
 from sojourn.model import Identity, Json, Member, Phase, Plan, Role, dead
+from sojourn.queue import Queue
 from sojourn.registry import Registry
 from sojourn.settings import Settings, load
 from sojourn.store import Store
@@ -25,7 +26,7 @@ KILL_ROUNDS = 200
 
 
 class Host:
-    """One host: its name, settings, journal, and its ways to the cluster's ledger and registry."""
+    """One host: its name, settings, journal, and its ways to the cluster's ledger, registry and queue."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -35,6 +36,7 @@ class Host:
         store = Store(settings.redis_url)
         self.ledger = Ledger(store, settings.keep_days * SECONDS_PER_DAY)
         self.registry = Registry(store)
+        self.queue = Queue(store, settings.lease_s)
 
     @property
     def action_script(self) -> Path:

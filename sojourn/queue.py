@@ -29,6 +29,7 @@ Keys, all beginning with ``sojourn:queue:``; none expires but where it says so:
 ``asked:<ticket>``        text: the id that a call was given, for when its answer is lost and it comes again; expires
                           like a lease
 ``given-up``              sorted set: ids that were given up, by when (ms)
+``looked``                text: there while a host has looked after the queue just now
 ``number``, ``turn``      counters
 
 Every operation is one script, so each is atomic. Time is Redis's own: no client's clock counts.
@@ -238,6 +239,27 @@ local entry = get(ARGV[1])
 if entry.ticket ~= ARGV[2] or entry.state ~= 'taken' then return 0 end
 if tonumber(call('ZSCORE', Q .. 'taken', ARGV[1])) <= now then return 0 end
 lease(ARGV[1], entry, tonumber(ARGV[3]))
+return 1
+"""
+
+HOLD = """
+local held = 0
+for i = 3, #ARGV do
+  local id, entry = ARGV[i], get(ARGV[i])
+  if entry.state and tonumber(entry.tries) > 0 then
+    leave(id, entry)
+    set(id, 'state', 'taken', 'holder', ARGV[1])
+    lease(id, entry, tonumber(ARGV[2]))
+    held = held + 1
+  end
+end
+return held
+"""
+
+END = """
+local entry = get(ARGV[1])
+if entry.state == nil then return 0 end
+forget(ARGV[1], entry)
 return 1
 """
 
@@ -470,6 +492,27 @@ class Queue:
     def renew(self, taken: Taken) -> bool:
         """Hold its places for longer; False if they were lost: it fell silent for too long."""
         return bool(self._run(RENEW, taken.entry.id, taken.ticket, _ms(self._lease_s)))
+
+    def hold(self, migrations: Sequence[str], holder: str) -> int:
+        """Hold the places of what is under way by a host's journal, whoever took it; return how many that are.
+
+        One whose lease had expired has its places again at once, as it never stopped using them. What is not in the
+        queue is passed over.
+        """
+        return int(self._run(HOLD, holder, _ms(self._lease_s), *migrations)) if migrations else 0
+
+    def end(self, migration: str) -> bool:
+        """Forget a migration that has come to its end, wherever it stands; False if nobody knows it here."""
+        return bool(self._run(END, migration))
+
+    def is_my_turn_to_look(self, every_s: float) -> bool:
+        """Whether nobody else in the cluster has looked after the queue for so long; if so, the caller should."""
+        return self._store.claim("sojourn:queue:looked", every_s)
+
+    def standing(self, migration: str) -> Standing | None:
+        """Return where a migration stands, None if it is not in the queue."""
+        state = self._store.field(f"sojourn:queue:entry:{migration}", "state")
+        return Standing(state) if state else None
 
     def done(self, taken: Taken) -> bool:
         """Forget a migration that has come to its end; False if somebody else holds it now, or nobody knows it."""

@@ -11,7 +11,7 @@ Keys:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 
 from sojourn.errors import HostUnreachable, Refused, UsageError
@@ -115,14 +115,15 @@ class Registry:
         self._check_known(name)
         self._store.remove_from_set(CORDONED, name)
 
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: Plan, hosts: Mapping[str, HostInfo | None] | None = None) -> None:
         """Refuse a plan that can not work between these hosts, before anything is sent to them.
 
+        ``hosts`` is a snapshot that the caller has; without one they are asked for now.
         Raises UsageError for a host that nobody knows, HostUnreachable for one whose worker is down, and
         Refused if the destination is cordoned or the two run CRIU versions that do not understand each other (the
         page server's header changed in 4.2).
         """
-        hosts = self.hosts()
+        hosts = self.hosts() if hosts is None else hosts
         source, destination = (_present(name, hosts) for name in (plan.source, plan.destination))
         if destination.cordoned:
             raise Refused(
@@ -147,7 +148,7 @@ def _unknown(name: str, known: Iterable[str]) -> UsageError:
     return UsageError(f"There is no host {name}.", f"Known hosts: {', '.join(known) or 'none'}.")
 
 
-def _present(name: str, hosts: dict[str, HostInfo | None]) -> HostInfo:
+def _present(name: str, hosts: Mapping[str, HostInfo | None]) -> HostInfo:
     if name not in hosts:
         raise _unknown(name, hosts)
     info = hosts[name]

@@ -63,6 +63,11 @@ class Store:
         with self._answering():
             self._redis.set(key, value, px=int(expire_s * 1000))
 
+    def claim(self, key: str, expire_s: float) -> bool:
+        """Set a key that vanishes by itself, unless it is there; False if it was."""
+        with self._answering():
+            return bool(self._redis.set(key, "", px=int(expire_s * 1000), nx=True))
+
     def values(self, keys: Sequence[str]) -> list[str | None]:
         """Return the values of keys, None for one that is not there; one instant for all of them."""
         with self._answering():

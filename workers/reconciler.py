@@ -19,7 +19,8 @@ from sojourn.original import resume_original
 from sojourn.recovery import Move, account_of, end_known, finish, next_move
 from workflows.app import the_app
 from workflows.conclude import close
-from workflows.recover import settle
+from workflows.dispatch import dispatch, make_room
+from workflows.recover import report_given_up, settle
 
 log = logging.getLogger("sojourn.reconciler")
 
@@ -48,8 +49,9 @@ class Reconciler:
 
     def look(self) -> None:
         """Move on every row that stands still; tell the ledger again what it has lost."""
-        with contextlib.suppress(StoreUnreachable):
+        with contextlib.suppress(StoreUnreachable, OperationalError):
             self._rebuild_ledger()
+            self._look_after_the_queue()
         for entry in self.host.journal.unfinished():
             try:
                 self._look_at(entry)
@@ -57,6 +59,13 @@ class Reconciler:
                 log.warning("%s", error, extra=self._context(entry))
         with contextlib.suppress(StoreUnreachable):
             self._tell_ends()
+
+    def _look_after_the_queue(self) -> None:
+        """Hold the places of what is under way here; begin what waits, of which one host in the cluster takes care."""
+        self.host.queue.hold([entry.id for entry in self.host.journal.unfinished()], self.host.name)
+        if self.host.queue.is_my_turn_to_look(self.host.settings.reconcile_s):
+            dispatch()
+            report_given_up()
 
     def _tell_ends(self) -> None:
         """Tell the end of what is at rest here although people do not know it: the last messages were lost."""
@@ -149,6 +158,7 @@ class Reconciler:
         with contextlib.suppress(StoreUnreachable):
             if not self._is_ended(entry.id):
                 self.host.ledger.tell_doubt(entry.id)
+                make_room(entry.id)
         self._say(entry, f"in doubt: {other} does not answer; {self.host.name} stays {entry.phase}")
 
     def _is_ended(self, migration: str) -> bool:

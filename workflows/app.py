@@ -14,7 +14,9 @@ from workflows.canvas import SHARED_QUEUE
 from workflows.signing import SignedRequest, signer
 
 #: The modules whose tasks a worker must know.
-MODULES = tuple(f"workflows.{name}" for name in ("migrate", "conclude", "recover", "survey", "logs", "check"))
+MODULES = tuple(
+    f"workflows.{name}" for name in ("migrate", "conclude", "dispatch", "recover", "survey", "logs", "check")
+)
 
 SHORTEST_KEY = 16
 

@@ -21,6 +21,7 @@ from sojourn.host import Host, this_host
 from sojourn.ledger import Account, Ledger
 from sojourn.model import Failure, Json, Message, Phase, Role, State, Verdict, dead, where_it_runs
 from sojourn.registry import Pace
+from workflows.dispatch import make_room
 
 #: What a dump is told to have failed of when it can not say why itself: its page server may.
 DUMP_KNOWS_NOT = {ChannelFailed.code, CriuFailed.code}
@@ -45,12 +46,14 @@ def close(app: Any, message: Message) -> Json:  # noqa: ANN401
     result = result_of(message, account)
     if account and account.result and not overrules(State(result["state"]), account.state):
         ledger.tell_state(message.id, account.state)  # whoever waits for an end must hear of it
+        make_room(message.id)
         return account.result
     if result["failure"]:
         ledger.tell_failure(message.id, Failure(**result["failure"]))
     ledger.close(message.id, result)
     _remember_pace(this_host(), result)
     answer(app, result)
+    make_room(message.id)
     return result
 
 
@@ -75,13 +78,13 @@ def answer(app: Any, result: Json) -> None:  # noqa: ANN401
         app.backend.store_result(result["id"], error_of(result), states.FAILURE)
 
 
-def refused(ledger: Ledger, message: Message, error: SojournError) -> MigrationError:
-    """Close the account of a migration that can not even begin, and return the error for the caller."""
+def not_begun(ledger: Ledger, message: Message, error: SojournError) -> Json:
+    """Close the account of a migration that can not even begin, and return its result."""
     state = State.UNREACHABLE if isinstance(error, HostUnreachable) else State.REFUSED
     failure = asdict(Failure(error.code, error.message, error.hint))
     result = {**result_of(message, None), "state": state, "owner": message.plan.source, "failure": failure}
     ledger.close(message.id, result)
-    return error_of(result)
+    return result
 
 
 def error_of(result: Json) -> MigrationError:

@@ -14,6 +14,8 @@ from celery.exceptions import Ignore
 from sojourn.errors import SojournError
 from sojourn.host import this_host
 from sojourn.model import Json, Message, Plan, State
+from sojourn.placement import Hosts
+from sojourn.queue import Entry
 from tasks.copy_images import copy_images
 from tasks.dump import dump, resume
 from tasks.examine import examine
@@ -22,9 +24,11 @@ from tasks.preflight import preflight
 from tasks.reserve import release, reserve
 from tasks.restore import refuse, restore
 from tasks.retire import retire
+from workflows.app import the_app
 from workflows.call import Call
 from workflows.canvas import backward, forward
-from workflows.conclude import conclude, refused
+from workflows.conclude import answer, conclude, error_of, not_begun
+from workflows.dispatch import dispatch
 from workflows.pipeline import On, Pipeline, Step
 
 STOP_AND_COPY = Pipeline(
@@ -46,6 +50,8 @@ PIPELINES = {"stop-and-copy": STOP_AND_COPY}
 def migrate(self: Any, **asked: Any) -> None:  # noqa: ANN401  (Celery has no types; Plan checks every argument)
     """Migrate a process: ``migrate.delay(pid=4242, source="alpha", destination="beta").get()``.
 
+    It goes by way of the queue, as a batch of its own, and begins at once if there is room on both hosts.
+
     The options are the fields of ``sojourn.model.Plan``. The id of the task is the id of the migration. The result is
     stored by ``conclude`` when both hosts have come to rest: the finished migration as a plain dict, or MigrationError.
     Options that make no sense raise UsageError.
@@ -60,10 +66,26 @@ def migrate(self: Any, **asked: Any) -> None:  # noqa: ANN401  (Celery has no ty
     try:
         host.registry.check(message.plan)
     except SojournError as error:
-        raise refused(host.ledger, message, error) from None
+        raise error_of(not_begun(host.ledger, message, error)) from None
+    host.queue.put([Entry(message.id, message.id, message.plan.to_json())])
+    dispatch()
+    raise Ignore
+
+
+def begin(message: Message, hosts: Hosts, *, known: bool) -> bool:
+    """Begin a migration whose turn has come; False if the hosts have changed while it waited, so that it can not."""
+    host = this_host()
+    if not known:
+        host.ledger.open(message.id, message.plan)
+    try:
+        host.registry.check(message.plan, hosts)
+    except SojournError as error:
+        answer(the_app(), not_begun(host.ledger, message, error))
+        host.queue.end(message.id)
+        return False
     forward(PIPELINES[message.plan.mode], message, conclude, roll_back).apply_async()
     host.ledger.tell_state(message.id, State.RUNNING)
-    raise Ignore
+    return True
 
 
 @shared_task(name="sojourn.roll_back")

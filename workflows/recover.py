@@ -14,7 +14,7 @@ from kombu.exceptions import OperationalError
 
 from sojourn.errors import StoreUnreachable
 from sojourn.host import this_host
-from sojourn.model import Json, Message, Phase, Role
+from sojourn.model import Failure, Json, Message, Phase, Role, Verdict
 from tasks.dump import interrupt, resume
 from tasks.give_way import give_way
 from tasks.page_server import stop_page_server
@@ -22,7 +22,7 @@ from tasks.reclaim import reclaim
 from tasks.reserve import release
 from tasks.restore import decide, refuse
 from workflows.app import the_app
-from workflows.canvas import Rows, linked
+from workflows.canvas import SHARED_QUEUE, Rows, linked
 from workflows.conclude import close, conclude
 from workflows.pipeline import On
 
@@ -50,6 +50,9 @@ IF_BACK: dict[Role, Rows] = {
     Role.SOURCE: SOURCE_ALONE,
 }
 
+#: What is known of a migration that no host has heard of, and that nobody will tell any.
+NEVER_BEGUN: Json = {"source_phase": Phase.RESUMED, "verdict": Verdict.REFUSED}
+
 
 def settle(message: Message, expires_s: float) -> Any:  # noqa: ANN401  (Celery has no types)
     """Ask for the verdict and act by it. Messages that nobody takes in time vanish: the next attempt sends others.
@@ -60,10 +63,25 @@ def settle(message: Message, expires_s: float) -> Any:  # noqa: ANN401  (Celery 
     return _sent(linked(SETTLE, message, conclude, expires_s=expires_s))
 
 
-def abort(message: Message) -> Any:  # noqa: ANN401
-    """Give the migration up if that is still possible: the source decides alone, or the destination's verdict does."""
+def abort(message: Message, *, waits: bool = False) -> Any:  # noqa: ANN401
+    """Give the migration up if that is still possible: the source decides alone, or the destination's verdict does.
+
+    One that ``waits`` in the queue is taken out of it; then no host need answer.
+    """
     the_app()  # an operator's program has none yet, and the canvas would go to no broker of ours
+    if waits:
+        return withdraw.apply_async((message.to_json(),), queue=SHARED_QUEUE)
     return _sent(linked(ABORT, message, ask_the_destination))
+
+
+@shared_task(name="sojourn.withdraw", bind=True)
+def withdraw(self: Any, handed: Json) -> None:  # noqa: ANN401
+    """Take a migration out of the queue and say that it has ended; abort it as any other if it has begun by now."""
+    message = Message.from_json(handed)
+    if this_host().queue.remove(message.id):
+        close(self.app, message.with_facts(NEVER_BEGUN))
+    else:
+        abort(message)
 
 
 @shared_task(name="sojourn.ask_the_destination", bind=True)
@@ -74,6 +92,18 @@ def ask_the_destination(self: Any, handed: Json) -> None:  # noqa: ANN401
     if alone or message.plan.destination not in this_host().registry.alive():
         close(self.app, message)
     linked(ABORT_FURTHER, message, conclude).apply_async()
+
+
+def report_given_up() -> None:
+    """Abort what was handed out too often and never began: then a message of it that comes late begins nothing."""
+    host = this_host()
+    for given_up in host.queue.given_up():
+        account = host.ledger.account(given_up.entry.id)
+        if account and not account.state.definite and not account.steps:
+            told = f"{account.plan.source} was told {given_up.tries} times to begin, and never did: {given_up.why}."
+            host.ledger.tell_failure(account.id, Failure("NOT_BEGUN", told, "Is the worker there overloaded?"))
+            abort(Message(account.id, account.plan))
+        host.queue.end(given_up.entry.id)
 
 
 def resolve(message: Message, dead: Role) -> Any:  # noqa: ANN401

@@ -1,10 +1,11 @@
-"""The cluster as the command line sees it: the ledger and the registry, without a host of its own."""
+"""The cluster as the command line sees it: the ledger, the registry and the queue, without a host of its own."""
 
 from __future__ import annotations
 
 from sojourn.errors import UsageError
 from sojourn.host import SECONDS_PER_DAY
 from sojourn.ledger import Account, Ledger
+from sojourn.queue import Queue
 from sojourn.registry import Registry
 from sojourn.settings import load
 from sojourn.store import Store
@@ -18,6 +19,7 @@ class Cluster:
         store = Store(settings.redis_url)
         self.ledger = Ledger(store, settings.keep_days * SECONDS_PER_DAY)
         self.registry = Registry(store)
+        self.queue = Queue(store, settings.lease_s)
 
     def find(self, prefix: str) -> Account:
         """Return the migration whose id begins so. Raises UsageError if there is none, or more than one."""

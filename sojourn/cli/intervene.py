@@ -17,11 +17,15 @@ from sojourn.cli.output import console
 from sojourn.errors import Aborted, UsageError
 from sojourn.ledger import Account
 from sojourn.model import Failure, Json, Message, Role, State, Verdict, dead, where_it_runs
+from sojourn.queue import Standing
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the migration as JSON.")]
 
 #: How long an abort waits for what is in doubt, or for a silent host; what was asked waits in its queue.
 SILENCE_S = 10
+
+#: Where a migration stands in the queue before it has begun.
+WAITS = {Standing.WAITING, Standing.LATER}
 
 #: How long the host that is left may take to act on an operator's word; doubts may be told meanwhile.
 ACT_S = 60
@@ -45,7 +49,7 @@ def abort(migration: Id, json: AsJson = False) -> None:
 
     cluster.ledger.tell_failure(account.id, Failure(Aborted.code, f"Aborted by {_who()}."))
     bookmark = cluster.ledger.bookmark()
-    start(Message(account.id, account.plan))
+    start(Message(account.id, account.plan), waits=cluster.queue.standing(account.id) in WAITS)
     _await_end(cluster, bookmark, account, SILENCE_S)
     ended = cluster.find(account.id)
     _report(ended, json=json)

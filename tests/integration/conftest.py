@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 import sys
@@ -14,14 +15,15 @@ import pytest
 
 from sojourn.journal import Journal
 from sojourn.ledger import Ledger
-from sojourn.model import Message, Plan, Role
-from sojourn.registry import Registry
+from sojourn.model import Message, Plan, Role, State
+from sojourn.queue import Queue
+from sojourn.registry import HostInfo, Registry
 from sojourn.run import Child, spawn
 from sojourn.settings import Settings, variable
 from sojourn.store import Store
 from tests.conftest import eventually
 from tests.integration.steps import act, acts
-from workflows.app import create_app
+from workflows.app import create_app, the_app
 
 ROOT = Path(__file__).parents[2]
 KEY = "a key for tests that is long enough"
@@ -77,25 +79,31 @@ def redis(redis_there: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 class Cluster:
     """Two hosts, each a Celery worker in a process of its own, and the program that calls them."""
 
-    def __init__(self, redis: Redis, place: Path) -> None:
-        self.redis, self.place = redis, place
+    def __init__(
+        self, redis: Redis, place: Path, *, reconcile: bool = False, hosts: tuple[str, ...] = HOSTS, **settings: Any
+    ) -> None:
+        self.redis, self.place, self.hosts = redis, place, hosts
+        self.reconcile, self.more = reconcile, settings
         self.workers: dict[str, Child] = {}
         self.app = create_app(self.settings("tester"))
         store = Store(redis.url)
+        self.store = store
         self.ledger, self.registry = Ledger(store, 3600), Registry(store)
+        self.queue = Queue(store, self.settings("tester").lease_s)
 
     def settings(self, host: str) -> Settings:
         """Return a host's settings: everything of its own but Redis and the key."""
         here = self.place / host
         return Settings.model_validate(
             {"host": host, "redis_url": self.redis.url, "key": KEY, "state_dir": here, "runtime_dir": here / "run"}
+            | self.more
         )
 
     def start(self) -> None:
         """Start both workers and wait until they answer."""
-        for host in HOSTS:
+        for host in self.hosts:
             self.workers[host] = self._worker(host)
-        eventually(lambda: len(self.app.control.ping(timeout=0.3)) == len(HOSTS), within_s=30)
+        eventually(lambda: len(self.app.control.ping(timeout=0.3)) == len(self.hosts), within_s=30)
 
     def stop(self) -> None:
         """End both workers with their pools."""
@@ -103,6 +111,44 @@ class Cluster:
             child.kill()
         # Answers that nobody waited for would ask a Redis to unsubscribe that is gone by the time they are collected.
         self.app.backend.result_consumer.subscribed_to.clear()
+
+    @contextlib.contextmanager
+    def called_by_programs(self) -> Iterator[None]:
+        """Let this process's own calls go to this cluster, as from a program on a machine that is no host."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.environment("tester").items():
+                patch.setenv(name, value)
+            the_app.cache_clear()
+            try:
+                yield
+            finally:
+                self.stop()
+                the_app.cache_clear()
+
+    def announce(self, *hosts: str, **more: Any) -> None:
+        """Let hosts announce themselves, once and for long."""
+        for name in hosts or self.hosts:
+            said: dict[str, Any] = {
+                "name": name,
+                "address": "127.0.0.1",
+                "sojourn": "0",
+                "criu": "4.2",
+                "kernel": "6.1",
+            }
+            said |= {"machine": "x86_64", "cpus": 2, "memory_bytes": 2**34, "free_bytes": 2**33, "running": 0}
+            said |= {"announced": 0.0, "max_outgoing": 4, "max_incoming": 4}
+            self.registry.announce(HostInfo(**said | more), 1000)
+
+    def migration(self, pid: int = 4242, source: str = "alpha", destination: str = "beta", **acting: str) -> Message:
+        """Return a migration that can be asked for, whose steps act as told."""
+        message = Message(str(uuid.uuid4()), Plan(pid, source, destination))
+        act(self.place, message.id, acting)
+        return message
+
+    def state(self, message: Message) -> State | None:
+        """Return where a migration stands for people."""
+        account = self.ledger.account(message.id)
+        return account.state if account else None
 
     def journal(self, host: str) -> Journal:
         """Return a host's journal."""
@@ -136,9 +182,10 @@ class Cluster:
         entry = self.journal(host).entry(message.id, Role.SOURCE if host == PLAN.source else Role.DESTINATION)
         return entry.phase if entry else None
 
-    def _worker(self, host: str) -> Child:
+    def environment(self, host: str) -> dict[str, str]:
+        """Return the variables that tell a program of a host its settings."""
         settings = self.settings(host)
-        environment = {
+        return {
             "PYTHONPATH": ":".join([str(ROOT), *sys.path]),
             "SOJOURN_CONFIG": str(self.place / "none.toml"),
             "SOJOURN_HOST": host,
@@ -146,9 +193,12 @@ class Cluster:
             "SOJOURN_REDIS_URL": settings.redis_url,
             "SOJOURN_STATE_DIR": str(settings.state_dir),
             "SOJOURN_RUNTIME_DIR": str(settings.runtime_dir),
+            **{f"SOJOURN_{name.upper()}": str(value) for name, value in self.more.items()},
         }
-        argv = [sys.executable, "-m", "tests.integration.worker", host]
-        return spawn(argv, output=self.place / f"{host}.log", env=environment)
+
+    def _worker(self, host: str) -> Child:
+        argv = [sys.executable, "-m", "tests.integration.worker", host, *["--reconcile"][: self.reconcile]]
+        return spawn(argv, output=self.place / f"{host}.log", env=self.environment(host))
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,30 @@
-"""One host's worker for tests: as ``workers.host`` starts its lanes, but in one process and without CRIU."""
+"""One host's worker for tests: as ``workers.host`` starts its lanes, but in one process and without CRIU.
+
+A migration that is asked for is done by the steps of ``tests.integration.steps``. With ``--reconcile`` there is a
+reconciler beside it.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 
+from sojourn.host import this_host
 from sojourn.log import configure
 from tests.integration import steps
+from workers.reconciler import Reconciler
 from workflows.app import the_app
+from workflows.migrate import PIPELINES
 
 
-def main(host: str) -> None:
+def main(host: str, *options: str) -> None:
     """Run until killed."""
     configure("text")
+    PIPELINES["stop-and-copy"] = steps.PIPELINE
+    if "--reconcile" in options and os.fork() == 0:
+        the_app().loader.import_default_modules()
+        Reconciler(this_host()).run()
     queues = ",".join([host, f"{host}.frozen", "sojourn"])
-    assert steps.PIPELINE.steps
     the_app().worker_main(
         [
             *("worker", f"--hostname=main@{host}", f"--queues={queues}", "--concurrency=3", "--pool=prefork"),
@@ -23,4 +34,4 @@ def main(host: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
