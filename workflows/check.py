@@ -7,7 +7,7 @@ from typing import Any
 from celery import shared_task
 from celery.exceptions import TimeoutError as NoAnswer
 
-from sojourn.errors import HostUnreachable
+from sojourn.errors import HostUnreachable, Refused
 from sojourn.host import this_host
 from sojourn.model import Json, Plan
 from sojourn.preflight import inspection
@@ -47,6 +47,15 @@ def findings_of(plan: Plan) -> tuple[list[Finding], Json]:
     if needs:
         found += _ask(plan.destination, check_destination, plan.to_json(), needs)
     return [Finding.from_json(each) for each in found], source
+
+
+def tree_bytes_of(plan: Plan) -> int:
+    """Ask the source how large a tree is, in bytes of memory. Raises HostUnreachable, or Refused if there is none."""
+    source = _ask(plan.source, check_source, plan.to_json())
+    if "tree_bytes" not in source:
+        finding = Finding.from_json(source["findings"][0])
+        raise Refused(finding.sentence, finding.hint, finding.code)
+    return int(source["tree_bytes"])
 
 
 def _ask(host: str, task: Any, *arguments: Any) -> Any:  # noqa: ANN401  (Celery has no types)

@@ -98,7 +98,7 @@ def hosts(json: AsJson = False) -> None:
         table.add_row(
             *(
                 name,
-                "[green]up[/]",
+                "[yellow]cordoned[/]" if info.cordoned else "[green]up[/]",
                 info.address,
                 info.criu,
                 info.kernel,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 from uuid import uuid4
 
@@ -10,11 +11,14 @@ from rich.markup import escape
 
 from sojourn.cli import live, output, timeline
 from sojourn.cli.cluster import Cluster
-from sojourn.cli.options import Destination, FileLocks, Mode, ShellJob, Source, TcpEstablished
+from sojourn.cli.options import FileLocks, Mode, ShellJob, Source, TcpEstablished
 from sojourn.cli.output import console, megabytes, milliseconds
-from sojourn.errors import MigrationError
+from sojourn.errors import MigrationError, Refused
+from sojourn.images import size_for
 from sojourn.ledger import Account
 from sojourn.model import Json, Plan, State, where_it_runs
+from sojourn.placement import Item, place
+from sojourn.planfile import AUTO
 from sojourn.settings import load
 
 EPILOG = (
@@ -32,7 +36,9 @@ def add_to(app: typer.Typer) -> None:
 def migrate(
     pid: Annotated[int, typer.Argument(help="The process, by its PID on the source; its children move along.")],
     source: Source,
-    destination: Destination,
+    destination: Annotated[
+        str, typer.Option("--to", metavar="HOST", help="The host where it shall run; auto: the best one.")
+    ],
     mode: Mode = "stop-and-copy",
     tcp_established: TcpEstablished = False,
     shell_job: ShellJob = False,
@@ -41,6 +47,9 @@ def migrate(
         float | None,
         typer.Option(metavar="SECONDS", help="Roll back when the freeze lasts longer; else as `max_freeze_s` says."),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say where it would go and why, and touch nothing.")
+    ] = False,
     detach: Annotated[bool, typer.Option(help="Print the id and return at once.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the finished migration as JSON.")] = False,
 ) -> None:
@@ -48,6 +57,10 @@ def migrate(
     limit_s = load().max_freeze_s if max_freeze is None else max_freeze
     plan = Plan(pid, source, destination, mode, tcp_established, shell_job, file_locks, limit_s)
     cluster = Cluster()
+    if dry_run or plan.destination == AUTO:
+        plan = _placed(cluster, plan, say=dry_run, json=json)
+    if dry_run:
+        return
     cluster.registry.check(plan)
     from workflows.migrate import migrate as call  # noqa: PLC0415  (Celery is slow to import: bad input is told at once)
     from workflows.survey import check_workers  # noqa: PLC0415
@@ -62,6 +75,22 @@ def migrate(
     state = live.silently(cluster.ledger, bookmark, migration) if json else _watch(cluster, bookmark, migration, plan)
     _report(cluster.find(migration), json=json)
     raise typer.Exit(state.exit_code)
+
+
+def _placed(cluster: Cluster, plan: Plan, *, say: bool, json: bool) -> Plan:
+    """Return the plan with the best destination in the place of ``auto``. Raises Refused if none can take the tree."""
+    cluster.registry.check_host(plan.source)
+    from workflows.check import tree_bytes_of  # noqa: PLC0415
+
+    named = None if plan.destination == AUTO else plan.destination
+    item = Item(f"process {plan.pid}", plan.source, size_for(tree_bytes_of(plan)), named)
+    (placement,) = place([item], cluster.registry.hosts())
+    if placement.destination is None:
+        raise Refused(placement.why, "`sojourn hosts` shows what each of them has.", "NOWHERE")
+    if say:
+        told = {"pid": plan.pid, "source": plan.source, "destination": placement.destination, "why": placement.why}
+        output.as_json(told) if json else console.print(placement.why, soft_wrap=True)
+    return replace(plan, destination=placement.destination)
 
 
 def _watch(cluster: Cluster, bookmark: str, migration: str, plan: Plan) -> State:

@@ -1,0 +1,30 @@
+"""Where things may go: ``sojourn cordon`` and ``uncordon``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sojourn.cli.cluster import Cluster
+from sojourn.cli.output import console
+
+HostName = Annotated[str, typer.Argument(metavar="HOST", help="The host.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command()(cordon)
+    app.command()(uncordon)
+
+
+def cordon(host: HostName) -> None:
+    """Let nothing new go to a host; what is under way to it goes on. Exit status: 0; 2 no such host."""
+    Cluster().registry.cordon(host)
+    console.print(f"{host} is cordoned: nothing new goes there.")
+
+
+def uncordon(host: HostName) -> None:
+    """Let migrations go to a host again. Exit status: 0; 2 no such host."""
+    Cluster().registry.uncordon(host)
+    console.print(f"{host} takes migrations again.")
