@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from sojourn import channel, process
+from sojourn.batch import Batches
 from sojourn.criu import Criu
 from sojourn.holder import Errand
 from sojourn.images import ImageDirectory
@@ -37,6 +38,7 @@ class Host:
         self.ledger = Ledger(store, settings.keep_days * SECONDS_PER_DAY)
         self.registry = Registry(store)
         self.queue = Queue(store, settings.lease_s)
+        self.batches = Batches(store, settings.keep_days * SECONDS_PER_DAY)
 
     @property
     def action_script(self) -> Path:

@@ -2,8 +2,9 @@
 
 Keys:
 
-``sojourn:migration:<id>``  hash: ``plan``, ``state``, ``created``, ``owner``, ``failure``, ``result``, ``resolved``
-                            and one field ``step:<role>:<name>`` per step, each as JSON; expires some days after the end
+``sojourn:migration:<id>``  hash: ``plan``, ``state``, ``created``, ``owner``, ``failure``, ``result``, ``resolved``,
+                            ``part`` (its batch and line there) and one field ``step:<role>:<name>`` per step, each as
+                            JSON; expires some days after the end
 ``sojourn:migrations``      sorted set: ids by the time they were asked for
 ``sojourn:ledger:<host>``   there while this ledger holds what the host's journal knows; gone when Redis was emptied
 ``sojourn:events``          stream: one entry per transition and per progress mark; keeps the last ten thousand
@@ -54,6 +55,7 @@ class Account:
     result: Json | None = None
     role: str = ""
     resolved: Json | None = None
+    part: Json | None = None
 
     def to_json(self) -> Json:
         """Return the migration as ``--json`` gives it, finished or not."""
@@ -86,14 +88,21 @@ class Ledger:
         self._store = store
         self._keep_s = keep_s
 
-    def open(self, migration: str, plan: Plan) -> None:
-        """Enter a migration that was asked for. Raises StoreUnreachable: without Redis nothing starts."""
+    def open(self, migration: str, plan: Plan, part: Json | None = None) -> None:
+        """Enter a migration that was asked for, and of which batch it is a part. Raises StoreUnreachable."""
+        self.open_all([(migration, plan, part)])
+
+    def open_all(self, asked: Iterable[tuple[str, Plan, Json | None]]) -> None:
+        """Enter many at one go. Raises StoreUnreachable: without Redis nothing starts."""
         now = time.time()
-        fields = {"plan": plan.to_json(), "state": State.QUEUED, "created": now, "owner": plan.source}
-        self._store.put_fields(key(migration), _encoded(fields))
-        self._store.rank(INDEX, migration, now)
-        self._store.forget_below(INDEX, now - self._keep_s)
-        self._announce(migration, "state", {"state": State.QUEUED})
+        commands: list[list[str | float]] = [["ZREMRANGEBYSCORE", INDEX, "-inf", f"({now - self._keep_s}"]]
+        for migration, plan, part in asked:
+            fields: Json = {"plan": plan.to_json(), "state": State.QUEUED, "created": now, "owner": plan.source}
+            told = _encoded(fields | ({"part": part} if part else {}))
+            commands.append(["HSET", key(migration), *(word for pair in told.items() for word in pair)])
+            commands.append(["ZADD", INDEX, "NX", now, migration])
+            commands.append(_event(migration, "state", {"state": State.QUEUED}))
+        self._store.write(commands)
 
     def tell_state(self, migration: str, state: State) -> None:
         """Say where the migration stands."""
@@ -189,9 +198,13 @@ class Ledger:
         self, migration: str, kind: str, event: Json, fields: Json | None, *, expire_s: int | None = None
     ) -> None:
         with self._unless_away(migration, kind):
-            if fields:
-                self._store.put_fields(key(migration), _encoded(fields), expire_s=expire_s)
-            self._announce(migration, kind, event)
+            told = _encoded(fields) if fields else {}
+            commands: list[list[str | float]] = []
+            if told:
+                commands.append(["HSET", key(migration), *(word for pair in told.items() for word in pair)])
+            if expire_s is not None:
+                commands.append(["EXPIRE", key(migration), expire_s])
+            self._store.write([*commands, _event(migration, kind, event)])
 
     @contextlib.contextmanager
     def _unless_away(self, migration: str, kind: str) -> Iterator[None]:
@@ -201,8 +214,13 @@ class Ledger:
             log.warning("The ledger was not told (%s): %s", kind, error, extra={"migration": migration})
 
     def _announce(self, migration: str, kind: str, data: Json) -> None:
-        entry = {"migration": migration, "kind": kind, "data": json.dumps(data)}
-        self._store.append(EVENTS, entry, keep=EVENTS_KEPT)
+        self._store.write([_event(migration, kind, data)])
+
+
+def _event(migration: str, kind: str, data: Json) -> list[str | float]:
+    """Return the command that appends an event to the stream."""
+    fields = ("migration", migration, "kind", kind, "data", json.dumps(data))
+    return ["XADD", EVENTS, "MAXLEN", "~", EVENTS_KEPT, "*", *fields]
 
 
 def _heard(host: str) -> str:
@@ -225,4 +243,5 @@ def _account(migration: str, fields: dict[str, Any]) -> Account:
         failure=Failure(**fields["failure"]) if fields.get("failure") else None,
         result=fields.get("result"),
         resolved=fields.get("resolved"),
+        part=fields.get("part"),
     )

@@ -164,13 +164,15 @@ def _checked(numbered: Iterable[tuple[int, object]]) -> list[Line]:
     named = [(line.number, line.pid, line.source) for line in lines if line.pid]
     wrong += [(int(text.split()[1].rstrip(":")), text) for text in duplicates(named)]
     if wrong:
-        raise _bad([text for _, text in sorted(wrong)])
+        raise bad_lines(wrong)
     if not lines:
         raise UsageError("The plan holds no migration.")
     return lines
 
 
-def _bad(wrong: list[str]) -> UsageError:
+def bad_lines(numbered: Iterable[tuple[int, str]]) -> UsageError:
+    """Return one error for all lines that are wrong: their numbers, and a sentence each that names the line."""
+    wrong = [text for _, text in sorted(numbered)]
     told = wrong[:TOLD] + ([f"and {len(wrong) - TOLD} more"] if len(wrong) > TOLD else [])
     count = f"{len(wrong)} lines of the plan are" if len(wrong) > 1 else "One line of the plan is"
     return UsageError(f"{count} wrong; nothing was started.\n" + "\n".join(told), "Correct them all, and ask again.")

@@ -29,6 +29,7 @@ Keys, all beginning with ``sojourn:queue:``; none expires but where it says so:
 ``asked:<ticket>``        text: the id that a call was given, for when its answer is lost and it comes again; expires
                           like a lease
 ``given-up``              sorted set: ids that were given up, by when (ms)
+``paused``                set: batches of which nothing is handed out until they are resumed
 ``looked``                text: there while a host has looked after the queue just now
 ``number``, ``turn``      counters
 
@@ -94,7 +95,9 @@ local function settle(batch, way)
   local first = call('ZRANGE', line(batch, way), 0, 0, 'WITHSCORES')
   if first[2] then
     call('ZADD', Q .. 'routes:' .. batch, first[2], way)
-    call('ZADD', Q .. 'turns', 'NX', call('INCR', Q .. 'turn'), batch)
+    if call('SISMEMBER', Q .. 'paused', batch) == 0 then
+      call('ZADD', Q .. 'turns', 'NX', call('INCR', Q .. 'turn'), batch)
+    end
   else
     call('ZREM', Q .. 'routes:' .. batch, way)
     if call('EXISTS', Q .. 'routes:' .. batch) == 0 then call('ZREM', Q .. 'turns', batch) end
@@ -298,6 +301,19 @@ if entry.state == 'waiting' then wait(id, entry) end
 return 1
 """
 
+PAUSE = """
+call('SADD', Q .. 'paused', ARGV[1])
+return call('ZREM', Q .. 'turns', ARGV[1])
+"""
+
+RESUME = """
+call('SREM', Q .. 'paused', ARGV[1])
+if call('EXISTS', Q .. 'routes:' .. ARGV[1]) == 1 then
+  call('ZADD', Q .. 'turns', 'NX', call('INCR', Q .. 'turn'), ARGV[1])
+end
+return 1
+"""
+
 WAITING = """
 local count, lines, rows, out, into = tonumber(ARGV[1]), {}, {}, {}, {}
 local function row(id, due)
@@ -305,7 +321,11 @@ local function row(id, due)
   rows[#rows + 1] = {id, entry.batch, entry.priority, entry.source, entry.destination, entry.tries, entry.why, due,
     held('out:' .. entry.source), held('in:' .. entry.destination)}
 end
-for _, batch in ipairs(call('ZRANGE', Q .. 'turns', 0, count - 1)) do
+local batches, paused = call('ZRANGE', Q .. 'turns', 0, count - 1), {}
+for _, batch in ipairs(call('SMEMBERS', Q .. 'paused')) do
+  batches[#batches + 1], paused[batch] = batch, true
+end
+for _, batch in ipairs(batches) do
   local all = {}
   for _, way in ipairs(call('ZRANGE', Q .. 'routes:' .. batch, 0, count - 1)) do
     local some = call('ZRANGE', line(batch, way), 0, count - 1, 'WITHSCORES')
@@ -316,7 +336,10 @@ for _, batch in ipairs(call('ZRANGE', Q .. 'turns', 0, count - 1)) do
 end
 for round = 1, count do
   for _, all in ipairs(lines) do
-    if all[round] and #rows < count then row(all[round][2], 0) end
+    if all[round] and #rows < count then
+      row(all[round][2], 0)
+      if paused[rows[#rows][2]] then rows[#rows][8] = -1 end
+    end
   end
 end
 local later = call('ZRANGE', Q .. 'later', 0, count - 1, 'WITHSCORES')
@@ -530,6 +553,18 @@ class Queue:
         """Take a migration out that waits or was given up; False if it is under way, or not known."""
         return bool(self._run(REMOVE, migration))
 
+    def pause(self, batch: str) -> None:
+        """Hand out nothing more of a batch; what is under way goes on."""
+        self._run(PAUSE, batch)
+
+    def resume(self, batch: str) -> None:
+        """Hand out what waits of a batch again."""
+        self._run(RESUME, batch)
+
+    def has_waiting(self, batch: str) -> bool:
+        """Whether anything of a batch waits for its turn."""
+        return bool(self._store.highest(f"sojourn:queue:routes:{batch}", 1))
+
     def reprioritise(self, migration: str, priority: int) -> bool:
         """Give a migration that waits another priority; False if it does not wait. Raises UsageError."""
         check_priority(priority)
@@ -581,7 +616,9 @@ def _entry(told: Sequence[Any]) -> tuple[Entry, dict[str, str]]:
 
 def _waiting(position: int, row: Sequence[Any], taken: int, limits: Limits) -> Waiting:
     name, batch, priority, source, destination, tries, last, due, out, into = row
-    if int(due):
+    if int(due) < 0:
+        why = "its batch is paused"
+    elif int(due):
         why = f"{tries} of {MAX_TRIES} tries failed: {last}; next in {int(due) / 1000:.0f} s" if int(tries) else ""
         why = why or f"not before {int(due) / 1000:.0f} s from now"
     else:

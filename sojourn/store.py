@@ -8,7 +8,7 @@ a tree is frozen, and no decision hangs on what Redis says.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import redis
@@ -42,6 +42,13 @@ class Store:
                 block.expire(key, expire_s)
             block.execute()
 
+    def write(self, commands: Iterable[Sequence[str | float]]) -> None:
+        """Send commands that only write, as one block and in one round trip."""
+        with self._answering(), self._redis.pipeline() as block:
+            for command in commands:
+                block.execute_command(*command)
+            block.execute()
+
     def put_field_once(self, key: str, field: str, value: str) -> bool:
         """Set a field of a hash unless it is there; False if it was."""
         with self._answering():
@@ -51,6 +58,11 @@ class Store:
         """Return all fields of a hash; empty if there is none."""
         with self._answering():
             return dict(self._redis.hgetall(key))
+
+    def size(self, key: str) -> int:
+        """Return how many fields a hash has."""
+        with self._answering():
+            return int(self._redis.hlen(key))
 
     def field(self, key: str, field: str) -> str | None:
         """Return one field of a hash, None if it is not there."""

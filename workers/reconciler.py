@@ -18,8 +18,9 @@ from sojourn.model import Message, Phase, State, StepRecord
 from sojourn.original import resume_original
 from sojourn.recovery import Move, account_of, end_known, finish, next_move
 from workflows.app import the_app
-from workflows.conclude import close
-from workflows.dispatch import dispatch, make_room
+from workflows.batch import look_after
+from workflows.conclude import close, tell_doubt
+from workflows.dispatch import dispatch
 from workflows.recover import report_given_up, settle
 
 log = logging.getLogger("sojourn.reconciler")
@@ -66,6 +67,7 @@ class Reconciler:
         if self.host.queue.is_my_turn_to_look(self.host.settings.reconcile_s):
             dispatch()
             report_given_up()
+            look_after(self.host)
 
     def _tell_ends(self) -> None:
         """Tell the end of what is at rest here although people do not know it: the last messages were lost."""
@@ -157,8 +159,7 @@ class Reconciler:
     def _tell_doubt(self, entry: Entry, other: str) -> None:
         with contextlib.suppress(StoreUnreachable):
             if not self._is_ended(entry.id):
-                self.host.ledger.tell_doubt(entry.id)
-                make_room(entry.id)
+                tell_doubt(Message(entry.id, entry.plan), f"{other} does not answer.")
         self._say(entry, f"in doubt: {other} does not answer; {self.host.name} stays {entry.phase}")
 
     def _is_ended(self, migration: str) -> bool:

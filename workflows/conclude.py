@@ -22,6 +22,7 @@ from sojourn.ledger import Account, Ledger
 from sojourn.model import Failure, Json, Message, Phase, Role, State, Verdict, dead, where_it_runs
 from sojourn.registry import Pace
 from workflows.dispatch import make_room
+from workflows.join import concluded
 
 #: What a dump is told to have failed of when it can not say why itself: its page server may.
 DUMP_KNOWS_NOT = {ChannelFailed.code, CriuFailed.code}
@@ -46,15 +47,32 @@ def close(app: Any, message: Message) -> Json:  # noqa: ANN401
     result = result_of(message, account)
     if account and account.result and not overrules(State(result["state"]), account.state):
         ledger.tell_state(message.id, account.state)  # whoever waits for an end must hear of it
-        make_room(message.id)
+        _leave_the_queue(account, account.result)
         return account.result
     if result["failure"]:
         ledger.tell_failure(message.id, Failure(**result["failure"]))
     ledger.close(message.id, result)
     _remember_pace(this_host(), result)
     answer(app, result)
-    make_room(message.id)
+    _leave_the_queue(account, result)
     return result
+
+
+def tell_doubt(message: Message, why: str) -> None:
+    """Say that nobody knows who owns the process. It may stay so for long, and must keep no places meanwhile."""
+    ledger = this_host().ledger
+    ledger.tell_doubt(message.id)
+    account = ledger.account(message.id)
+    failure = asdict(Failure("IN_DOUBT", why))
+    told = {"state": State.IN_DOUBT, "owner": None, "failure": failure}
+    _leave_the_queue(account, {**result_of(message, account), **told})
+
+
+def _leave_the_queue(account: Account | None, result: Json) -> None:
+    """Tell the batch, and make room for others. Without Redis neither is lost: the reconcilers look again."""
+    with contextlib.suppress(StoreUnreachable):
+        concluded(account.part if account else None, result)
+    make_room(result["id"])
 
 
 def overrules(state: State, stands: State) -> bool:

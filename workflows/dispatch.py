@@ -17,6 +17,7 @@ from sojourn.host import Host, this_host
 from sojourn.model import Message, Plan
 from sojourn.placement import Hosts
 from sojourn.queue import Limits, Taken
+from workflows.join import concluded
 
 log = logging.getLogger("sojourn.dispatch")
 
@@ -53,6 +54,8 @@ def _begin(host: Host, taken: Taken, hosts: Hosts) -> bool:
     message = Message(taken.entry.id, Plan.from_json(taken.entry.plan))
     account = host.ledger.account(message.id)
     if account and account.state.definite:
+        if account.result:
+            concluded(account.part, account.result)  # whoever told this end may have died before he told the batch
         host.queue.end(message.id)
         return False
     if account and account.steps:

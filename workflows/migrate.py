@@ -29,6 +29,7 @@ from workflows.call import Call
 from workflows.canvas import backward, forward
 from workflows.conclude import answer, conclude, error_of, not_begun
 from workflows.dispatch import dispatch
+from workflows.join import concluded
 from workflows.pipeline import On, Pipeline, Step
 
 STOP_AND_COPY = Pipeline(
@@ -80,7 +81,10 @@ def begin(message: Message, hosts: Hosts, *, known: bool) -> bool:
     try:
         host.registry.check(message.plan, hosts)
     except SojournError as error:
-        answer(the_app(), not_begun(host.ledger, message, error))
+        result = not_begun(host.ledger, message, error)
+        answer(the_app(), result)
+        account = host.ledger.account(message.id)
+        concluded(account.part if account else None, result)
         host.queue.end(message.id)
         return False
     forward(PIPELINES[message.plan.mode], message, conclude, roll_back).apply_async()

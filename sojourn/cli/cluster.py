@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sojourn.batch import Batches
 from sojourn.errors import UsageError
 from sojourn.host import SECONDS_PER_DAY
 from sojourn.ledger import Account, Ledger
@@ -20,6 +21,7 @@ class Cluster:
         self.ledger = Ledger(store, settings.keep_days * SECONDS_PER_DAY)
         self.registry = Registry(store)
         self.queue = Queue(store, settings.lease_s)
+        self.batches = Batches(store, settings.keep_days * SECONDS_PER_DAY)
 
     def find(self, prefix: str) -> Account:
         """Return the migration whose id begins so. Raises UsageError if there is none, or more than one."""

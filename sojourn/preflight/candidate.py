@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from sojourn import process
 from sojourn.errors import ProcessGone
 from sojourn.preflight.finding import Finding, blocks
 from sojourn.process import KERNEL_THREAD, Stat
+from sojourn.selector import Process
 
 
 def refusal(pid: int, worker: int | None) -> Finding | None:
@@ -86,3 +88,27 @@ def _status(pid: int, key: str) -> int:
     except (FileNotFoundError, ProcessLookupError):
         raise ProcessGone(f"There is no process {pid} on this host.") from None
     return next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+def members_of(pid: int) -> list[Process]:
+    """Return what a selector looks at, for each process of a tree; those that end meanwhile are left out."""
+    found = []
+    for member in process.tree(pid):
+        with contextlib.suppress(ProcessGone, FileNotFoundError, ProcessLookupError):
+            found.append(_seen(member.identity.pid))
+    return found
+
+
+def _seen(pid: int) -> Process:
+    place = Path(f"/proc/{pid}")
+    user = place.stat().st_uid
+    groups = (place / "cgroup").read_text().splitlines()
+    unified = next((line.split(":", 2)[2] for line in groups if line.startswith("0:")), "/")
+    return Process(pid, process.command_line(pid), user, _user_name(user), unified)
+
+
+def _user_name(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return ""

@@ -48,7 +48,8 @@ def _write(place: Path, migration: str, line: str) -> None:
 def _act(migration: Migration, name: str) -> None:
     host, place = migration.host.name, migration.host.settings.state_dir.parent
     _write(place, migration.id, f"{name}@{host}")
-    acting: dict[str, str] = json.loads((place / f"{migration.id}.acting").read_text())
+    told_by = place / f"{migration.id}.acting"
+    acting: dict[str, str] = json.loads(told_by.read_text()) if told_by.exists() else {}
     told = acting.get(f"{name}@{host}", acting.get(name, ""))
     if told == "fail":
         raise CommandFailed(f"{name} broke on {host}", "mend it")

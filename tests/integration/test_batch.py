@@ -1,0 +1,143 @@
+"""Batches on real workers with their reconcilers; the steps do nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sojourn.batch import Batches, BatchState
+from sojourn.errors import UsageError
+from sojourn.model import Json, State
+from sojourn.queue import Counts
+from tests.conftest import eventually
+from tests.integration.conftest import Cluster, Redis
+from tests.integration.steps import act, let_go
+from workflows.batch import abort_batch, migrate_many, resume_batch
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:task_allow_error_cb_on_chord_header:celery.exceptions.CPendingDeprecationWarning"
+)
+
+HOSTS = ("alpha", "beta", "gamma")
+
+
+@pytest.fixture(scope="module")
+def cluster(redis: Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Give out three hosts."""
+    place = tmp_path_factory.mktemp("cluster")
+    made = Cluster(redis, place, reconcile=True, hosts=HOSTS, lease_s=2, reconcile_s=0.3)
+    with made.called_by_programs():
+        made.start()
+        made.announce(max_outgoing=2)
+        yield made
+
+
+@pytest.fixture
+def batches(cluster: Cluster) -> Batches:
+    """Give out a reader of batches."""
+    return Batches(cluster.store, 3600)
+
+
+@pytest.fixture(autouse=True)
+def emptied(cluster: Cluster) -> Iterator[None]:
+    """At the end of each test, nothing may be left in the queue."""
+    yield
+    eventually(lambda: cluster.queue.counts() == Counts(0, 0, 0, 0), within_s=20)
+
+
+def lines(first: int, count: int, **more: Any) -> list[Json]:
+    """Return lines of a plan, from alpha to beta."""
+    return [{"pid": first + each, "source": "alpha", "destination": "beta", **more} for each in range(count)]
+
+
+def acting(cluster: Cluster, batches: Batches, batch: str, *acts: dict[str, str]) -> list[str]:
+    """Tell the parts of a batch how to act in this try; return their migrations."""
+    found = eventually(lambda: batches.parts(batch))
+    for part, told in zip(found, acts, strict=False):
+        act(cluster.place, part.migration, told)
+    return [part.migration for part in found]
+
+
+def state(batches: Batches, batch: str) -> BatchState | None:
+    """Return where a batch stands."""
+    record = batches.record(batch)
+    return record.state if record else None
+
+
+def test_a_plan_from_beginning_to_end(cluster: Cluster, batches: Batches) -> None:
+    """All arrive, under the limits, and the result says so for each."""
+    said = migrate_many.delay(lines(1000, 7), by="me").get(timeout=60)
+    assert (said["state"], said["total"], said["counts"], said["by"]) == ("finished", 7, {"completed": 7}, "me")
+    assert [each["pid"] for each in said["migrations"]] == list(range(1000, 1007))
+
+
+def test_bad_lines_are_all_named_and_nothing_begins(cluster: Cluster, batches: Batches) -> None:
+    """One error for the whole plan."""
+    answer = migrate_many.delay([*lines(1100, 2), {"pid": 0, "source": "alpha"}, {"source": "beta"}])
+    with pytest.raises(UsageError, match=r"(?s)line 3.*line 4"):
+        answer.get(timeout=20)
+    record = batches.record(answer.id)
+    assert record is not None
+    assert (record.state, record.total) == (BatchState.REFUSED, 0)
+
+
+def test_what_nothing_matches_is_a_bad_line(cluster: Cluster) -> None:
+    """The hosts are asked before anything begins."""
+    asked = [{"command": "no such program anywhere [x]", "source": "alpha"}, *lines(1200, 1)]
+    with pytest.raises(UsageError, match=r"line 1: alpha has no command no such program"):
+        migrate_many.delay(asked).get(timeout=30)
+
+
+def test_paused_resumed(cluster: Cluster, batches: Batches) -> None:
+    """Nothing begins while a batch is paused; then it goes on to its end."""
+    cluster.queue.pause("paused-batch")
+    answer = migrate_many.apply_async(args=(lines(1300, 3),), task_id="paused-batch")
+    eventually(lambda: cluster.queue.counts() == Counts(3, 0, 0, 0))
+    assert cluster.ledger.account(batches.parts(answer.id)[0].migration).state is State.QUEUED  # type: ignore[union-attr]
+    resume_batch.delay(answer.id).get(timeout=10)
+    assert answer.get(timeout=60)["counts"] == {"completed": 3}
+
+
+def test_aborted_and_resumed(cluster: Cluster, batches: Batches) -> None:
+    """What waits is withdrawn, what is under way ends; resumed, the rest arrives."""
+    cluster.queue.pause("aborted-batch")
+    answer = migrate_many.apply_async(args=(lines(1400, 5),), task_id="aborted-batch")
+    held = acting(cluster, batches, answer.id, *[{"first": "wait"}] * 5)
+    resume_batch.delay(answer.id).get(timeout=10)
+    eventually(lambda: cluster.queue.counts().taken == 2)
+    abort_batch.delay(answer.id, roll_back=False).get(timeout=10)
+    assert cluster.queue.counts() == Counts(0, 0, 2, 0)
+    for migration in held:
+        let_go(cluster.place, migration)
+    assert answer.get(timeout=60)["counts"] == {"completed": 2, "aborted": 3}
+    assert state(batches, answer.id) is BatchState.ABORTED
+    resume_batch.delay(answer.id).get(timeout=10)
+    eventually(lambda: state(batches, answer.id) is BatchState.FINISHED, within_s=60)
+    assert [end["state"] for end in batches.ends(answer.id).values()] == ["completed"] * 5
+
+
+def test_tried_three_times(cluster: Cluster, batches: Batches, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails is tried again, each time by a migration of its own, then told; the others do not wait for it."""
+    cluster.queue.pause("failing-batch")
+    answer = migrate_many.apply_async(args=(lines(1500, 2),), task_id="failing-batch")
+    acting(cluster, batches, answer.id, {"second": "fail"}, {})
+    part = batches.parts(answer.id)[0]
+    for following in (part.again(), part.again().again()):
+        act(cluster.place, following.migration, {"second": "fail"})
+    resume_batch.delay(answer.id).get(timeout=10)
+    said = answer.get(timeout=90)
+    assert said["counts"] == {"rolled back": 1, "completed": 1}
+    assert [(each["state"], each["tries"]) for each in said["migrations"]] == [("rolled back", 3), ("completed", 1)]
+    assert "second broke" in said["migrations"][0]["failure"]["message"]
+
+
+def test_a_word_that_was_lost(cluster: Cluster, batches: Batches) -> None:
+    """A batch whose parts vanished from the queue is gone on with."""
+    cluster.queue.pause("lost-batch")
+    answer = migrate_many.apply_async(args=(lines(1600, 2),), task_id="lost-batch")
+    for migration in acting(cluster, batches, answer.id, {}, {}):
+        eventually(lambda migration=migration: cluster.queue.end(migration))
+    cluster.queue.resume(answer.id)
+    assert answer.get(timeout=90)["counts"] == {"completed": 2}
