@@ -57,6 +57,11 @@ class Line:
         """The process, if the line names just one: as in ``sojourn migrate``, it need not be the root of its tree."""
         return self.selector.pid if set(self.selector.to_json()) == {"pid"} else None
 
+    def to_json(self) -> Json:
+        """Return the line as it would stand in a plan file of JSON."""
+        told = {**self.selector.to_json(), "source": self.source, "destination": self.destination or AUTO}
+        return {**told, "priority": self.priority, **self.options}
+
     def plan(self, pid: int, destination: str) -> Json:
         """Return what is to be asked for, for one process that the line means. Raises UsageError."""
         asked = {"pid": pid, "source": self.source, "destination": destination, **self.options}

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from sojourn.cli import capacity, check, intervene, lab, logs, look, migrate, output, serve
+from sojourn.cli import capacity, check, intervene, lab, logs, look, many, migrate, output, serve
 from sojourn.errors import SojournError, UsageError
 from sojourn.settings import variable
 
@@ -23,6 +23,7 @@ check.add_to(app)
 look.add_to(app)
 logs.add_to(app)
 intervene.add_to(app)
+many.add_to(app)
 capacity.add_to(app)
 serve.add_to(app)
 

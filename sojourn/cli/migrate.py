@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 from uuid import uuid4
 
 import typer
 from rich.markup import escape
 
-from sojourn.cli import live, output, timeline
+from sojourn.cli import live, many, output, timeline
 from sojourn.cli.cluster import Cluster
-from sojourn.cli.options import FileLocks, Mode, ShellJob, Source, TcpEstablished
+from sojourn.cli.options import FileLocks, Mode, ShellJob, TcpEstablished
 from sojourn.cli.output import console, megabytes, milliseconds
-from sojourn.errors import MigrationError, Refused
+from sojourn.errors import MigrationError, Refused, UsageError
 from sojourn.images import size_for
 from sojourn.ledger import Account
 from sojourn.model import Json, Plan, State, where_it_runs
@@ -34,11 +35,16 @@ def add_to(app: typer.Typer) -> None:
 
 
 def migrate(
-    pid: Annotated[int, typer.Argument(help="The process, by its PID on the source; its children move along.")],
-    source: Source,
+    pid: Annotated[
+        int | None, typer.Argument(help="The process, by its PID on the source; its children move along.")
+    ] = None,
+    source: Annotated[str | None, typer.Option("--from", metavar="HOST", help="The host where it runs.")] = None,
     destination: Annotated[
-        str, typer.Option("--to", metavar="HOST", help="The host where it shall run; auto: the best one.")
-    ],
+        str | None, typer.Option("--to", metavar="HOST", help="The host where it shall run; auto: the best one.")
+    ] = None,
+    plan_file: Annotated[
+        Path | None, typer.Option("--plan", metavar="FILE", help="Migrate all that this file says, CSV or JSON.")
+    ] = None,
     mode: Mode = "stop-and-copy",
     tcp_established: TcpEstablished = False,
     shell_job: ShellJob = False,
@@ -54,6 +60,12 @@ def migrate(
     json: Annotated[bool, typer.Option("--json", help="Print the finished migration as JSON.")] = False,
 ) -> None:
     """Move a running process, with its children and its memory, to another host."""
+    if plan_file:
+        if (pid, source, destination) != (None, None, None):
+            raise UsageError("A plan file says which processes, from where and to where; say nothing of it beside.")
+        many.migrate_plan(plan_file, detach=detach, json=json)
+        return
+    pid, source, destination = _said(pid, source, destination)
     limit_s = load().max_freeze_s if max_freeze is None else max_freeze
     plan = Plan(pid, source, destination, mode, tcp_established, shell_job, file_locks, limit_s)
     cluster = Cluster()
@@ -75,6 +87,15 @@ def migrate(
     state = live.silently(cluster.ledger, bookmark, migration) if json else _watch(cluster, bookmark, migration, plan)
     _report(cluster.find(migration), json=json)
     raise typer.Exit(state.exit_code)
+
+
+def _said(pid: int | None, source: str | None, destination: str | None) -> tuple[int, str, str]:
+    """Return what a single migration needs. Raises UsageError in the parser's words, since only --plan needs none."""
+    if pid is None:
+        raise UsageError("Missing argument 'PID'.", "Or name a file with many: --plan FILE.")
+    if source is None or destination is None:
+        raise UsageError(f"Missing option '{'--to' if source else '--from'}'.", "See --help.")
+    return pid, source, destination
 
 
 def _placed(cluster: Cluster, plan: Plan, *, say: bool, json: bool) -> Plan:

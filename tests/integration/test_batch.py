@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +17,8 @@ from sojourn.queue import Counts
 from tests.conftest import eventually
 from tests.integration.conftest import Cluster, Redis
 from tests.integration.steps import act, let_go
-from workflows.batch import abort_batch, migrate_many, resume_batch
+from tests.integration.test_capacity import sojourn
+from workflows.batch import abort_batch, drain, migrate_many, resume_batch
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:task_allow_error_cb_on_chord_header:celery.exceptions.CPendingDeprecationWarning"
@@ -137,7 +141,62 @@ def test_a_word_that_was_lost(cluster: Cluster, batches: Batches) -> None:
     """A batch whose parts vanished from the queue is gone on with."""
     cluster.queue.pause("lost-batch")
     answer = migrate_many.apply_async(args=(lines(1600, 2),), task_id="lost-batch")
-    for migration in acting(cluster, batches, answer.id, {}, {}):
-        eventually(lambda migration=migration: cluster.queue.end(migration))
+    parts = acting(cluster, batches, answer.id, {}, {})
+    eventually(lambda: cluster.queue.counts().waiting == len(parts))
+    for migration in parts:
+        assert cluster.queue.end(migration)
     cluster.queue.resume(answer.id)
     assert answer.get(timeout=90)["counts"] == {"completed": 2}
+
+
+def test_a_drain(cluster: Cluster, batches: Batches) -> None:
+    """The host is cordoned and all that can be moved goes to others; one that fails there goes to another one."""
+    try:
+        said = drain.delay("gamma", by="me").get(timeout=120)
+    finally:
+        cluster.registry.uncordon("gamma")
+    assert (said["kind"], said["state"], set(said["counts"])) == ("drain", "finished", {"completed"})
+    assert {each["source"] for each in said["migrations"]} == {"gamma"}
+    assert {each["destination"] for each in said["migrations"]} == {"alpha", "beta"}
+
+
+def test_another_destination_for_the_next_try(cluster: Cluster, batches: Batches) -> None:
+    """A migration that placement has placed, and that failed, is placed anew."""
+    cluster.queue.pause("placed-batch")
+    asked = [{"pid": os.getpid(), "source": "alpha", "destination": "auto"}]
+    answer = migrate_many.apply_async(args=(asked,), task_id="placed-batch")
+    acting(cluster, batches, answer.id, {"second": "fail"})
+    first = batches.parts(answer.id)[0].plan["destination"]
+    resume_batch.delay(answer.id).get(timeout=10)
+    (end,) = answer.get(timeout=60)["migrations"]
+    assert (end["state"], end["tries"]) == ("completed", 2)
+    assert end["destination"] not in {first, "alpha"}
+
+
+def test_the_command_line(cluster: Cluster, batches: Batches, tmp_path: Path) -> None:
+    """A plan file, followed to its end, line by line for machines."""
+    plan = tmp_path / "plan.csv"
+    plan.write_text("pid,source,destination,priority\n1701,alpha,beta,\n1702,alpha,beta,5\n")
+    done = sojourn(cluster, "migrate", "--plan", str(plan), "--json")
+    *each, last = map(json.loads, done.stdout.splitlines())
+    assert done.returncode == 0
+    assert [line["pid"] for line in sorted(each, key=lambda line: line["line"])] == [1701, 1702]
+    assert last["counts"] == {"completed": 2}
+    assert json.loads(sojourn(cluster, "batch", last["id"][:8], "--json").stdout)["state"] == "finished"
+    assert sojourn(cluster, "batch", last["id"], "pause").returncode == 2
+    plan.write_text("pid,source,destination\n1701,alpha,alpha\n0,alpha,beta\n")
+    wrong = sojourn(cluster, "migrate", "--plan", str(plan))
+    assert (wrong.returncode, "line 2" in wrong.stderr, "line 3" in wrong.stderr) == (2, True, True)
+
+
+def test_what_waits_is_shown_and_reordered(cluster: Cluster, batches: Batches) -> None:
+    """With why it waits; a higher priority goes first."""
+    cluster.queue.pause("shown-batch")
+    answer = migrate_many.apply_async(args=(lines(1800, 3),), task_id="shown-batch")
+    first, _, last = acting(cluster, batches, answer.id)
+    shown = eventually(lambda: json.loads(sojourn(cluster, "queue", "--json").stdout))
+    assert [(each["id"], each["why"]) for each in shown[:1]] == [(first, "its batch is paused")]
+    assert sojourn(cluster, "queue", last[:13], "--priority", "7").returncode == 0
+    assert json.loads(sojourn(cluster, "queue", "--json").stdout)[0]["id"] == last
+    assert sojourn(cluster, "batch", "shown-batch", "abort", "--finish").returncode == 0
+    assert answer.get(timeout=30)["counts"] == {"aborted": 3}
