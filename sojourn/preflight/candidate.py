@@ -93,9 +93,10 @@ def _status(pid: int, key: str) -> int:
 def members_of(pid: int) -> list[Process]:
     """Return what a selector looks at, for each process of a tree; those that end meanwhile are left out."""
     found = []
-    for member in process.tree(pid):
-        with contextlib.suppress(ProcessGone, FileNotFoundError, ProcessLookupError):
-            found.append(_seen(member.identity.pid))
+    with contextlib.suppress(ProcessGone):
+        for member in process.tree(pid):
+            with contextlib.suppress(ProcessGone, FileNotFoundError, ProcessLookupError):
+                found.append(_seen(member.identity.pid))
     return found
 
 

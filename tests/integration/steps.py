@@ -13,8 +13,9 @@ from typing import Any
 from celery import shared_task
 
 from sojourn.errors import CommandFailed, Temporary
-from sojourn.host import Migration, this_host
+from sojourn.host import Host, Migration, this_host
 from sojourn.model import Json, Message, Outcome, Phase, Role
+from sojourn.preflight.candidate import Candidate
 from tasks.step import HostStep, step
 from workflows.canvas import backward
 from workflows.conclude import conclude
@@ -38,6 +39,13 @@ def acts(place: Path, migration: str) -> list[str]:
 def let_go(place: Path, migration: str) -> None:
     """Let the steps go on that were told to wait."""
     (place / f"{migration}.go").touch()
+
+
+def trees(host: Host) -> list[Candidate]:
+    """Return the trees that a test has written down for a host, by their PIDs."""
+    told = host.settings.state_dir.parent / f"{host.name}.trees"
+    pids = json.loads(told.read_text()) if told.exists() else []
+    return [Candidate(pid, f"program {pid}", 0, 1, 10_000_000, 0, "") for pid in pids]
 
 
 def _write(place: Path, migration: str, line: str) -> None:

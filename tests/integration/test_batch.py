@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -151,11 +152,16 @@ def test_a_word_that_was_lost(cluster: Cluster, batches: Batches) -> None:
 
 def test_a_drain(cluster: Cluster, batches: Batches) -> None:
     """The host is cordoned and all that can be moved goes to others; one that fails there goes to another one."""
+    programs = [subprocess.Popen(["sleep", "1000"]) for _ in range(6)]
+    (cluster.place / "gamma.trees").write_text(json.dumps([program.pid for program in programs]))
     try:
         said = drain.delay("gamma", by="me").get(timeout=120)
     finally:
         cluster.registry.uncordon("gamma")
-    assert (said["kind"], said["state"], set(said["counts"])) == ("drain", "finished", {"completed"})
+        for program in programs:
+            program.kill()
+            program.wait()
+    assert (said["kind"], said["state"], said["counts"]) == ("drain", "finished", {"completed": 6})
     assert {each["source"] for each in said["migrations"]} == {"gamma"}
     assert {each["destination"] for each in said["migrations"]} == {"alpha", "beta"}
 

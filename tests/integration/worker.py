@@ -1,6 +1,7 @@
 """One host's worker for tests: as ``workers.host`` starts its lanes, but in one process and without CRIU.
 
-A migration that is asked for is done by the steps of ``tests.integration.steps``. With ``--reconcile`` there is a
+A migration that is asked for is done by the steps of ``tests.integration.steps``, and the host has the trees that
+are written down there, since all these hosts are one machine. With ``--reconcile`` there is a
 reconciler beside it.
 """
 
@@ -11,6 +12,7 @@ import sys
 
 from sojourn.host import this_host
 from sojourn.log import configure
+from sojourn.preflight import candidate
 from tests.integration import steps
 from workers.reconciler import Reconciler
 from workflows.app import the_app
@@ -21,6 +23,7 @@ def main(host: str, *options: str) -> None:
     """Run until killed."""
     configure("text")
     PIPELINES["stop-and-copy"] = steps.PIPELINE
+    candidate.survey = lambda _: steps.trees(this_host())
     if "--reconcile" in options and os.fork() == 0:
         the_app().loader.import_default_modules()
         Reconciler(this_host()).run()
