@@ -21,6 +21,9 @@ from workflows.join import concluded
 
 log = logging.getLogger("sojourn.dispatch")
 
+#: How old what hosts said of themselves may be: they say it every two seconds.
+HOSTS_S = 1.0
+
 
 @shared_task(name="sojourn.dispatch")
 def dispatch() -> int:
@@ -29,7 +32,7 @@ def dispatch() -> int:
     counts = host.queue.counts()
     if not (counts.waiting or counts.later or counts.taken):
         return 0
-    hosts = host.registry.hosts()
+    hosts = host.registry.recent(HOSTS_S)
     limits = Limits.of(hosts, host.settings.max_migrations)
     begun = 0
     while taken := host.queue.take(host.name, limits):

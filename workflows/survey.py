@@ -32,9 +32,10 @@ def candidates() -> list[Json]:
 
 @shared_task(name="sojourn.survey", base=Call)
 def survey() -> Json:
-    """Return this host's name and its trees, with all that a selector looks at."""
+    """Return this host's name and its trees but our own, with all that a selector looks at."""
     host = this_host()
-    found = candidate.survey(host.worker_pid())
+    worker = host.worker_pid()
+    found = [each for each in candidate.survey(worker) if not each.verdict or not candidate.is_ours(each.pid, worker)]
     trees = [asdict(each) | {"members": [asdict(one) for one in candidate.members_of(each.pid)]} for each in found]
     return {"host": host.name, "trees": trees}
 

@@ -76,6 +76,13 @@ def _why_not(stat: Stat) -> tuple[str, str] | None:
     return None
 
 
+def is_ours(pid: int, worker: int | None) -> bool:
+    """Whether a tree is that of this host's worker, or holds it: nobody wants to move that one."""
+    with contextlib.suppress(ProcessGone):
+        return worker in process.ancestors(pid) or (worker is not None and pid in process.ancestors(worker))
+    return False
+
+
 def _why_ours(pid: int, line: list[int], worker: int | None) -> tuple[str, str] | None:
     if pid in process.ancestors(os.getpid()) or worker in line:
         return "OWN_TREE", "is Sojourn's own worker or one of its ancestors; it can not migrate itself"
