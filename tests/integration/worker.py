@@ -23,7 +23,7 @@ def main(host: str, *options: str) -> None:
     """Run until killed."""
     configure("text")
     PIPELINES["stop-and-copy"] = steps.PIPELINE
-    candidate.survey = lambda _: steps.trees(this_host())
+    candidate.survey = lambda worker: steps.trees(this_host())
     if "--reconcile" in options and os.fork() == 0:
         the_app().loader.import_default_modules()
         Reconciler(this_host()).run()
