@@ -88,7 +88,7 @@ def _tried_again(host: Host, record: Record, part: Part, result: Json) -> bool:
         return False
     if State(result["state"]) not in WORTH_ANOTHER_TRY and not _refused_there(part, result):
         return False
-    following = _placed_anew(host, part) if part.auto else part.again()
+    following = placed_anew(host, part) if part.auto else part.again()
     # The part first: if this process dies now, the batch's next look queues it.
     host.batches.keep(record.id, following)
     host.ledger.open(following.migration, Plan.from_json(following.plan), part_of(record.id, following))
@@ -103,9 +103,9 @@ def _refused_there(part: Part, result: Json) -> bool:
     return part.auto and result["state"] == State.REFUSED and on_destination
 
 
-def _placed_anew(host: Host, part: Part) -> Part:
+def placed_anew(host: Host, part: Part) -> Part:
     """Return the part for another destination if one can take it, else for the same."""
-    failed = (*part.avoid, part.plan["destination"])
+    failed = tuple(dict.fromkeys((*part.avoid, part.plan["destination"])))
     hosts = {name: info for name, info in host.registry.hosts().items() if name not in failed}
     (placement,) = place([Item("it", part.plan["source"], part.bytes)], hosts)
     return replace(part.again(placement.destination), avoid=failed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -206,3 +207,21 @@ def test_what_waits_is_shown_and_reordered(cluster: Cluster, batches: Batches) -
     assert json.loads(sojourn(cluster, "queue", "--json").stdout)[0]["id"] == last
     assert sojourn(cluster, "batch", "shown-batch", "abort", "--finish").returncode == 0
     assert answer.get(timeout=30)["counts"] == {"aborted": 3}
+
+
+def test_a_destination_that_dies_while_others_wait_for_it(cluster: Cluster, batches: Batches) -> None:
+    """What waits for it, and was placed there, is placed anew."""
+    cluster.queue.pause("moving-batch")
+    asked = [{"pid": os.getpid(), "source": "alpha", "destination": "auto"}]
+    answer = migrate_many.apply_async(args=(asked,), task_id="moving-batch")
+    acting(cluster, batches, answer.id)
+    dies = batches.parts(answer.id)[0].plan["destination"]
+    cluster.registry.withdraw(dies)
+    time.sleep(1.5)  # a dispatch believes for a second what hosts have said
+    try:
+        resume_batch.delay(answer.id).get(timeout=10)
+        (end,) = answer.get(timeout=60)["migrations"]
+    finally:
+        cluster.announce(dies, max_outgoing=2)
+    assert (end["state"], end["tries"]) == ("completed", 1)
+    assert end["destination"] not in {dies, "alpha"}
