@@ -4,7 +4,7 @@ BIN := .venv/bin
 RINGS := tests/unit tests/integration tests/lab tests/faults
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint faults soak bench clean
+.PHONY: help demo test lint faults soak bench control clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ soak: ## migrate 500 times back and forth under faults and write docs/soak.md (r
 bench: ## measure the freeze against the same CRIU commands in a shell script (root)
 	@bin/setup lab
 	@$(BIN)/python benchmarks/freeze.py $(ARGS)
+
+control: ## measure the queue, the canvas and the journals without CRIU: 10,000 migrations between 1,000 hosts
+	@bin/setup
+	@$(BIN)/python benchmarks/control_plane.py $(ARGS)
 
 clean: ## remove the demo's lab, .venv and caches; the hosts' root stays in /var/cache/sojourn
 	@if [ -e /run/sojourn-lab/demo ]; then $(BIN)/sojourn lab down --name demo; fi

@@ -44,6 +44,7 @@ LOOK_S = 15.0
 CHUNK = 500
 
 ABORTED = Failure(Aborted.code, "Its batch was aborted before it began.")
+ABORTED_TOO = Failure(Aborted.code, "Its batch was aborted.")
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,7 @@ def abort_batch(batch: str, *, roll_back: bool) -> None:
     under_way = [part for part in left if not _withdrawn(host, part)]
     host.queue.resume(batch)  # nothing of it waits any more; a pause must not outlive it
     for part in under_way if roll_back else ():
+        host.ledger.tell_failure(part.migration, ABORTED_TOO)
         abort(Message(part.migration, Plan.from_json(part.plan)))
     if not left:
         finish(batch)

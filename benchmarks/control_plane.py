@@ -1,0 +1,306 @@
+"""What the control plane can do: many migrations between many hosts, without CRIU.
+
+The steps only sleep and write their phases; everything else is real: the canvas, its signed messages, the journals with
+every write durable, Redis, the queue with its leases, the batch. A few Celery workers stand for all hosts: each takes
+the queues of its share of them, and does each step with the journal of the host to whose queue it was sent.
+
+Usage: python benchmarks/control_plane.py [--hosts 1000] [--migrations 10000] [--workers 2] [--slots 8] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import logging
+import os
+import random
+import resource
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import redis
+from celery import current_task
+
+from sojourn import host as real_host
+from sojourn.batch import Batches
+from sojourn.host import Host, Migration
+from sojourn.model import Outcome, Phase, Role
+from sojourn.queue import Queue
+from sojourn.registry import HostInfo, Registry
+from sojourn.run import Child, spawn
+from sojourn.settings import Settings
+from sojourn.store import Store
+from tasks.step import HostStep, step
+from workflows.pipeline import On, Pipeline, Step
+
+KEY = "a key for benchmarks that is long enough"
+SLEEP_S = 0.005
+ANNOUNCED_S = 36_000
+
+#: The commands by which messages come to Redis and leave it.
+SENT = "lpush"
+
+
+def _sleeping(name: str, *phases: Phase, facts: dict[Role, dict[str, Any]] | None = None, **how: Any) -> HostStep:  # noqa: ANN401
+    """Make a step that writes these phases, as far as they are of its host's role, and sleeps behind each."""
+
+    def work(migration: Migration) -> Outcome:
+        for phase in phases:
+            migration.become(phase)
+        time.sleep(SLEEP_S)
+        return Outcome(f"{name} is done", (facts or {}).get(migration.role, {}))
+
+    work.__name__ = f"bench_{name}"
+    return step(deadline_s=30, **how)(work)
+
+
+BEFORE, FROZEN = (Phase.OPEN, Phase.RESERVED), (Phase.FROZEN, Phase.RELEASED, Phase.RESERVED)
+ENDS = {Role.SOURCE: {"source_phase": "retired"}, Role.DESTINATION: {"verdict": "restored"}}
+
+EIGHT = Pipeline(
+    Step(_sleeping("examine", opens=True), On.SOURCE),
+    Step(_sleeping("preflight", opens=True), On.DESTINATION),
+    Step(_sleeping("page_server"), On.DESTINATION),
+    Step(_sleeping("dump", Phase.FREEZING, Phase.FROZEN), On.SOURCE),
+    Step(_sleeping("copy_images", Phase.RELEASED, begins_in=FROZEN), On.SOURCE, frozen=True),
+    Step(
+        _sleeping("restore", Phase.RESTORING, Phase.ACCEPTED, Phase.RESTORED, facts=ENDS, begins_in=FROZEN),
+        On.DESTINATION,
+        frozen=True,
+    ),
+    Step(_sleeping("retire", Phase.RETIRED, facts=ENDS, begins_in=FROZEN), On.SOURCE),
+    Step(_sleeping("release", facts=ENDS, begins_in=tuple(Phase)), On.BOTH),
+)
+
+
+def name_of(number: int) -> str:
+    """Return the name of a host."""
+    return f"host-{number:04d}"
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where the benchmark lives, and its size."""
+
+    place: Path
+    url: str
+    hosts: int
+    workers: int
+    slots: int
+    under_way: int
+
+    def settings(self, host: str) -> Settings:
+        """Return a host's settings."""
+        here = self.place / host
+        told = {"host": host, "redis_url": self.url, "key": KEY, "state_dir": here, "runtime_dir": here / "run"}
+        return Settings.model_validate({**told, "max_migrations": self.under_way})
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of a worker."""
+        return {
+            "PYTHONPATH": ":".join([str(Path(__file__).parents[1]), *sys.path]),
+            "SOJOURN_CONFIG": str(self.place / "none.toml"),
+            "SOJOURN_HOST": "planner",
+            "SOJOURN_KEY": KEY,
+            "SOJOURN_REDIS_URL": self.url,
+            "SOJOURN_MAX_MIGRATIONS": str(self.under_way),
+            "SOJOURN_STATE_DIR": str(self.place / "planner"),
+            "SOJOURN_RUNTIME_DIR": str(self.place / "planner/run"),
+        }
+
+
+def work(number: int, site: Site) -> None:
+    """Be one of the workers, until killed."""
+    hosts = [name_of(each) for each in range(number, site.hosts, site.workers)]
+    _stand_for_many(site)
+    from workflows.app import the_app  # noqa: PLC0415  (after this_host was replaced)
+    from workflows.migrate import PIPELINES  # noqa: PLC0415
+
+    PIPELINES["stop-and-copy"] = EIGHT
+    logging.getLogger("py.warnings").setLevel(logging.ERROR)
+    queues = ["sojourn", *hosts, *(f"{name}.frozen" for name in hosts)]
+    the_app().worker_main(
+        [
+            *("worker", f"--hostname=main@worker{number}", f"--queues={','.join(queues)}", "--pool=prefork"),
+            *(f"--concurrency={site.slots}", "--without-gossip", "--without-mingle", "--loglevel=WARNING"),
+            "--task-events",
+        ]
+    )
+
+
+def _stand_for_many(site: Site) -> None:
+    """Let each task find the host to whose queue it was sent."""
+    import tasks.step  # noqa: PLC0415
+
+    planner = real_host.this_host
+
+    @lru_cache(maxsize=400)
+    def standing_for(name: str) -> Host:
+        return Host(site.settings(name))
+
+    def this_host() -> Host:
+        queue = current_task.request.delivery_info["routing_key"].removesuffix(".frozen")
+        return planner() if queue == "sojourn" else standing_for(queue)
+
+    tasks.step.this_host = this_host  # type: ignore[assignment, attr-defined]
+
+
+class Run:
+    """One run: its Redis, its workers, what was measured."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.children: list[Child] = []
+        self.redis = redis.Redis.from_url(site.url)
+        self.store = Store(site.url)
+        self.batches = Batches(self.store, 86_400)
+        self.queue = Queue(self.store, 30)
+
+    def start(self) -> None:
+        """Start Redis and the workers, and announce the hosts."""
+        port = self.site.url.rsplit(":", 1)[1].split("/", maxsplit=1)[0]
+        options = ["--save", "", "--appendonly", "no", "--dir", self.site.place, "--bind", "127.0.0.1"]
+        self.children.append(spawn(["redis-server", "--port", port, *options]))
+        _until(self._answers)
+        for number in range(self.site.hosts):
+            Registry(self.store).announce(_info(name_of(number)), ANNOUNCED_S)
+        for number in range(self.site.workers):
+            argv = [sys.executable, __file__, "--be", str(number), "--site", json.dumps(vars(self.site), default=str)]
+            log = self.site.place / f"worker{number}.log"
+            self.children.append(spawn(argv, output=log, env=self.site.environment()))
+
+    def stop(self) -> None:
+        """End everything."""
+        for child in reversed(self.children):
+            child.kill()
+
+    def measure(self, migrations: int) -> dict[str, Any]:
+        """Ask for so many migrations at one go, and return what they cost, by tenths of the whole."""
+        os.environ.update(self.site.environment())
+        from workflows.batch import migrate_many  # noqa: PLC0415
+
+        before = self._memory()
+        self.redis.config_resetstat()
+        began = time.monotonic()
+        batch = migrate_many.delay(plan_of(migrations, self.site.hosts)).id
+        _until(lambda: (record := self.batches.record(batch)) and record.total)
+        entered_s, queued = time.monotonic() - began, self._memory()
+        marks = []
+        for tenth in range(1, 11):
+            _until(lambda tenth=tenth: self.batches.record(batch).ended >= migrations * tenth // 10, within_s=3600)
+            marks.append({"ended": migrations * tenth // 10, "s": time.monotonic() - began, "bytes": self._memory()})
+        stats = self.redis.info("commandstats")
+        return {
+            "entered_s": entered_s,
+            "queued_bytes_each": (queued - before) / migrations,
+            "finished_bytes_each": (marks[-1]["bytes"] - before) / migrations,
+            "messages_each": stats[f"cmdstat_{SENT}"]["calls"] / migrations,
+            "commands_each": sum(each["calls"] for each in stats.values()) / migrations,
+            "redis_ms_each": sum(each["usec"] for each in stats.values()) / 1000 / migrations,
+            "slowest": sorted(((each["usec"], name) for name, each in stats.items()), reverse=True)[:8],
+            "counts": _counts(self.batches, batch),
+            "marks": marks,
+            "keys": self.redis.dbsize(),
+        }
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.redis.ping())
+        except redis.ConnectionError:
+            return False
+
+    def _memory(self) -> int:
+        return int(self.redis.info("memory")["used_memory"])
+
+
+def _counts(batches: Batches, batch: str) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for end in batches.ends(batch).values():
+        counts[end["state"]] = counts.get(end["state"], 0) + 1
+    return counts
+
+
+def plan_of(migrations: int, hosts: int) -> list[dict[str, Any]]:
+    """Return a plan with routes that are spread over all hosts; the same for each run."""
+    chance = random.Random(7)  # noqa: S311  (routes, not secrets)
+    asked = []
+    for number in range(migrations):
+        source, destination = chance.sample(range(hosts), 2)
+        asked.append({"pid": 2 + number, "source": name_of(source), "destination": name_of(destination)})
+    return asked
+
+
+def _info(name: str) -> HostInfo:
+    return HostInfo(name, "127.0.0.1", "0", "4.2", "6.1", "x86_64", 2, 2**34, 2**33, 0, 0.0, 0.0, (), 4, 4)
+
+
+def _until(condition: Callable[[], object], within_s: float = 60) -> None:
+    until = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > until:
+            raise SystemExit(f"still not so after {within_s:g} s")
+        time.sleep(0.05)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def show(found: dict[str, Any], migrations: int) -> None:
+    """Print what was measured."""
+    print(f"{found['entered_s']:.1f} s until all {migrations} were checked and queued; {found['counts']}")
+    for before, mark in itertools.pairwise([{"ended": 0, "s": found["entered_s"], "bytes": 0}, *found["marks"]]):
+        pace = (mark["ended"] - before["ended"]) / max(0.001, mark["s"] - before["s"])
+        print(
+            f"{mark['ended']:7d} ended after {mark['s']:6.1f} s: {pace:5.1f} per second, {mark['bytes'] / 1e6:6.1f} MB"
+        )
+    whole = migrations / found["marks"][-1]["s"]
+    print(f"in all {whole:.1f} migrations per second")
+    print(f"each: {found['messages_each']:.1f} messages, {found['commands_each']:.0f} commands of Redis", end=", ")
+    print(f"{found['redis_ms_each']:.2f} ms of its time", end="; ")
+    print(f"{found['queued_bytes_each']:.0f} bytes queued, {found['finished_bytes_each']:.0f} bytes finished")
+    print("most of Redis's time:", ", ".join(f"{name[8:]} {usec / 1e3:.0f} ms" for usec, name in found["slowest"]))
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description="Measure the control plane without CRIU.")
+    for name, default in (("hosts", 1000), ("migrations", 10_000), ("workers", 2), ("slots", 8), ("under-way", 64)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--be", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--site", type=json.loads, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    if asked.be is not None:
+        work(asked.be, Site(**{**asked.site, "place": Path(asked.site["place"])}))
+        return
+    place = Path(tempfile.mkdtemp(prefix="sojourn-control-"))
+    site = Site(place, f"redis://127.0.0.1:{_free_port()}/0", asked.hosts, asked.workers, asked.slots, asked.under_way)
+    run = Run(site)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing outlives it
+    try:
+        run.start()
+        found = run.measure(asked.migrations)
+    finally:
+        run.stop()
+        [print(f.read_text()[-3000:]) for f in place.glob("*.log")]
+        shutil.rmtree(place, ignore_errors=True)
+    show(found, asked.migrations)
+    if asked.json:
+        asked.json.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
