@@ -127,6 +127,7 @@ def test_a_host_that_went_silent_while_it_waited(cluster: Cluster) -> None:
     """It waits for the host, and begins when that is back."""
     message = cluster.migration(601)
     cluster.registry.withdraw("beta")
+    time.sleep(1.5)  # a dispatch believes for a second what hosts have said
     cluster.ledger.open(message.id, message.plan)
     cluster.queue.put([Entry(message.id, message.id, message.plan.to_json())])
     time.sleep(1)
