@@ -50,7 +50,7 @@ class Reconciler:
 
     def look(self) -> None:
         """Move on every row that stands still; tell the ledger again what it has lost."""
-        with contextlib.suppress(StoreUnreachable, OperationalError):
+        with contextlib.suppress(StoreUnreachable):
             self._rebuild_ledger()
             self._look_after_the_queue()
         for entry in self.host.journal.unfinished():

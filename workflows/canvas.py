@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from celery import chain, group, shared_task
+from celery.result import denied_join_result
+from kombu.exceptions import OperationalError
 
+from sojourn.errors import StoreUnreachable
 from sojourn.model import Json, Message
 from tasks.step import HostStep
 from workflows.pipeline import On, Pipeline
@@ -70,3 +73,14 @@ def linked(rows: Rows, message: Message, conclude: Any, *, expires_s: float | No
             links.append(meet.s().set(queue=SHARED_QUEUE, ignore_result=True))
         links.append(group(signatures) if len(hosts) > 1 else signatures[0])
     return chain(*links, conclude.s().set(queue=SHARED_QUEUE, ignore_result=True))
+
+
+def send(canvas: Any) -> Any:  # noqa: ANN401
+    """Send a canvas for whose results nobody here waits. Raises StoreUnreachable if Redis does not take it."""
+    # Celery's store of results gives up by a RuntimeError, after twenty seconds.
+    away = (OperationalError, RuntimeError, *canvas.app.backend.connection_errors)
+    try:
+        with denied_join_result():  # else this process would subscribe to every single result, for ever
+            return canvas.apply_async()
+    except away as error:
+        raise StoreUnreachable(f"Redis took no messages: {error}.", "Is it running?") from None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 
 from celery import shared_task
-from kombu.exceptions import OperationalError
 
 from sojourn.errors import StoreUnreachable
 from sojourn.host import Host, this_host
@@ -48,7 +47,7 @@ def make_room(migration: str) -> None:
     try:
         this_host().queue.end(migration)
         dispatch()
-    except (StoreUnreachable, OperationalError) as error:
+    except StoreUnreachable as error:
         log.warning("The queue waits for the next look: %s", error, extra={"migration": migration})
 
 

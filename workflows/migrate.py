@@ -26,7 +26,7 @@ from tasks.restore import refuse, restore
 from tasks.retire import retire
 from workflows.app import the_app
 from workflows.call import Call
-from workflows.canvas import backward, forward
+from workflows.canvas import backward, forward, send
 from workflows.conclude import answer, conclude, error_of, not_begun
 from workflows.dispatch import dispatch
 from workflows.join import concluded
@@ -87,7 +87,7 @@ def begin(message: Message, hosts: Hosts, *, known: bool) -> bool:
         concluded(account.part if account else None, result)
         host.queue.end(message.id)
         return False
-    forward(PIPELINES[message.plan.mode], message, conclude, roll_back).apply_async()
+    send(forward(PIPELINES[message.plan.mode], message, conclude, roll_back))
     host.ledger.tell_state(message.id, State.RUNNING)
     return True
 
@@ -99,4 +99,4 @@ def roll_back(handed: Json) -> None:
     account = this_host().ledger.account(message.id)
     if account is None or not account.state.definite:  # an abort may have told its end already
         this_host().ledger.tell_state(message.id, State.ROLLING_BACK)
-    backward(PIPELINES[message.plan.mode], message, conclude).apply_async()
+    send(backward(PIPELINES[message.plan.mode], message, conclude))

@@ -9,10 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from celery import shared_task
-from celery.result import denied_join_result
-from kombu.exceptions import OperationalError
 
-from sojourn.errors import StoreUnreachable
 from sojourn.host import this_host
 from sojourn.model import Failure, Json, Message, Phase, Role, Verdict
 from tasks.dump import interrupt, resume
@@ -22,7 +19,7 @@ from tasks.reclaim import reclaim
 from tasks.reserve import release
 from tasks.restore import decide, refuse
 from workflows.app import the_app
-from workflows.canvas import SHARED_QUEUE, Rows, linked
+from workflows.canvas import SHARED_QUEUE, Rows, linked, send
 from workflows.conclude import close, conclude
 from workflows.pipeline import On
 
@@ -60,7 +57,7 @@ def settle(message: Message, expires_s: float) -> Any:  # noqa: ANN401  (Celery 
     Raises StoreUnreachable.
     """
     the_app()
-    return _sent(linked(SETTLE, message, conclude, expires_s=expires_s))
+    return send(linked(SETTLE, message, conclude, expires_s=expires_s))
 
 
 def abort(message: Message, *, waits: bool = False) -> Any:  # noqa: ANN401
@@ -71,7 +68,7 @@ def abort(message: Message, *, waits: bool = False) -> Any:  # noqa: ANN401
     the_app()  # an operator's program has none yet, and the canvas would go to no broker of ours
     if waits:
         return withdraw.apply_async((message.to_json(),), queue=SHARED_QUEUE)
-    return _sent(linked(ABORT, message, ask_the_destination))
+    return send(linked(ABORT, message, ask_the_destination))
 
 
 @shared_task(name="sojourn.withdraw", bind=True)
@@ -91,7 +88,7 @@ def ask_the_destination(self: Any, handed: Json) -> None:  # noqa: ANN401
     alone = message.facts.get("source_phase") == Phase.RESUMED
     if alone or message.plan.destination not in this_host().registry.alive():
         close(self.app, message)
-    linked(ABORT_FURTHER, message, conclude).apply_async()
+    send(linked(ABORT_FURTHER, message, conclude))
 
 
 def report_given_up() -> None:
@@ -110,18 +107,7 @@ def resolve(message: Message, dead: Role) -> Any:  # noqa: ANN401
     """Act on an operator's word that one host is dead; the word is in the message's facts, and so in the journal."""
     the_app()
     then = {Role.DESTINATION: without_destination, Role.SOURCE: without_source}[dead]
-    return _sent(linked(WITHOUT[dead], message, then))
-
-
-def _sent(canvas: Any) -> Any:  # noqa: ANN401
-    """Send a canvas for whose results nobody here waits. Raises StoreUnreachable if Redis does not take it."""
-    # Celery's store of results gives up by a RuntimeError, after twenty seconds.
-    away = (OperationalError, RuntimeError, *the_app().backend.connection_errors)
-    try:
-        with denied_join_result():  # else this process would subscribe to every single result, for ever
-            return canvas.apply_async()
-    except away as error:
-        raise StoreUnreachable(f"Redis took no messages: {error}.", "Is it running?") from None
+    return send(linked(WITHOUT[dead], message, then))
 
 
 @shared_task(name="sojourn.without_destination", bind=True)
@@ -138,4 +124,4 @@ def without_source(self: Any, handed: Json) -> None:  # noqa: ANN401
 
 def _end_without(app: Any, message: Message, dead: Role) -> None:  # noqa: ANN401
     close(app, message)
-    linked(IF_BACK[dead], message, conclude).apply_async()
+    send(linked(IF_BACK[dead], message, conclude))
