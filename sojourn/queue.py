@@ -30,6 +30,7 @@ Keys, all beginning with ``sojourn:queue:``; none expires but where it says so:
                           like a lease
 ``given-up``              sorted set: ids that were given up, by when (ms)
 ``paused``                set: batches of which nothing is handed out until they are resumed
+``shut``                  hash: ``out:<host>`` and ``in:<host>`` that are silent or cordoned, by since when (ms)
 ``looked``                text: there while a host has looked after the queue just now
 ``number``, ``turn``      counters
 
@@ -62,6 +63,10 @@ BACK_OFF_S = 5.0
 #: behind the others, and the next ``take`` looks at those.
 LOOK = 500
 
+#: What waits for a host that has been silent or cordoned for so long is handed out all the same: whoever takes it finds
+#: that it can not begin, and says so. A host that only restarts is back sooner.
+SHUT_S = 10.0
+
 #: So many that are due, and as many whose lease has expired, one ``take`` brings back into the line.
 SWEEP = 100
 
@@ -74,7 +79,7 @@ PRIORITIES = 1000
 BATCH_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 PRELUDE = f"""
-local MAX_TRIES, SWEEP, Q = {MAX_TRIES}, {SWEEP}, 'sojourn:queue:'
+local MAX_TRIES, SWEEP, SHUT, Q = {MAX_TRIES}, {SWEEP}, {SHUT_S:.0f} * 1000, 'sojourn:queue:'
 local call, clock = redis.call, redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local function text(number) return string.format('%.0f', number) end
@@ -190,9 +195,21 @@ if before and get(before).ticket == ticket then return told(before) end
 sweep()
 if held('taken') >= cluster then return false end
 
+-- Whether a host has been shut for so long that what waits for it must be told.
+local function is_given_up(key)
+  call('HSETNX', Q .. 'shut', key, text(now))
+  return now - call('HGET', Q .. 'shut', key) > SHUT
+end
+
+local function looks_full(key, limit)
+  if limit == nil then return not is_given_up(key) end
+  call('HDEL', Q .. 'shut', key)
+  return held(key) >= limit
+end
+
 local function has_room(way, host)
   local key = way .. ':' .. host
-  if full[key] == nil then full[key] = held(key) >= (limits[way][host] or 0) end
+  if full[key] == nil then full[key] = looks_full(key, limits[way][host]) end
   return not full[key]
 end
 
@@ -381,7 +398,7 @@ class Standing(StrEnum):
 class Limits:
     """How many migrations from the queue may be under way at once: in the cluster, and out of and into each host.
 
-    Nothing leaves or enters a host that is not named.
+    Nothing leaves or enters a host that is not named; what waits for it longer than SHUT_S is handed out to be told so.
     """
 
     cluster: int

@@ -22,6 +22,9 @@ from sojourn.store import Store
 KNOWN = "sojourn:hosts"
 CORDONED = "sojourn:cordoned"
 
+#: The code of a refusal because of that.
+IS_CORDONED = "CORDONED"
+
 #: A host is gone when it has missed so many announcements.
 MISSED = 3
 
@@ -139,6 +142,7 @@ class Registry:
             raise Refused(
                 f"{destination.name} is cordoned: nothing new goes there.",
                 "Uncordon it, or choose another destination.",
+                IS_CORDONED,
             )
         if series(source.criu) != series(destination.criu):
             raise Refused(

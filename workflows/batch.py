@@ -29,7 +29,7 @@ from workflows.call import Call
 from workflows.canvas import SHARED_QUEUE, lane
 from workflows.conclude import close
 from workflows.dispatch import dispatch
-from workflows.join import entry_of, finish, part_of, placed_anew
+from workflows.join import entry_of, finish, part_of
 from workflows.recover import NEVER_BEGUN, abort
 from workflows.survey import SeenTree, read_trees, survey
 
@@ -269,9 +269,7 @@ def _look_after(host: Host, record: Record) -> None:
         finish(record.id)
     elif record.state is BatchState.ABORTING:
         abort_batch(record.id, roll_back=False)
-    elif host.queue.has_waiting(record.id):
-        _place_anew(host, record)
-    else:
+    elif not host.queue.has_waiting(record.id):
         _put_again(host, record)
 
 
@@ -279,21 +277,6 @@ def _give_up_planning(record: Record) -> None:
     if time.time() - record.created > PLANNING_S:
         told = "A host did not tell of its processes in time; nothing was started."
         _refuse(record.id, HostUnreachable(told, "Is a worker busy or down?"))
-
-
-def _place_anew(host: Host, record: Record) -> None:
-    """Find other places for what waits for a host that placement chose, and that has died or was cordoned since."""
-    takes = {name for name, info in host.registry.hosts().items() if info and not info.cordoned}
-    ends = host.batches.ends(record.id)
-    for part in host.batches.parts(record.id):
-        gone = part.auto and part.number not in ends and part.plan["destination"] not in takes
-        if gone and host.queue.remove(part.migration):
-            # It was never begun, so no host's journal knows it, and it keeps its id.
-            following = replace(placed_anew(host, part), migration=part.migration, tries=part.tries)
-            host.batches.keep(record.id, following)
-            host.ledger.open(part.migration, Plan.from_json(following.plan), part_of(record.id, following))
-            host.queue.put([entry_of(record.id, following)])
-    dispatch()
 
 
 def _put_again(host: Host, record: Record) -> None:

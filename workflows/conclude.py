@@ -18,7 +18,7 @@ from sojourn.errors import (
     StoreUnreachable,
 )
 from sojourn.host import Host, this_host
-from sojourn.ledger import Account, Ledger
+from sojourn.ledger import Account
 from sojourn.model import Failure, Json, Message, Phase, Role, State, Verdict, dead, where_it_runs
 from sojourn.registry import Pace
 from workflows.dispatch import make_room
@@ -96,13 +96,17 @@ def answer(app: Any, result: Json) -> None:  # noqa: ANN401
         app.backend.store_result(result["id"], error_of(result), states.FAILURE)
 
 
-def not_begun(ledger: Ledger, message: Message, error: SojournError) -> Json:
-    """Close the account of a migration that can not even begin, and return its result."""
+def not_begun(app: Any, message: Message, error: SojournError) -> None:  # noqa: ANN401
+    """Tell the end of a migration that can not even begin: to its account, the caller, the batch and the queue."""
+    host = this_host()
     state = State.UNREACHABLE if isinstance(error, HostUnreachable) else State.REFUSED
     failure = asdict(Failure(error.code, error.message, error.hint))
     result = {**result_of(message, None), "state": state, "owner": message.plan.source, "failure": failure}
-    ledger.close(message.id, result)
-    return result
+    host.ledger.close(message.id, result)
+    answer(app, result)
+    account = host.ledger.account(message.id)
+    concluded(account.part if account else None, result)
+    host.queue.end(message.id)
 
 
 def error_of(result: Json) -> MigrationError:

@@ -16,6 +16,7 @@ from sojourn.model import Json, Plan, Role, State
 from sojourn.placement import Item, place
 from sojourn.preflight.finding import CHECKS
 from sojourn.queue import Entry, back_off_s
+from sojourn.registry import IS_CORDONED
 from workflows.app import the_app
 
 #: What may go well at another time, or on another host.
@@ -88,7 +89,7 @@ def _tried_again(host: Host, record: Record, part: Part, result: Json) -> bool:
         return False
     if State(result["state"]) not in WORTH_ANOTHER_TRY and not _refused_there(part, result):
         return False
-    following = placed_anew(host, part) if part.auto else part.again()
+    following = _placed_anew(host, part) if part.auto else part.again()
     # The part first: if this process dies now, the batch's next look queues it.
     host.batches.keep(record.id, following)
     host.ledger.open(following.migration, Plan.from_json(following.plan), part_of(record.id, following))
@@ -99,11 +100,11 @@ def _tried_again(host: Host, record: Record, part: Part, result: Json) -> bool:
 def _refused_there(part: Part, result: Json) -> bool:
     """Whether the destination said no, so that another one may say yes."""
     code = (result["failure"] or {}).get("code")
-    on_destination = code in CHECKS and CHECKS[code].on is Role.DESTINATION
+    on_destination = code == IS_CORDONED or (code in CHECKS and CHECKS[code].on is Role.DESTINATION)
     return part.auto and result["state"] == State.REFUSED and on_destination
 
 
-def placed_anew(host: Host, part: Part) -> Part:
+def _placed_anew(host: Host, part: Part) -> Part:
     """Return the part for another destination if one can take it, else for the same."""
     failed = tuple(dict.fromkeys((*part.avoid, part.plan["destination"])))
     hosts = {name: info for name, info in host.registry.hosts().items() if name not in failed}

@@ -27,9 +27,8 @@ from tasks.retire import retire
 from workflows.app import the_app
 from workflows.call import Call
 from workflows.canvas import backward, forward, send
-from workflows.conclude import answer, conclude, error_of, not_begun
+from workflows.conclude import conclude, not_begun
 from workflows.dispatch import dispatch
-from workflows.join import concluded
 from workflows.pipeline import On, Pipeline, Step
 
 STOP_AND_COPY = Pipeline(
@@ -67,7 +66,8 @@ def migrate(self: Any, **asked: Any) -> None:  # noqa: ANN401  (Celery has no ty
     try:
         host.registry.check(message.plan)
     except SojournError as error:
-        raise error_of(not_begun(host.ledger, message, error)) from None
+        not_begun(self.app, message, error)
+        raise Ignore from None
     host.queue.put([Entry(message.id, message.id, message.plan.to_json())])
     dispatch()
     raise Ignore
@@ -81,11 +81,7 @@ def begin(message: Message, hosts: Hosts, *, known: bool) -> bool:
     try:
         host.registry.check(message.plan, hosts)
     except SojournError as error:
-        result = not_begun(host.ledger, message, error)
-        answer(the_app(), result)
-        account = host.ledger.account(message.id)
-        concluded(account.part if account else None, result)
-        host.queue.end(message.id)
+        not_begun(the_app(), message, error)
         return False
     send(forward(PIPELINES[message.plan.mode], message, conclude, roll_back))
     host.ledger.tell_state(message.id, State.RUNNING)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -210,18 +209,21 @@ def test_what_waits_is_shown_and_reordered(cluster: Cluster, batches: Batches) -
 
 
 def test_a_destination_that_dies_while_others_wait_for_it(cluster: Cluster, batches: Batches) -> None:
-    """What waits for it, and was placed there, is placed anew."""
+    """What waits for it, and was placed there, is placed anew; what was to go there and nowhere else is reported."""
     cluster.queue.pause("moving-batch")
     asked = [{"pid": os.getpid(), "source": "alpha", "destination": "auto"}]
     answer = migrate_many.apply_async(args=(asked,), task_id="moving-batch")
     acting(cluster, batches, answer.id)
     dies = batches.parts(answer.id)[0].plan["destination"]
     cluster.registry.withdraw(dies)
-    time.sleep(1.5)  # a dispatch believes for a second what hosts have said
+    named = migrate_many.delay(lines(1900, 1, destination=dies))
     try:
         resume_batch.delay(answer.id).get(timeout=10)
         (end,) = answer.get(timeout=60)["migrations"]
+        (reported,) = named.get(timeout=120)["migrations"]
     finally:
         cluster.announce(dies, max_outgoing=2)
-    assert (end["state"], end["tries"]) == ("completed", 1)
+    assert (end["state"], end["tries"]) == ("completed", 2)
     assert end["destination"] not in {dies, "alpha"}
+    assert (reported["state"], reported["tries"], reported["owner"]) == ("unreachable", 3, "alpha")
+    assert dies in reported["failure"]["message"]

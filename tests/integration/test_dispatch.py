@@ -136,6 +136,18 @@ def test_a_host_that_went_silent_while_it_waited(cluster: Cluster) -> None:
     eventually(lambda: cluster.state(message) is State.COMPLETED, within_s=20)
 
 
+def test_a_host_that_does_not_come_back(cluster: Cluster) -> None:
+    """Nothing waits for ever: whoever asked is told that the host is unreachable, and that nothing was touched."""
+    message = cluster.migration(651)
+    cluster.registry.withdraw("beta")
+    cluster.ledger.open(message.id, message.plan)
+    cluster.queue.put([Entry(message.id, message.id, message.plan.to_json())])
+    eventually(lambda: cluster.state(message) is State.UNREACHABLE, within_s=30)
+    cluster.announce("beta")
+    assert cluster.acts(message) == []
+    eventually(lambda: cluster.queue.counts() == EMPTY)
+
+
 def test_a_rollback_gives_the_places_back(cluster: Cluster) -> None:
     """Whatever it came to, there is room again."""
     message = cluster.migration(701, second="fail")
