@@ -216,6 +216,7 @@ def test_a_destination_that_dies_while_others_wait_for_it(cluster: Cluster, batc
     acting(cluster, batches, answer.id)
     dies = batches.parts(answer.id)[0].plan["destination"]
     cluster.registry.withdraw(dies)
+    time.sleep(1.5)  # a dispatch believes for a second what hosts have said
     named = migrate_many.delay(lines(1900, 1, destination=dies))
     try:
         resume_batch.delay(answer.id).get(timeout=10)
