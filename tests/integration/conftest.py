@@ -19,7 +19,7 @@ from sojourn.model import Message, Plan, Role, State
 from sojourn.queue import Queue
 from sojourn.registry import HostInfo, Registry
 from sojourn.run import Child, spawn
-from sojourn.settings import Settings, variable
+from sojourn.settings import Settings, load, variable
 from sojourn.store import Store
 from tests.conftest import eventually
 from tests.integration.steps import act, acts
@@ -76,6 +76,12 @@ def redis(redis_there: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     server.stop()
 
 
+def _forget_settings() -> None:
+    """Let this process read its settings anew."""
+    load.cache_clear()
+    the_app.cache_clear()
+
+
 class Cluster:
     """Two hosts, each a Celery worker in a process of its own, and the program that calls them."""
 
@@ -118,12 +124,12 @@ class Cluster:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in self.environment("tester").items():
                 patch.setenv(name, value)
-            the_app.cache_clear()
+            _forget_settings()
             try:
                 yield
             finally:
                 self.stop()
-                the_app.cache_clear()
+                _forget_settings()
 
     def announce(self, *hosts: str, **more: Any) -> None:
         """Let hosts announce themselves, once and for long."""
