@@ -8,7 +8,8 @@ Keys:
 
 ``sojourn:batches``           sorted set: ids by the time they were asked for
 ``sojourn:batch:<id>``        hash, each field as JSON: ``kind`` (plan or drain), ``asked``, ``by``, ``created``,
-                              ``state``, ``total`` (parts), ``stays`` (what was never begun, and why)
+                              ``state``, ``total`` (parts), ``stays`` (what was never begun, and why), ``roll_back``
+                              (how it was aborted)
 ``sojourn:batch:<id>:parts``  hash: number of the line to JSON of Part
 ``sojourn:batch:<id>:ends``   hash: number of the line to JSON of what it came to
 
@@ -25,7 +26,7 @@ from enum import StrEnum
 from uuid import NAMESPACE_OID, uuid5
 
 from sojourn.errors import UsageError
-from sojourn.model import Json
+from sojourn.model import Json, State
 from sojourn.queue import MAX_TRIES
 from sojourn.store import Store
 
@@ -35,11 +36,12 @@ LOOKED = "looked"
 #: So many parts are written in one block: few milliseconds in which Redis answers nobody else.
 CHUNK = 200
 
-#: Enter an end unless there is one; return whether it is new, and how many parts have none yet.
+#: Enter an end unless there is one, or only a doubt; return whether the part had none, and how many have none yet.
 END = """
 local ends = ARGV[1] .. ':ends'
-local new = redis.call('HSETNX', ends, ARGV[2], ARGV[3])
-return {new, tonumber(redis.call('HGET', ARGV[1], 'total') or '0') - redis.call('HLEN', ends)}
+local before = redis.call('HGET', ends, ARGV[2])
+if not before or cjson.decode(before).state == ARGV[4] then redis.call('HSET', ends, ARGV[2], ARGV[3]) end
+return {before and 0 or 1, tonumber(redis.call('HGET', ARGV[1], 'total') or '0') - redis.call('HLEN', ends)}
 """
 
 #: Change the state if it is one of those that are named; return whether it was.
@@ -103,7 +105,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Record:
-    """A batch as it stands: ``ended`` of its ``total`` parts have come to an end."""
+    """A batch as it stands: ``ended`` of its ``total`` parts have come to an end.
+
+    ``roll_back`` says what becomes of those under way when it is aborted.
+    """
 
     id: str
     kind: str
@@ -115,6 +120,7 @@ class Record:
     ended: int = 0
     stays: Sequence[Json] = ()
     failure: Json | None = None
+    roll_back: bool = False
 
 
 class Batches:
@@ -168,14 +174,21 @@ class Batches:
         return _part(value) if value else None
 
     def end(self, batch: str, number: int, end: Json) -> int | None:
-        """Enter the end of a part; return how many have none yet, None if this one had one already."""
-        new, left = self._store.script(END, [_key(batch), number, json.dumps(end)])
+        """Enter the end of a part; return how many have none yet, None if this one had one already.
+
+        What is known takes the place of a doubt, and of nothing else.
+        """
+        new, left = self._store.script(END, [_key(batch), number, json.dumps(end), State.IN_DOUBT])
         self._store.write([["EXPIRE", f"{_key(batch)}:ends", self._keep_s]])
         return int(left) if int(new) else None
 
     def ends(self, batch: str) -> dict[int, Json]:
         """Return what parts came to, by their numbers."""
         return {int(name): json.loads(value) for name, value in self._store.fields(f"{_key(batch)}:ends").items()}
+
+    def has_ended(self, batch: str, number: int) -> bool:
+        """Whether a part has come to an end, be it a doubt."""
+        return self._store.field(f"{_key(batch)}:ends", str(number)) is not None
 
     def reopen(self, batch: str, parts: Sequence[Part]) -> None:
         """Let parts that have ended be tried again."""
@@ -185,6 +198,11 @@ class Batches:
     def turn(self, batch: str, to: BatchState, *states: BatchState) -> bool:
         """Change the state of a batch if it is one of ``states``; False if it is another one."""
         return bool(self._store.script(TURN, [_key(batch), to, *states]))
+
+    def abort(self, batch: str, *, roll_back: bool) -> None:
+        """Enter that nothing more of a batch shall begin, and whether those under way shall be rolled back."""
+        self._store.put_fields(_key(batch), {"roll_back": json.dumps(roll_back)}, expire_s=self._keep_s)
+        self.turn(batch, BatchState.ABORTING, BatchState.RUNNING, BatchState.PAUSED)
 
     def latest(self, count: int) -> list[Record]:
         """Return the batches that were asked for last, newest first."""

@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     criu: Path = Field(default=Path("/usr/sbin/criu"), description="The CRIU program.")
     concurrency: int = Field(default=4, ge=1, le=64, description="Steps that this host works on side by side.")
     freeze_slots: int = Field(
-        default=2,
+        default=4,
         ge=1,
         le=64,
         description="Trees that may be frozen at once from or to this host; others wait, running.",
@@ -85,10 +85,10 @@ class Settings(BaseSettings):
     )
     announce_s: float = Field(default=2, gt=0, le=3600, description="How often a worker announces its host.")
     max_outgoing: int = Field(
-        default=4, ge=1, le=1000, description="Queued migrations that may be under way from this host at once."
+        default=2, ge=1, le=1000, description="Queued migrations that may be under way from this host at once."
     )
     max_incoming: int = Field(
-        default=4, ge=1, le=1000, description="Queued migrations that may be under way to this host at once."
+        default=2, ge=1, le=1000, description="Queued migrations that may be under way to this host at once."
     )
     max_migrations: int = Field(
         default=32, ge=1, le=10_000, description="Queued migrations that may be under way at once in the whole cluster."

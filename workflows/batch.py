@@ -204,7 +204,7 @@ def _refuse(batch: str, error: SojournError) -> None:
 def abort_batch(batch: str, *, roll_back: bool) -> None:
     """Begin nothing more of a batch; what is under way goes on to its end, or is aborted too."""
     host = this_host()
-    host.batches.turn(batch, BatchState.ABORTING, BatchState.RUNNING, BatchState.PAUSED)
+    host.batches.abort(batch, roll_back=roll_back)
     host.queue.pause(batch)  # each that is taken out makes room, and the next one must not begin there
     ends = host.batches.ends(batch)
     left = [part for part in host.batches.parts(batch) if part.number not in ends]
@@ -268,7 +268,7 @@ def _look_after(host: Host, record: Record) -> None:
     elif record.total == record.ended:
         finish(record.id)
     elif record.state is BatchState.ABORTING:
-        abort_batch(record.id, roll_back=False)
+        abort_batch(record.id, roll_back=record.roll_back)
     elif not host.queue.has_waiting(record.id):
         _put_again(host, record)
 

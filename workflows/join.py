@@ -89,6 +89,8 @@ def _tried_again(host: Host, record: Record, part: Part, result: Json) -> bool:
         return False
     if State(result["state"]) not in WORTH_ANOTHER_TRY and not _refused_there(part, result):
         return False
+    if host.batches.has_ended(record.id, part.number):
+        return False  # it was in doubt, and an operator has looked at it meanwhile
     following = _placed_anew(host, part) if part.auto else part.again()
     # The part first: if this process dies now, the batch's next look queues it.
     host.batches.keep(record.id, following)

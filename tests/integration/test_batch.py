@@ -124,6 +124,32 @@ def test_aborted_and_resumed(cluster: Cluster, batches: Batches) -> None:
     assert [end["state"] for end in batches.ends(answer.id).values()] == ["completed"] * 5
 
 
+def test_an_abort_goes_on_as_it_was_asked_for(cluster: Cluster, batches: Batches) -> None:
+    """Its first process died when it had only said so: those under way are rolled back all the same."""
+    cluster.queue.pause("dying-batch")
+    answer = migrate_many.apply_async(args=(lines(1450, 3),), task_id="dying-batch")
+    held = acting(cluster, batches, answer.id, *[{"first": "wait"}] * 3)
+    resume_batch.delay(answer.id).get(timeout=10)
+    eventually(lambda: cluster.queue.counts().taken == 2)
+    batches.abort(answer.id, roll_back=True)
+    eventually(lambda: cluster.queue.counts().waiting == 0, within_s=30)
+    for migration in held:
+        let_go(cluster.place, migration)
+    assert answer.get(timeout=60)["counts"] == {"aborted": 3}
+
+
+def test_what_is_known_takes_the_place_of_a_doubt(batches: Batches) -> None:
+    """And a doubt never that of what is known; the last part's end is told once."""
+    batches.plan("doubtful", "plan", {}, "me")
+    batches.open("doubtful", [], [])
+    doubt, known = {"state": "in doubt"}, {"state": "completed"}
+    assert batches.end("doubtful", 1, doubt) is not None
+    assert batches.end("doubtful", 1, known) is None
+    assert batches.end("doubtful", 1, doubt) is None
+    assert batches.ends("doubtful") == {1: known}
+    batches.refuse("doubtful", {})
+
+
 def test_tried_three_times(cluster: Cluster, batches: Batches, monkeypatch: pytest.MonkeyPatch) -> None:
     """What fails is tried again, each time by a migration of its own, then told; the others do not wait for it."""
     cluster.queue.pause("failing-batch")

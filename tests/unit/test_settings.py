@@ -27,7 +27,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_defaults(config: Path) -> None:
     """Without a file everything has a value, and the host is this machine."""
     found = settings.load()
-    assert found.freeze_slots == 2
+    assert found.freeze_slots == 4
     assert found.state_dir == Path("/var/lib/sojourn")
     assert settings.config_file() == config
 
