@@ -27,11 +27,15 @@ from uuid import NAMESPACE_OID, uuid5
 
 from sojourn.errors import UsageError
 from sojourn.model import Json, State
+from sojourn.placement import Planned
 from sojourn.queue import MAX_TRIES
 from sojourn.store import Store
 
 INDEX = "sojourn:batches"
 LOOKED = "looked"
+
+#: Batches that are older than so many others are at rest.
+LATEST = 100
 
 #: So many parts are written in one block: few milliseconds in which Redis answers nobody else.
 CHUNK = 200
@@ -208,6 +212,16 @@ class Batches:
         """Return the batches that were asked for last, newest first."""
         found = (self.record(batch) for batch in self._store.highest(INDEX, count))
         return [record for record in found if record]
+
+    def promised(self) -> list[Planned]:
+        """Return the memory that batches will take at their destinations, and that placement must leave to them."""
+        found = []
+        for record in self.latest(LATEST):
+            if not record.state.final:
+                ended = self.ends(record.id).keys()
+                open_ones = (part for part in self.parts(record.id) if part.number not in ended)
+                found += [Planned(part.plan["destination"], part.bytes) for part in open_ones]
+        return found
 
     def find(self, prefix: str) -> Record:
         """Return the batch whose id begins so. Raises UsageError if there is none, or more than one."""

@@ -17,7 +17,7 @@ from uuid import NAMESPACE_OID, uuid5
 from celery import chord, shared_task, states
 from celery.exceptions import Ignore
 
-from sojourn.batch import BatchState, Part, Record
+from sojourn.batch import LATEST, BatchState, Part, Record
 from sojourn.errors import Aborted, HostUnreachable, SojournError
 from sojourn.host import Host, this_host
 from sojourn.images import size_for
@@ -172,7 +172,8 @@ def duplicates_of(wanted: Iterable[Wanted]) -> list[tuple[int, str]]:
 def _placed(wanted: Sequence[Wanted], host: Host) -> list[Placement | None]:
     """Return where each shall go, None where the line has said it."""
     auto = [one for one in wanted if one.line.destination is None]
-    found = iter(place([Item(one.name, one.line.source, one.bytes) for one in auto], host.registry.hosts()))
+    items = [Item(one.name, one.line.source, one.bytes) for one in auto]
+    found = iter(place(items, host.registry.hosts(), host.batches.promised()))
     return [next(found) if one.line.destination is None else None for one in wanted]
 
 
@@ -257,7 +258,7 @@ def _stayed(end: Json | None) -> bool:
 
 def look_after(host: Host) -> None:
     """Go on with batches whose next step was lost with the process that should have done it."""
-    for record in host.batches.latest(100):
+    for record in host.batches.latest(LATEST):
         if not record.state.final and host.batches.is_my_turn_to_look(record.id, LOOK_S):
             _look_after(host, record)
 

@@ -110,5 +110,5 @@ def _placed_anew(host: Host, part: Part) -> Part:
     """Return the part for another destination if one can take it, else for the same."""
     failed = tuple(dict.fromkeys((*part.avoid, part.plan["destination"])))
     hosts = {name: info for name, info in host.registry.hosts().items() if name not in failed}
-    (placement,) = place([Item("it", part.plan["source"], part.bytes)], hosts)
+    (placement,) = place([Item("it", part.plan["source"], part.bytes)], hosts, host.batches.promised())
     return replace(part.again(placement.destination), avoid=failed)

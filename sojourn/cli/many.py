@@ -245,9 +245,8 @@ def _show_drain(cluster: Cluster, host: str, *, json: bool) -> None:
 
     trees = trees_of(host)
     movable = [tree for tree in trees if not tree.verdict]
-    placed = place(
-        [Item(tree.command, host, size_for(tree.memory_bytes)) for tree in movable], cluster.registry.hosts()
-    )
+    items = [Item(tree.command, host, size_for(tree.memory_bytes)) for tree in movable]
+    placed = place(items, cluster.registry.hosts(), cluster.batches.promised())
     rows: list[Json] = [
         {"pid": tree.pid, "command": tree.command, "source": host, "destination": where.destination, "why": where.why}
         for tree, where in zip(movable, placed, strict=True)

@@ -105,7 +105,7 @@ def _placed(cluster: Cluster, plan: Plan, *, say: bool, json: bool) -> Plan:
 
     named = None if plan.destination == AUTO else plan.destination
     item = Item(f"process {plan.pid}", plan.source, size_for(tree_bytes_of(plan)), named)
-    (placement,) = place([item], cluster.registry.hosts())
+    (placement,) = place([item], cluster.registry.hosts(), cluster.batches.promised())
     if placement.destination is None:
         raise Refused(placement.why, "`sojourn hosts` shows what each of them has.", "NOWHERE")
     if say:

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from sojourn.batch import Batches, BatchState
+from sojourn.batch import Batches, BatchState, Part
 from sojourn.errors import UsageError
 from sojourn.model import Json, State
+from sojourn.placement import Planned
 from sojourn.queue import Counts
 from tests.conftest import eventually
 from tests.integration.conftest import Cluster, Redis
@@ -64,6 +65,13 @@ def acting(cluster: Cluster, batches: Batches, batch: str, *acts: dict[str, str]
     for part, told in zip(found, acts, strict=False):
         act(cluster.place, part.migration, told)
     return [part.migration for part in found]
+
+
+def is_interrupted(cluster: Cluster, migration: str) -> bool:
+    """Whether an abort has reached the source, or the migration had not begun."""
+    account = cluster.ledger.account(migration)
+    assert account is not None
+    return account.state is State.ABORTED or any(step.name == "interrupt" for step in account.steps)
 
 
 def state(batches: Batches, batch: str) -> BatchState | None:
@@ -127,15 +135,32 @@ def test_aborted_and_resumed(cluster: Cluster, batches: Batches) -> None:
 def test_an_abort_goes_on_as_it_was_asked_for(cluster: Cluster, batches: Batches) -> None:
     """Its first process died when it had only said so: those under way are rolled back all the same."""
     cluster.queue.pause("dying-batch")
-    answer = migrate_many.apply_async(args=(lines(1450, 3),), task_id="dying-batch")
+    sleepers = [subprocess.Popen(["sleep", "600"]) for _ in range(3)]
+    asked = [{"pid": each.pid, "source": "alpha", "destination": "beta"} for each in sleepers]
+    answer = migrate_many.apply_async(args=(asked,), task_id="dying-batch")
     held = acting(cluster, batches, answer.id, *[{"first": "wait"}] * 3)
     resume_batch.delay(answer.id).get(timeout=10)
     eventually(lambda: cluster.queue.counts().taken == 2)
     batches.abort(answer.id, roll_back=True)
-    eventually(lambda: cluster.queue.counts().waiting == 0, within_s=30)
+    eventually(lambda: all(is_interrupted(cluster, migration) for migration in held), within_s=30)
     for migration in held:
         let_go(cluster.place, migration)
     assert answer.get(timeout=60)["counts"] == {"aborted": 3}
+    for each in sleepers:
+        assert each.poll() is None
+        each.kill()
+        each.wait()
+
+
+def test_placement_leaves_room_for_what_other_batches_were_promised(batches: Batches) -> None:
+    """As long as they have not ended."""
+    plan = {"pid": 4242, "source": "alpha", "destination": "beta"}
+    batches.plan("promised", "plan", {}, "me")
+    batches.open("promised", [Part(number, plan, f"promised-{number}", bytes=number) for number in (1, 2, 3)], [])
+    batches.end("promised", 2, {"state": "completed"})
+    assert batches.promised() == [Planned("beta", 1), Planned("beta", 3)]
+    batches.refuse("promised", {})
+    assert batches.promised() == []
 
 
 def test_what_is_known_takes_the_place_of_a_doubt(batches: Batches) -> None:
