@@ -126,6 +126,13 @@ class Record:
     failure: Json | None = None
     roll_back: bool = False
 
+    def to_json(self, ends: Mapping[int, Json]) -> Json:
+        """Return the batch with what its parts came to, as ``.get()`` and ``--json`` give it (``docs/reference``)."""
+        told = {name: value for name, value in asdict(self).items() if name not in {"ended", "roll_back"}}
+        migrations = [{"line": number, **ends[number]} for number in sorted(ends)]
+        counts = states_of(ends, self.total)
+        return {**told, "stays": list(self.stays), "counts": counts, "migrations": migrations}
+
 
 class Batches:
     """Reads and writes batches. Every method raises StoreUnreachable when Redis does not answer."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from celery import states
 
-from sojourn.batch import BatchState, Part, Record, states_of
+from sojourn.batch import BatchState, Part, Record
 from sojourn.host import Host, this_host
 from sojourn.model import Json, Plan, Role, State
 from sojourn.placement import Item, place
@@ -51,7 +51,7 @@ def count(batch: str, part: Part, result: Json) -> None:
     """Enter the end of a part; with the last one the batch has ended too."""
     host = this_host()
     end = {name: result[name] for name in ("id", "state", "pid", "source", "destination", "owner", "failure")}
-    left = host.batches.end(batch, part.number, end | {"tries": part.tries})
+    left = host.batches.end(batch, part.number, end | {"tries": part.tries, "avoided": list(part.avoid)})
     if left == 0:
         finish(batch)
 
@@ -63,24 +63,7 @@ def finish(batch: str) -> None:
     batches.turn(batch, BatchState.FINISHED, BatchState.RUNNING, BatchState.PAUSED)
     record = batches.record(batch)
     if record:
-        the_app().backend.store_result(batch, summary(record, batches.ends(batch)), states.SUCCESS)
-
-
-def summary(record: Record, ends: dict[int, Json]) -> Json:
-    """Return a batch as plain JSON, as ``.get()`` and ``--json`` give it."""
-    return {
-        "id": record.id,
-        "kind": record.kind,
-        "state": record.state,
-        "asked": record.asked,
-        "by": record.by,
-        "created": record.created,
-        "total": record.total,
-        "counts": states_of(ends, record.total),
-        "migrations": [{"line": number, **ends[number]} for number in sorted(ends)],
-        "stays": list(record.stays),
-        "failure": record.failure,
-    }
+        the_app().backend.store_result(batch, record.to_json(batches.ends(batch)), states.SUCCESS)
 
 
 def _tried_again(host: Host, record: Record, part: Part, result: Json) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import socket
 import time
+from collections import Counter
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -116,7 +117,7 @@ def batches(
     cluster = Cluster()
     found = cluster.batches.latest(count)
     if json:
-        output.as_json([overview.as_json(record, cluster.batches.ends(record.id)) for record in found])
+        output.as_json([record.to_json(cluster.batches.ends(record.id)) for record in found])
         return
     table = _table("id", "kind", "state", "ended", "by", "asked")
     for record in found:
@@ -224,13 +225,15 @@ def _abort(record: Record, *, finish: bool, roll_back: bool) -> None:
 def _show(cluster: Cluster, record: Record, *, json: bool) -> None:
     ends = cluster.batches.ends(record.id)
     if json:
-        output.as_json(overview.as_json(record, ends))
+        output.as_json(record.to_json(ends))
         return
     counts = ", ".join(f"{count} {state}" for state, count in states_of(ends, record.total).items()) or "nothing"
     console.print(f"[bold]{record.kind}[/] {record.state}: {counts}  [dim]{record.id}[/]", soft_wrap=True)
     for number, end in sorted(ends.items()):
         if not State(end["state"]).arrived:
             console.print(overview.describe(number, end), soft_wrap=True)
+    for host, count in Counter(host for end in ends.values() for host in end["avoided"]).items():
+        console.print(f"{count} of them failed on {host} and were tried elsewhere.")
     for stay in record.stays:
         console.print(escape(f"stays: {_of(stay)}: {stay['why']}"), soft_wrap=True)
 

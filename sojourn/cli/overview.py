@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -183,11 +183,3 @@ def _steps(overview: Overview, bookmark: str) -> Iterator[tuple[int, Json]]:
         except StoreUnreachable:
             time.sleep(1)
             bookmark = "0-0"
-
-
-def as_json(record: Record, ends: dict[int, Json]) -> Json:
-    """Return a batch as ``--json`` gives it."""
-    told = asdict(record)
-    del told["ended"]
-    migrations = [{"line": number, **ends[number]} for number in sorted(ends)]
-    return {**told, "stays": list(record.stays), "counts": states_of(ends, record.total), "migrations": migrations}
