@@ -7,6 +7,7 @@ CSV has a header with the names of the columns; JSON is a list of objects with t
 ``destination``            the host where they shall run, or ``auto``, which is also what an empty one means
 ``priority``               a whole number; higher goes first; 0 if nothing is said
 any other option of Plan   ``mode``, ``tcp_established``, ...; what is left out is as for a single migration
+``line``                   what the line is called where something is wrong with it; its place if nothing is said
 
 An empty cell says nothing. Lines of a CSV file are numbered as an editor does it, objects of JSON from 1.
 """
@@ -29,7 +30,7 @@ AUTO = "auto"
 
 #: Options of a plan by the names of their types; who and where are told in columns of their own.
 OPTIONS = {each.name: str(each.type) for each in fields(Plan) if each.name not in {"pid", "source", "destination"}}
-COLUMNS = (*NAMES, "source", "destination", "priority", *OPTIONS)
+COLUMNS = (*NAMES, "source", "destination", "priority", *OPTIONS, "line")
 
 #: Stands for what is not known yet while the rest of a line is checked.
 SOME_PID, SOME_HOST, OTHER_HOST = 2, "some-host", "other-host"
@@ -59,8 +60,8 @@ class Line:
 
     def to_json(self) -> Json:
         """Return the line as it would stand in a plan file of JSON."""
-        told = {**self.selector.to_json(), "source": self.source, "destination": self.destination or AUTO}
-        return {**told, "priority": self.priority, **self.options}
+        hosts = {"source": self.source, "destination": self.destination or AUTO}
+        return {"line": self.number, **self.selector.to_json(), **hosts, "priority": self.priority, **self.options}
 
     def plan(self, pid: int, destination: str) -> Json:
         """Return what is to be asked for, for one process that the line means. Raises UsageError."""
@@ -83,7 +84,7 @@ def from_json(data: object) -> list[Line]:
     """Read a plan that came as a list of mappings. Raises one UsageError that names every bad one."""
     if not isinstance(data, list):
         raise UsageError("A plan is a list of migrations, one object each.")
-    return _checked(enumerate(data, 1))
+    return _checked((_number(said, place), said) for place, said in enumerate(data, 1))
 
 
 def duplicates(meant: Iterable[tuple[int, int, str]]) -> list[str]:
@@ -95,6 +96,12 @@ def duplicates(meant: Iterable[tuple[int, int, str]]) -> list[str]:
         if before != number:
             found.append(f"line {number}: pid {pid} on {source} is meant by line {before} already")
     return found
+
+
+def _number(said: object, place: int) -> int:
+    """Return what a line is called: its place, unless it says something else because it comes from a file."""
+    number = said.get("line", place) if isinstance(said, dict) else place
+    return number if isinstance(number, int) else place
 
 
 def _json(text: str) -> object:

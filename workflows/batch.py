@@ -9,29 +9,30 @@ change of its record first: who dies in the middle of acting on it has lost noth
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
 from celery import chord, shared_task, states
 from celery.exceptions import Ignore
+from celery.exceptions import TimeoutError as NoAnswer
 
 from sojourn.batch import LATEST, BatchState, Part, Record
 from sojourn.errors import Aborted, HostUnreachable, SojournError
 from sojourn.host import Host, this_host
-from sojourn.images import size_for
 from sojourn.model import Failure, Json, Message, Plan
-from sojourn.placement import Item, Placement, place
-from sojourn.planfile import AUTO, Line, bad_lines, duplicates, from_json
+from sojourn.planfile import AUTO, from_json
+from sojourn.registry import Registry
 from workflows.app import the_app
 from workflows.call import Call
 from workflows.canvas import SHARED_QUEUE, lane
 from workflows.conclude import close
 from workflows.dispatch import dispatch
 from workflows.join import entry_of, finish, part_of
+from workflows.planning import Placed, find
 from workflows.recover import NEVER_BEGUN, abort
-from workflows.survey import SeenTree, read_trees, survey
+from workflows.survey import survey
 
 PLAN, DRAIN = "plan", "drain"
 
@@ -45,16 +46,6 @@ CHUNK = 500
 
 ABORTED = Failure(Aborted.code, "Its batch was aborted before it began.")
 ABORTED_TOO = Failure(Aborted.code, "Its batch was aborted.")
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A tree that a line means: of which line, how large it is, and what is asked for."""
-
-    line: Line
-    pid: int
-    name: str
-    bytes: int
 
 
 @shared_task(name="sojourn.migrate_many", bind=True, base=Call)
@@ -75,8 +66,26 @@ def drain(self: Any, host: str, by: str = "", **options: Any) -> None:  # noqa: 
     The host is cordoned, and stays so. The result names what stays there and why.
     """
     this_host().registry.cordon(host)
-    _plan(self.request.id, DRAIN, [{"all": True, "source": host, **options}], by)
+    _plan(self.request.id, DRAIN, lines_of_drain(host, **options), by)
     raise Ignore
+
+
+def lines_of_drain(host: str, **options: Any) -> list[Json]:  # noqa: ANN401
+    """Return a drain as the lines of a plan."""
+    return [{"all": True, "source": host, **options}]
+
+
+def preview(asked: list[Json], kind: str, registry: Registry) -> list[Json]:
+    """Return what a batch would do, and touch nothing: ``pid``, ``command``, ``source``, ``destination``, ``why``.
+
+    Raises UsageError for bad lines, HostUnreachable if a host does not tell of its trees.
+    """
+    the_app()  # an operator's program has none yet
+    try:
+        rows: list[Json] = _survey(asked, registry, show_batch.s(asked, kind)).get(timeout=PLANNING_S)
+    except NoAnswer:
+        raise HostUnreachable(f"The hosts did not answer within {PLANNING_S} s.", "Is a worker busy or down?") from None
+    return rows
 
 
 def _plan(batch: str, kind: str, asked: list[Json], by: str) -> None:
@@ -85,16 +94,21 @@ def _plan(batch: str, kind: str, asked: list[Json], by: str) -> None:
     if host.batches.record(batch) is None:
         host.batches.plan(batch, kind, {"lines": asked} if kind == DRAIN else {"lines": len(asked)}, by)
     try:
-        lines = from_json(asked)
-        asked_of = sorted({line.source for line in lines if line.pid is None or line.destination is None})
-        for name in asked_of:
-            host.registry.check_host(name)
+        _survey(asked, host.registry, open_batch.s(batch, kind, asked))
     except SojournError as error:
         _refuse(batch, error)
         raise
-    surveys = [survey.s().set(queue=lane(name, frozen=False), expires=PLANNING_S) for name in asked_of]
-    then = open_batch.s(batch, kind, asked).set(queue=SHARED_QUEUE)
-    chord(surveys)(then) if surveys else open_batch([], batch, kind, asked)
+
+
+def _survey(asked: list[Json], registry: Registry, then: Any) -> Any:  # noqa: ANN401
+    """Let the hosts that must do so tell of their trees, side by side, then hand that on. Raises UsageError."""
+    lines = from_json(asked)
+    names = sorted({line.source for line in lines if line.pid is None or line.destination is None})
+    for name in names:
+        registry.check_host(name)
+    then.set(queue=SHARED_QUEUE)
+    surveys = [survey.s().set(queue=lane(name, frozen=False), expires=PLANNING_S) for name in names]
+    return chord(surveys)(then) if surveys else then.apply_async(([],))
 
 
 @shared_task(name="sojourn.open_batch")
@@ -104,13 +118,13 @@ def open_batch(told: list[Json] | Json, batch: str, kind: str, asked: list[Json]
     record = host.batches.record(batch)
     if record is None or record.state is not BatchState.PLANNING:
         return
-    surveys = told if isinstance(told, list) else [told]  # Celery makes a chain of a chord of one
     try:
-        parts, stays = parts_of(from_json(asked), surveys, host, batch, is_drain=kind == DRAIN)
+        found = find(from_json(asked), told, host, is_drain=kind == DRAIN)
+        parts = [_part(batch, number, one, host) for number, one in enumerate(found.placed, 1)]
     except SojournError as error:
         _refuse(batch, error)
         return
-    host.batches.open(batch, parts, stays)
+    host.batches.open(batch, parts, found.stays)
     _queue(host, batch, parts)
     if parts:
         dispatch()
@@ -118,74 +132,18 @@ def open_batch(told: list[Json] | Json, batch: str, kind: str, asked: list[Json]
         finish(batch)
 
 
-def parts_of(
-    lines: Sequence[Line], told: Iterable[Json], host: Host, batch: str, *, is_drain: bool
-) -> tuple[list[Part], list[Json]]:
-    """Return the parts of a batch, and what stays where it is and why. Raises one UsageError for all bad lines."""
-    trees = {each["host"]: read_trees(each) for each in told}
-    wanted, wrong, stays = _wanted(lines, trees)
-    placements = _placed(wanted, host)
-    nowhere = [(one, where) for one, where in zip(wanted, placements, strict=True) if where and not where.destination]
-    if is_drain:
-        stays += [_stay(one.pid, one.name, one.line.source, where.why) for one, where in nowhere]
-    else:
-        wrong += [(one.line.number, f"line {one.line.number}: {where.why.removesuffix('.')}") for one, where in nowhere]
-        wrong += duplicates_of(wanted)
-    if wrong:
-        raise bad_lines(wrong)
-    placed = [(one, where) for one, where in zip(wanted, placements, strict=True) if not where or where.destination]
-    return [_part(batch, number, *each, host) for number, each in enumerate(placed, 1)], stays
+@shared_task(name="sojourn.show_batch", base=Call)
+def show_batch(told: list[Json] | Json, asked: list[Json], kind: str) -> list[Json]:
+    """Return what would be begun, and what would stay, with ``destination`` None. Raises UsageError for bad lines."""
+    found = find(from_json(asked), told, this_host(), is_drain=kind == DRAIN)
+    return [one.to_json() for one in found.placed] + [{**stay, "destination": None} for stay in found.stays]
 
 
-def _wanted(
-    lines: Sequence[Line], trees: dict[str, list[SeenTree]]
-) -> tuple[list[Wanted], list[tuple[int, str]], list[Json]]:
-    """Return which trees the lines mean, which lines mean none or one that is refused, and what ``all`` passes over."""
-    wanted, wrong, stays = [], [], []
-    for line in lines:
-        seen = trees.get(line.source, [])
-        if line.pid is not None:
-            wanted.append(_named(line, line.pid, seen))
-            continue
-        picked = line.selector.pick(seen)
-        wanted += [Wanted(line, tree.pid, tree.command, size_for(tree.memory_bytes)) for tree in picked.chosen]
-        wrong += [(line.number, f"line {line.number}: process {tree.pid} {tree.verdict}") for tree in picked.refused]
-        if line.selector.all:
-            stays += [_stay(tree.pid, tree.command, line.source, tree.verdict) for tree in seen if tree.verdict]
-        elif not picked.chosen and not picked.refused:
-            wrong.append((line.number, f"line {line.number}: {line.source} has no {line.selector.describe()}"))
-    return wanted, wrong, stays
-
-
-def _named(line: Line, pid: int, seen: Sequence[SeenTree]) -> Wanted:
-    """Return what a line that names a PID means; of what size it is is known only if the host was asked."""
-    tree = next((tree for tree in seen if any(member.pid == pid for member in tree.members)), None)
-    return Wanted(line, pid, f"process {pid}", size_for(tree.memory_bytes) if tree else 0)
-
-
-def duplicates_of(wanted: Iterable[Wanted]) -> list[tuple[int, str]]:
-    """Return a sentence for each process that two lines mean, with its line."""
-    told = duplicates((one.line.number, one.pid, one.line.source) for one in wanted)
-    return [(int(text.split()[1].rstrip(":")), text) for text in told]
-
-
-def _placed(wanted: Sequence[Wanted], host: Host) -> list[Placement | None]:
-    """Return where each shall go, None where the line has said it."""
-    auto = [one for one in wanted if one.line.destination is None]
-    items = [Item(one.name, one.line.source, one.bytes) for one in auto]
-    found = iter(place(items, host.registry.hosts(), host.batches.promised()))
-    return [next(found) if one.line.destination is None else None for one in wanted]
-
-
-def _part(batch: str, number: int, one: Wanted, where: Placement | None, host: Host) -> Part:
-    destination = (where.destination if where else one.line.destination) or AUTO
-    asked = {"max_freeze_s": host.settings.max_freeze_s, **one.line.plan(one.pid, destination)}
+def _part(batch: str, number: int, one: Placed, host: Host) -> Part:
+    tree, line = one.tree, one.tree.line
+    asked = {"max_freeze_s": host.settings.max_freeze_s, **line.plan(tree.pid, one.destination or AUTO)}
     migration = str(uuid5(NAMESPACE_OID, f"{batch}:{number}"))
-    return Part(number, asked, migration, one.line.priority, where is not None, one.bytes)
-
-
-def _stay(pid: int, command: str, source: str, why: str) -> Json:
-    return {"pid": pid, "command": command, "source": source, "why": why}
+    return Part(number, asked, migration, line.priority, line.destination is None, tree.bytes)
 
 
 def _queue(host: Host, batch: str, parts: Sequence[Part]) -> None:

@@ -20,10 +20,8 @@ from sojourn.cli import output, overview
 from sojourn.cli.cluster import Cluster
 from sojourn.cli.output import console
 from sojourn.errors import SojournError, UsageError
-from sojourn.images import size_for
 from sojourn.model import Json, State
-from sojourn.placement import Item, place
-from sojourn.planfile import looks_like_json, read
+from sojourn.planfile import from_json, looks_like_json, read
 from sojourn.queue import Limits
 from sojourn.settings import load
 
@@ -50,14 +48,22 @@ def add_to(app: typer.Typer) -> None:
     app.command()(queue)
 
 
-def migrate_plan(file: Path, *, detach: bool, json: bool) -> None:
+def migrate_plan(file: Path, *, dry_run: bool, detach: bool, json: bool) -> None:
     """Start the migrations of a plan file, all or none, and follow them to their end."""
     text = _text(file)
     lines = read(text, as_json=looks_like_json(file.name, text))
-    cluster = Cluster()
-    from workflows.batch import migrate_many  # noqa: PLC0415  (Celery is slow to import: bad input is told at once)
+    migrate_lines([line.to_json() for line in lines], dry_run=dry_run, detach=detach, json=json)
 
-    asked = [line.to_json() for line in lines]
+
+def migrate_lines(asked: list[Json], *, dry_run: bool, detach: bool, json: bool) -> None:
+    """Start what the lines of a plan say, all or none, and follow it to its end; or only show it."""
+    from_json(asked)  # bad input is told at once: what follows is slow to import
+    cluster = Cluster()
+    from workflows.batch import PLAN, migrate_many  # noqa: PLC0415
+
+    if dry_run:
+        _preview(cluster, asked, PLAN, json=json)
+        return
     _start(cluster, lambda batch: migrate_many.apply_async((asked, _who()), task_id=batch), detach=detach, json=json)
 
 
@@ -77,13 +83,15 @@ def drain(
     """
     cluster = Cluster()
     cluster.registry.check_host(host)
-    if dry_run:
-        _show_drain(cluster, host, json=json)
-        return
+    from workflows.batch import DRAIN, lines_of_drain  # noqa: PLC0415
     from workflows.batch import drain as start  # noqa: PLC0415
 
-    options = {"tcp_established": tcp_established, "shell_job": shell_job, "file_locks": file_locks}
-    asked = {"host": host, "by": _who(), **{name: True for name, value in options.items() if value}}
+    all_options = {"tcp_established": tcp_established, "shell_job": shell_job, "file_locks": file_locks}
+    options = {name: True for name, value in all_options.items() if value}
+    if dry_run:
+        _preview(cluster, lines_of_drain(host, **options), DRAIN, json=json)
+        return
+    asked = {"host": host, "by": _who(), **options}
     _start(cluster, lambda batch: start.apply_async(kwargs=asked, task_id=batch), detach=detach, json=json)
 
 
@@ -242,31 +250,18 @@ def _of(stay: Json) -> str:
     return f"pid {stay['pid']} on {stay['source']} ({stay['command'][:60]})"
 
 
-def _show_drain(cluster: Cluster, host: str, *, json: bool) -> None:
-    """Say where everything would go, and what would stay."""
-    from workflows.survey import trees_of  # noqa: PLC0415
+def _preview(cluster: Cluster, asked: list[Json], kind: str, *, json: bool) -> None:
+    """Say where everything would go and why, and what would stay."""
+    from workflows.batch import preview  # noqa: PLC0415
 
-    trees = trees_of(host)
-    movable = [tree for tree in trees if not tree.verdict]
-    items = [Item(tree.command, host, size_for(tree.memory_bytes)) for tree in movable]
-    placed = place(items, cluster.registry.hosts(), cluster.batches.promised())
-    rows: list[Json] = [
-        {"pid": tree.pid, "command": tree.command, "source": host, "destination": where.destination, "why": where.why}
-        for tree, where in zip(movable, placed, strict=True)
-    ]
-    rows += [
-        {"pid": tree.pid, "command": tree.command, "source": host, "destination": None, "why": tree.verdict}
-        for tree in trees
-        if tree.verdict
-    ]
+    rows = preview(asked, kind, cluster.registry)
     if json:
         output.as_json(rows)
         return
-    table = _table("pid", "command", "to", "why")
+    table = _table("pid", "command", "from", "to", "why")
     for row in rows:
-        table.add_row(
-            str(row["pid"]), escape(str(row["command"])[:40]), row["destination"] or "stays", escape(row["why"])
-        )
+        where = row["destination"] or "stays"
+        table.add_row(str(row["pid"]), escape(row["command"][:40]), row["source"], where, escape(row["why"]))
     console.print(table)
 
 

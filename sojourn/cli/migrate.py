@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from sojourn.cli import live, many, output, timeline
 from sojourn.cli.cluster import Cluster
-from sojourn.cli.options import FileLocks, Mode, ShellJob, TcpEstablished
+from sojourn.cli.options import All, Cgroup, Command, FileLocks, Mode, ShellJob, TcpEstablished, Unit, User
 from sojourn.cli.output import console, megabytes, milliseconds
 from sojourn.errors import MigrationError, Refused, UsageError
 from sojourn.images import size_for
@@ -45,6 +45,11 @@ def migrate(
     plan_file: Annotated[
         Path | None, typer.Option("--plan", metavar="FILE", help="Migrate all that this file says, CSV or JSON.")
     ] = None,
+    command: Command = None,
+    user: User = None,
+    cgroup: Cgroup = None,
+    unit: Unit = None,
+    everything: All = False,
     mode: Mode = "stop-and-copy",
     tcp_established: TcpEstablished = False,
     shell_job: ShellJob = False,
@@ -59,11 +64,19 @@ def migrate(
     detach: Annotated[bool, typer.Option(help="Print the id and return at once.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the finished migration as JSON.")] = False,
 ) -> None:
-    """Move a running process, with its children and its memory, to another host."""
+    """Move a running process, with its children and its memory, to another host; or many, by what they are."""
+    selector = {"command": command, "user": user, "cgroup": cgroup, "unit": unit, "all": everything or None}
+    which = {name: value for name, value in selector.items() if value is not None}
     if plan_file:
-        if (pid, source, destination) != (None, None, None):
+        if which or (pid, source, destination) != (None, None, None):
             raise UsageError("A plan file says which processes, from where and to where; say nothing of it beside.")
-        many.migrate_plan(plan_file, detach=detach, json=json)
+        many.migrate_plan(plan_file, dry_run=dry_run, detach=detach, json=json)
+        return
+    if which:
+        options = {"tcp_established": tcp_established, "shell_job": shell_job, "file_locks": file_locks}
+        how = {"mode": mode, "max_freeze_s": max_freeze, **{name: True for name, value in options.items() if value}}
+        asked = {"pid": pid, **which, "source": source, "destination": destination, **how}
+        many.migrate_lines([asked], dry_run=dry_run, detach=detach, json=json)
         return
     pid, source, destination = _said(pid, source, destination)
     limit_s = load().max_freeze_s if max_freeze is None else max_freeze
@@ -90,9 +103,11 @@ def migrate(
 
 
 def _said(pid: int | None, source: str | None, destination: str | None) -> tuple[int, str, str]:
-    """Return what a single migration needs. Raises UsageError in the parser's words, since only --plan needs none."""
+    """Return what a single migration needs. Raises UsageError in the parser's words, since not all need them."""
     if pid is None:
-        raise UsageError("Missing argument 'PID'.", "Or name a file with many: --plan FILE.")
+        raise UsageError(
+            "Missing argument 'PID'.", "Or say which ones: --command, --user, --cgroup, --unit, --all, --plan FILE."
+        )
     if source is None or destination is None:
         raise UsageError(f"Missing option '{'--to' if source else '--from'}'.", "See --help.")
     return pid, source, destination

@@ -13,4 +13,13 @@ TcpEstablished = Annotated[bool, typer.Option(help="Move established TCP connect
 ShellJob = Annotated[bool, typer.Option(help="The tree belongs to a shell's session or terminal.")]
 FileLocks = Annotated[bool, typer.Option(help="Move file locks along.")]
 
+#: Instead of a PID: processes by what they are (``sojourn.selector``).
+Command = Annotated[
+    str | None, typer.Option("--command", metavar="PATTERN", help="All whose command line has this regular expression.")
+]
+User = Annotated[str | None, typer.Option("--user", metavar="USER", help="All of a user, by name or uid.")]
+Cgroup = Annotated[str | None, typer.Option("--cgroup", metavar="PATH", help="All in this cgroup and below it.")]
+Unit = Annotated[str | None, typer.Option("--unit", metavar="UNIT", help="All of this systemd unit.")]
+All = Annotated[bool, typer.Option("--all", help="All of the host that can be migrated.")]
+
 Id = Annotated[str, typer.Argument(help="The migration's id, or how it begins.")]

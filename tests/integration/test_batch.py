@@ -71,7 +71,7 @@ def is_interrupted(cluster: Cluster, migration: str) -> bool:
     """Whether an abort has reached the source, or the migration had not begun."""
     account = cluster.ledger.account(migration)
     assert account is not None
-    return account.state is State.ABORTED or any(step.name == "interrupt" for step in account.steps)
+    return account.state is State.ABORTED or any(step.name == "interrupt" and step.ended for step in account.steps)
 
 
 def state(batches: Batches, batch: str) -> BatchState | None:
@@ -102,6 +102,41 @@ def test_what_nothing_matches_is_a_bad_line(cluster: Cluster) -> None:
     asked = [{"command": "no such program anywhere [x]", "source": "alpha"}, *lines(1200, 1)]
     with pytest.raises(UsageError, match=r"line 1: alpha has no command no such program"):
         migrate_many.delay(asked).get(timeout=30)
+
+
+def test_destinations_that_can_not_be_are_bad_lines(cluster: Cluster) -> None:
+    """One that nobody knows, and one that is cordoned."""
+    asked = [*lines(1210, 1), *lines(1211, 1, destination="nowhere"), *lines(1212, 1, destination="gamma")]
+    cluster.registry.cordon("gamma")
+    try:
+        with pytest.raises(UsageError, match=r"(?s)line 2: There is no host nowhere.*line 3: gamma is cordoned"):
+            migrate_many.delay(asked).get(timeout=30)
+    finally:
+        cluster.registry.uncordon("gamma")
+
+
+def test_what_would_be_done(cluster: Cluster, batches: Batches, tmp_path: Path) -> None:
+    """A plan, a selector and a drain are shown with their reasons, and nothing is begun, entered or cordoned."""
+    file = tmp_path / "plan.csv"
+    file.write_text("pid,source,destination\n1220,alpha,beta\n\n1221,beta,nowhere\n")
+    refused = sojourn(cluster, "migrate", "--plan", str(file), "--dry-run")
+    assert (refused.returncode, "line 4: There is no host nowhere" in refused.stderr) == (2, True)
+    file.write_text("pid,source,destination\n1220,alpha,beta\n")
+    (row,) = json.loads(sojourn(cluster, "migrate", "--plan", str(file), "--dry-run", "--json").stdout)
+    assert (row["pid"], row["destination"], row["why"]) == (1220, "beta", "beta was asked for.")
+    with subprocess.Popen(["sleep", "1222.25"]) as sleeper:
+        (cluster.place / "alpha.trees").write_text(json.dumps([sleeper.pid]))
+        chosen = sojourn(cluster, "migrate", "--command", r"sleep 1222\.25", "--from", "alpha", "--dry-run", "--json")
+        drained = sojourn(cluster, "drain", "alpha", "--dry-run", "--json")
+        sleeper.kill()
+    (cluster.place / "alpha.trees").unlink()
+    assert chosen.returncode == 0, chosen
+    (row,) = json.loads(chosen.stdout)
+    assert row["pid"] == sleeper.pid
+    assert "of 2 hosts that can take it" in row["why"]
+    assert sleeper.pid in [each["pid"] for each in json.loads(drained.stdout)]
+    assert not cluster.registry.check_host("alpha").cordoned
+    assert batches.latest(1000) == [] or "1220" not in str(batches.latest(1000))
 
 
 def test_paused_resumed(cluster: Cluster, batches: Batches) -> None:
@@ -263,15 +298,18 @@ def test_what_waits_is_shown_and_reordered(cluster: Cluster, batches: Batches) -
 def test_a_destination_that_dies_while_others_wait_for_it(cluster: Cluster, batches: Batches) -> None:
     """What waits for it, and was placed there, is placed anew; what was to go there and nowhere else is reported."""
     cluster.queue.pause("moving-batch")
+    cluster.queue.pause("named-batch")
     asked = [{"pid": os.getpid(), "source": "alpha", "destination": "auto"}]
     answer = migrate_many.apply_async(args=(asked,), task_id="moving-batch")
     acting(cluster, batches, answer.id)
     dies = batches.parts(answer.id)[0].plan["destination"]
+    named = migrate_many.apply_async(args=(lines(1900, 1, destination=dies),), task_id="named-batch")
+    acting(cluster, batches, named.id)
     cluster.registry.withdraw(dies)
     time.sleep(1.5)  # a dispatch believes for a second what hosts have said
-    named = migrate_many.delay(lines(1900, 1, destination=dies))
     try:
         resume_batch.delay(answer.id).get(timeout=10)
+        resume_batch.delay(named.id).get(timeout=10)
         (end,) = answer.get(timeout=60)["migrations"]
         (reported,) = named.get(timeout=120)["migrations"]
     finally:

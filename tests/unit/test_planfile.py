@@ -219,3 +219,10 @@ def test_any_json_is_a_plan_or_a_usage_error(data: list[object]) -> None:
     """Whatever stands where a value is expected."""
     with contextlib.suppress(UsageError):
         assert len(planfile.from_json(data)) == len(data)
+
+
+def test_lines_keep_their_names_on_their_way() -> None:
+    """Whoever checks a plan once more, on another host, speaks of the lines of the file."""
+    lines = planfile.read("pid,source\n\n7,alpha\n8,alpha\n", as_json=False)
+    assert [line.number for line in lines] == [3, 4]
+    assert planfile.from_json([line.to_json() for line in lines]) == lines
