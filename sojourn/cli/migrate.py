@@ -81,6 +81,10 @@ def migrate(
     pid, source, destination = _said(pid, source, destination)
     limit_s = load().max_freeze_s if max_freeze is None else max_freeze
     plan = Plan(pid, source, destination, mode, tcp_established, shell_job, file_locks, limit_s)
+    _migrate_one(plan, dry_run=dry_run, detach=detach, json=json)
+
+
+def _migrate_one(plan: Plan, *, dry_run: bool, detach: bool, json: bool) -> None:
     cluster = Cluster()
     if dry_run or plan.destination == AUTO:
         plan = _placed(cluster, plan, say=dry_run, json=json)
