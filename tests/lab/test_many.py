@@ -154,16 +154,34 @@ def steps_of(events: list[Event]) -> dict[str, dict[str, StepRecord]]:
     return found
 
 
-def frozen_waits_s(events: list[Event]) -> list[float]:
-    """Return for how long each tree was frozen while no step worked for it (the lab's hosts share one clock)."""
-    waits = []
-    for steps in steps_of(events).values():
+@dataclass(frozen=True)
+class Gap:
+    """A time in which a tree was frozen and no step worked for it, before the next step on a host."""
+
+    migration: str
+    host: str
+    began: float
+    ended: float
+
+
+def gaps(events: list[Event]) -> Iterator[Gap]:
+    """Yield the gaps in all freezes (the lab's hosts share one clock)."""
+    for migration, steps in steps_of(events).items():
         if {"dump", "copy_images", "restore"} <= set(steps):
-            dump, copy, restore = steps["dump"], steps["copy_images"], steps["restore"]
-            assert dump.ended
-            assert copy.ended
-            waits.append((copy.started - dump.ended) + (restore.started - copy.ended))
-    return waits
+            yield Gap(migration, steps["copy_images"].host, steps["dump"].ended or 0, steps["copy_images"].started)
+            yield Gap(migration, steps["restore"].host, steps["copy_images"].ended or 0, steps["restore"].started)
+
+
+def waited_behind(gap: Gap, events: list[Event]) -> list[StepRecord]:
+    """Return the steps of other migrations that were at work in the host's frozen lane, if they took all its places."""
+    others = [
+        step
+        for migration, steps in steps_of(events).items()
+        for name, step in steps.items()
+        if migration != gap.migration and name in {"copy_images", "restore"} and step.host == gap.host
+    ]
+    at_work = [step for step in others if step.started < gap.began < (step.ended or 0)]
+    return at_work if len(at_work) >= AT_ONCE else []
 
 
 def durations_s(events: list[Event]) -> list[float]:
@@ -185,12 +203,13 @@ def test_a_drain_empties_a_host(cluster: Cluster) -> None:
     assert sum(cluster.places().values()) == WORKLOADS
     most = most_at_once(cluster, events)
     assert max(most.values()) <= AT_ONCE, most
-    ideal_s, waits_s = sum(durations_s(events)) / AT_ONCE, frozen_waits_s(events)
-    told = f"{took_s:.1f} s, ideal {ideal_s:.1f} s, longest wait in a freeze {max(waits_s):.2f} s, at most {most}"
+    ideal_s, found = sum(durations_s(events)) / AT_ONCE, list(gaps(events))
+    longest_s = max(gap.ended - gap.began for gap in found)
+    told = f"{took_s:.1f} s, ideal {ideal_s:.1f} s, longest gap in a freeze {longest_s:.2f} s, at most {most}"
     print(told)  # noqa: T201  (for whoever asks for it with -s)
     assert took_s <= 1.3 * ideal_s, told
-    # The next step's message crosses Redis while the tree is frozen; another migration takes about a second.
-    assert max(waits_s) < 0.5
+    assert len(found) == 2 * WORKLOADS
+    assert [(gap, behind) for gap in found if (behind := waited_behind(gap, events))] == []
 
 
 def test_one_that_can_not_move_and_a_host_that_dies(cluster: Cluster) -> None:
@@ -272,6 +291,19 @@ def test_aborted_half_way_and_resumed(cluster: Cluster) -> None:
     assert _batch(cluster, batch)["counts"] == {"completed": count}
     places = cluster.places()
     assert (places[source], sum(places.values())) == (0, before)
+
+
+def test_every_worker_is_killed_half_way(cluster: Cluster) -> None:
+    """The drain goes on when they are back: all arrive, a few of them with a second try."""
+    source = max(cluster.places().items(), key=lambda place: place[1])[0]
+    count, before = cluster.places()[source], sum(cluster.places().values())
+    batch = cluster.ask("drain", source, "--detach")[1][0]["batch"]
+    assert within(120, lambda: len(_batch(cluster, batch)["migrations"]) >= count // 4)
+    for host in cluster.lab.hosts():
+        host.run(["sh", "-c", "kill -KILL $(pgrep -f '[s]ojourn worker')"], check=False)
+    assert within(DRAIN_S, lambda: _batch(cluster, batch)["state"] == "finished")
+    assert _batch(cluster, batch)["counts"] == {"completed": count}
+    assert (cluster.places()[source], sum(cluster.places().values())) == (0, before)
 
 
 def _batch(cluster: Cluster, batch: str) -> dict[str, Any]:
