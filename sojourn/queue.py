@@ -6,19 +6,21 @@ destination: all that wait for one route wait for the same two hosts, so only th
 call costs as much with ten thousand queued as with ten.
 
 Who takes a migration holds a **lease** on three places: one among those that leave the source, one among those that
-come to the destination, one in the cluster. It renews them while it works; all expire together when it falls silent.
-Then the migration is handed out again, so a migration is handed out *at least* once, and perhaps while its first
-holder is still at work: its id makes one migration of it, since the hosts' journals know it. A call that comes with the
-**ticket** of an earlier holder changes nothing.
+come to the destination, one in the cluster. The hosts whose journals know it hold them from then on; all expire
+together when nobody does. Then the migration is handed out again, so a migration is handed out *at least* once, and
+perhaps while it is still at work: its id makes one migration of it, since the hosts' journals know it. Whoever learns
+that it has come to its end says so by that id. A ``take`` whose answer is lost is sent again, and its **ticket** brings
+the same answer.
 
-Each handing out is a try. After MAX_TRIES a migration is given up and waits to be told; nothing is retried for ever.
+Each handing out is a try. One whose lease expires MAX_TRIES times is given up and waits to be told; nothing is handed
+out for ever.
 
 Keys, all beginning with ``sojourn:queue:``; none expires but where it says so:
 
 ``ids``                   set: every migration that is known here
 ``entry:<id>``            hash: ``batch``, ``priority``, ``source``, ``destination``, ``plan`` (JSON), ``number`` (order
-                          of arrival), ``queued`` (ms), ``tries``, ``state`` (waiting, later, taken, given-up), ``why``
-                          the last try failed, ``holder``, ``ticket``
+                          of arrival), ``queued`` (ms), ``tries``, ``state`` (waiting, later, taken, given-up),
+                          ``holder``, ``ticket``; ``why`` it was given up
 ``turns``                 sorted set: batches with something waiting, by the turn they took last or came in; lowest next
 ``routes:<batch>``        sorted set: the batch's routes with something waiting, by the score of the first that waits
 ``line:<batch>:<route>``  sorted set: the ids that wait, by priority and arrival
@@ -30,7 +32,8 @@ Keys, all beginning with ``sojourn:queue:``; none expires but where it says so:
                           like a lease
 ``given-up``              sorted set: ids that were given up, by when (ms)
 ``paused``                set: batches of which nothing is handed out until they are resumed
-``shut``                  hash: ``out:<host>`` and ``in:<host>`` that are silent or cordoned, by since when (ms)
+``shut:out:<host>``       text: since when (ms) a host is known to be silent; expires where nobody finds it so again
+``shut:in:<host>``        text: the same for a host that is silent or cordoned
 ``looked``                text: there while a host has looked after the queue just now
 ``number``, ``turn``      counters
 
@@ -56,7 +59,7 @@ from sojourn.store import Store
 #: So often a migration is handed out before it is given up.
 MAX_TRIES = 3
 
-#: A migration that failed waits so long before its second try, and twice as long each time after.
+#: A part of a batch that failed waits so long before its second try, and twice as long each time after.
 BACK_OFF_S = 5.0
 
 #: So many routes whose hosts are full one ``take`` looks past. If that was not enough, the batches it looked at go
@@ -66,6 +69,10 @@ LOOK = 500
 #: What waits for a host that has been silent or cordoned for so long is handed out all the same: whoever takes it finds
 #: that it can not begin, and says so. A host that only restarts is back sooner.
 SHUT_S = 10.0
+
+#: A host that nobody found silent or cordoned for so long, and for two leases, may have been back meanwhile: when it is
+#: found so again, its time begins anew.
+SHUT_KEPT_S = 60.0
 
 #: So many that are due, and as many whose lease has expired, one ``take`` brings back into the line.
 SWEEP = 100
@@ -79,7 +86,8 @@ PRIORITIES = 1000
 BATCH_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 PRELUDE = f"""
-local MAX_TRIES, SWEEP, SHUT, Q = {MAX_TRIES}, {SWEEP}, {SHUT_S:.0f} * 1000, 'sojourn:queue:'
+local MAX_TRIES, SWEEP, Q = {MAX_TRIES}, {SWEEP}, 'sojourn:queue:'
+local SHUT, SHUT_KEPT = {SHUT_S:.0f} * 1000, {SHUT_KEPT_S:.0f} * 1000
 local call, clock = redis.call, redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local function text(number) return string.format('%.0f', number) end
@@ -140,17 +148,12 @@ local function forget(id, entry)
   call('SREM', Q .. 'ids', id)
 end
 
--- Bring a try to its end: the entry waits again, at once or later, or is given up.
-local function again(id, entry, delay, why)
+-- What nobody holds any more waits again, or is given up.
+local function again(id, entry)
   leave(id, entry)
-  set(id, 'why', why)
-  if tonumber(entry.tries) >= MAX_TRIES then
-    set(id, 'state', 'given-up')
-    call('ZADD', Q .. 'given-up', text(now), id)
-    return 'given-up'
-  end
-  if delay > 0 then wait_until(id, now + delay) else wait(id, entry) end
-  return delay > 0 and 'later' or 'waiting'
+  if tonumber(entry.tries) < MAX_TRIES then return wait(id, entry) end
+  set(id, 'state', 'given-up', 'why', entry.holder .. ' fell silent')
+  call('ZADD', Q .. 'given-up', text(now), id)
 end
 
 local function sweep()
@@ -160,8 +163,7 @@ local function sweep()
     wait(id, entry)
   end
   for _, id in ipairs(call('ZRANGEBYSCORE', Q .. 'taken', '-inf', text(now), 'LIMIT', 0, SWEEP)) do
-    local entry = get(id)
-    again(id, entry, 0, entry.holder .. ' fell silent')
+    again(id, get(id))
   end
 end
 
@@ -180,7 +182,7 @@ for _, each in ipairs(cjson.decode(ARGV[1])) do
   if call('SADD', Q .. 'ids', each.id) == 1 then
     put = put + 1
     set(each.id, 'batch', each.batch, 'priority', each.priority, 'source', each.source, 'destination', each.destination,
-      'plan', each.plan, 'number', call('INCR', Q .. 'number'), 'queued', text(now), 'tries', 0, 'why', '')
+      'plan', each.plan, 'number', call('INCR', Q .. 'number'), 'queued', text(now), 'tries', 0)
     if each.delay > 0 then wait_until(each.id, now + each.delay) else wait(each.id, get(each.id)) end
   end
 end
@@ -197,13 +199,15 @@ if held('taken') >= cluster then return false end
 
 -- Whether a host has been shut for so long that what waits for it must be told.
 local function is_given_up(key)
-  call('HSETNX', Q .. 'shut', key, text(now))
-  return now - call('HGET', Q .. 'shut', key) > SHUT
+  local shut = Q .. 'shut:' .. key
+  call('SET', shut, text(now), 'NX')
+  call('PEXPIRE', shut, math.max(SHUT_KEPT, 2 * length))
+  return now - call('GET', shut) > SHUT
 end
 
 local function looks_full(key, limit)
   if limit == nil then return not is_given_up(key) end
-  call('HDEL', Q .. 'shut', key)
+  call('DEL', Q .. 'shut:' .. key)
   return held(key) >= limit
 end
 
@@ -254,14 +258,6 @@ end
 return false
 """
 
-RENEW = """
-local entry = get(ARGV[1])
-if entry.ticket ~= ARGV[2] or entry.state ~= 'taken' then return 0 end
-if tonumber(call('ZSCORE', Q .. 'taken', ARGV[1])) <= now then return 0 end
-lease(ARGV[1], entry, tonumber(ARGV[3]))
-return 1
-"""
-
 HOLD = """
 local held = 0
 for i = 3, #ARGV do
@@ -281,25 +277,6 @@ local entry = get(ARGV[1])
 if entry.state == nil then return 0 end
 forget(ARGV[1], entry)
 return 1
-"""
-
-DONE = """
-local entry = get(ARGV[1])
-if entry.ticket ~= ARGV[2] then return 0 end
-forget(ARGV[1], entry)
-return 1
-"""
-
-GIVE_BACK = """
-local id, ticket, delay, why, blameless = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5] == '1'
-local entry = get(id)
-if entry.ticket ~= ticket then return 'lost' end
-if entry.state ~= 'taken' then return entry.state end
-if blameless then
-  entry.tries = entry.tries - 1
-  set(id, 'tries', entry.tries)
-end
-return again(id, entry, delay, why)
 """
 
 REMOVE = """
@@ -335,7 +312,7 @@ WAITING = """
 local count, lines, rows, out, into = tonumber(ARGV[1]), {}, {}, {}, {}
 local function row(id, due)
   local entry = get(id)
-  rows[#rows + 1] = {id, entry.batch, entry.priority, entry.source, entry.destination, entry.tries, entry.why, due,
+  rows[#rows + 1] = {id, entry.batch, entry.priority, entry.source, entry.destination, entry.tries, due,
     held('out:' .. entry.source), held('in:' .. entry.destination)}
 end
 local batches, paused = call('ZRANGE', Q .. 'turns', 0, count - 1), {}
@@ -355,7 +332,7 @@ for round = 1, count do
   for _, all in ipairs(lines) do
     if all[round] and #rows < count then
       row(all[round][2], 0)
-      if paused[rows[#rows][2]] then rows[#rows][8] = -1 end
+      if paused[rows[#rows][2]] then rows[#rows][7] = -1 end
     end
   end
 end
@@ -364,12 +341,6 @@ for i = 1, #later, 2 do
   if #rows < count then row(later[i], math.max(1, later[i + 1] - now)) end
 end
 return {held('taken'), rows}
-"""
-
-HELD = """
-local rows, all = {}, call('ZRANGEBYSCORE', Q .. 'taken', '(' .. text(now), '+inf', 'WITHSCORES')
-for i = 1, #all, 2 do rows[#rows + 1] = {all[i], get(all[i]).holder, all[i + 1] - now} end
-return rows
 """
 
 GIVEN_UP = """
@@ -385,13 +356,12 @@ return {call('SCARD', Q .. 'ids') - later - taken - given_up, later, taken, give
 
 
 class Standing(StrEnum):
-    """Where a migration stands in the queue; ``lost`` to one who held it: somebody else does, or it is gone."""
+    """Where a migration stands in the queue."""
 
     WAITING = "waiting"
     LATER = "later"
     TAKEN = "taken"
     GIVEN_UP = "given-up"
-    LOST = "lost"
 
 
 @dataclass(frozen=True)
@@ -449,17 +419,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Taken:
-    """A migration that was handed out; ``ticket`` tells this handing out from any other of the same migration."""
+    """A migration that was handed out, and for which time."""
 
     entry: Entry
-    holder: str
-    ticket: str
     tries: int
 
 
 @dataclass(frozen=True)
 class GivenUp:
-    """A migration that failed too often, and why it did the last time."""
+    """A migration that was handed out too often, and what became of the last time."""
 
     entry: Entry
     tries: int
@@ -478,15 +446,6 @@ class Waiting:
     destination: str
     tries: int
     why: str
-
-
-@dataclass(frozen=True)
-class Held:
-    """A migration that was handed out, who holds it, and for how long unless the holder renews it."""
-
-    id: str
-    holder: str
-    expires_s: float
 
 
 @dataclass(frozen=True)
@@ -527,11 +486,7 @@ class Queue:
         if answer is None:
             return None
         entry, fields = _entry(answer)
-        return Taken(entry, fields["holder"], fields["ticket"], int(fields["tries"]))
-
-    def renew(self, taken: Taken) -> bool:
-        """Hold its places for longer; False if they were lost: it fell silent for too long."""
-        return bool(self._run(RENEW, taken.entry.id, taken.ticket, _ms(self._lease_s)))
+        return Taken(entry, int(fields["tries"]))
 
     def hold(self, migrations: Sequence[str], holder: str) -> int:
         """Hold the places of what is under way by a host's journal, whoever took it; return how many that are.
@@ -553,18 +508,6 @@ class Queue:
         """Return where a migration stands, None if it is not in the queue."""
         state = self._store.field(f"sojourn:queue:entry:{migration}", "state")
         return Standing(state) if state else None
-
-    def done(self, taken: Taken) -> bool:
-        """Forget a migration that has come to its end; False if somebody else holds it now, or nobody knows it."""
-        return bool(self._run(DONE, taken.entry.id, taken.ticket))
-
-    def give_back(self, taken: Taken, why: str, *, delay_s: float | None = None, blameless: bool = False) -> Standing:
-        """End a try that failed; the migration waits again for ``delay_s``, or for longer from try to try.
-
-        A ``blameless`` one does not count. Returns where the migration stands now.
-        """
-        delay_s = back_off_s(taken.tries) if delay_s is None else delay_s
-        return Standing(self._run(GIVE_BACK, taken.entry.id, taken.ticket, _ms(delay_s), why, int(blameless)))
 
     def remove(self, migration: str) -> bool:
         """Take a migration out that waits or was given up; False if it is under way, or not known."""
@@ -592,10 +535,6 @@ class Queue:
         taken, rows = self._run(WAITING, count)
         return [_waiting(place, row, int(taken), limits) for place, row in enumerate(rows, 1)]
 
-    def held(self) -> list[Held]:
-        """Return the migrations that are held, by the end of their leases."""
-        return [Held(name, holder, int(left) / 1000) for name, holder, left in self._run(HELD)]
-
     def given_up(self, count: int = 100) -> list[GivenUp]:
         """Return migrations that were given up, the oldest first; ``remove`` each when that was told to people."""
         found = [_entry(row) for row in self._run(GIVEN_UP, count)]
@@ -610,7 +549,7 @@ class Queue:
 
 
 def back_off_s(tries: int) -> float:
-    """Return how long a migration waits that has failed so often."""
+    """Return how long a part of a batch waits that has failed so often."""
     return float(BACK_OFF_S * 2 ** (tries - 1))
 
 
@@ -632,12 +571,11 @@ def _entry(told: Sequence[Any]) -> tuple[Entry, dict[str, str]]:
 
 
 def _waiting(position: int, row: Sequence[Any], taken: int, limits: Limits) -> Waiting:
-    name, batch, priority, source, destination, tries, last, due, out, into = row
+    name, batch, priority, source, destination, tries, due, out, into = row
     if int(due) < 0:
         why = "its batch is paused"
     elif int(due):
-        why = f"{tries} of {MAX_TRIES} tries failed: {last}; next in {int(due) / 1000:.0f} s" if int(tries) else ""
-        why = why or f"not before {int(due) / 1000:.0f} s from now"
+        why = f"not before {int(due) / 1000:.0f} s from now"
     else:
         why = _why_it_waits(source, destination, (int(out), int(into), taken), limits)
     return Waiting(position, name, batch, int(priority), source, destination, int(tries), why)
