@@ -38,6 +38,7 @@ Keys, all beginning with ``sojourn:queue:``; none expires but where it says so:
 ``number``, ``turn``      counters
 
 Every operation is one script, so each is atomic. Time is Redis's own: no client's clock counts.
+Besides, what hosts have announced and which are cordoned is read, as ``sojourn/registry.py`` keeps it.
 All of it can be lost without endangering a process: what waited is then not begun.
 """
 
@@ -53,7 +54,7 @@ from typing import Any
 
 from sojourn.errors import UsageError
 from sojourn.model import MIGRATION_ID, Json, Plan
-from sojourn.registry import HostInfo
+from sojourn.registry import CORDONED, ROOM, HostInfo
 from sojourn.store import Store
 
 #: So often a migration is handed out before it is given up.
@@ -87,6 +88,7 @@ BATCH_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 PRELUDE = f"""
 local MAX_TRIES, SWEEP, Q = {MAX_TRIES}, {SWEEP}, 'sojourn:queue:'
+local ROOM, CORDONED = '{ROOM}', '{CORDONED}'
 local SHUT, SHUT_KEPT = {SHUT_S:.0f} * 1000, {SHUT_KEPT_S:.0f} * 1000
 local call, clock = redis.call, redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -191,7 +193,7 @@ return put
 
 TAKE = """
 local ticket, holder, length, look, cluster = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local limits, full, looked, passed = cjson.decode(ARGV[6]), {}, 0, {}
+local full, looked, passed = {}, 0, {}
 local before = call('GET', Q .. 'asked:' .. ticket)
 if before and get(before).ticket == ticket then return told(before) end
 sweep()
@@ -205,15 +207,22 @@ local function is_given_up(key)
   return now - call('GET', shut) > SHUT
 end
 
-local function looks_full(key, limit)
-  if limit == nil then return not is_given_up(key) end
+-- What a host has said that it lets out or in at once; nothing if it is silent, or if nothing may go there.
+local function limit(way, host)
+  local out, into = string.match(call('GET', ROOM .. host) or '', '^(%d+) (%d+)$')
+  if way == 'out' then return tonumber(out) end
+  return call('SISMEMBER', CORDONED, host) == 0 and tonumber(into) or nil
+end
+
+local function looks_full(key, most)
+  if most == nil then return not is_given_up(key) end
   call('DEL', Q .. 'shut:' .. key)
-  return held(key) >= limit
+  return held(key) >= most
 end
 
 local function has_room(way, host)
   local key = way .. ':' .. host
-  if full[key] == nil then full[key] = looks_full(key, limits[way][host]) end
+  if full[key] == nil then full[key] = looks_full(key, limit(way, host)) end
   return not full[key]
 end
 
@@ -368,7 +377,8 @@ class Standing(StrEnum):
 class Limits:
     """How many migrations from the queue may be under way at once: in the cluster, and out of and into each host.
 
-    Nothing leaves or enters a host that is not named; what waits for it longer than SHUT_S is handed out to be told so.
+    For people who ask why something waits. ``take`` itself asks what the hosts of each route have announced, at that
+    instant; what waits for one that is silent or cordoned longer than SHUT_S is handed out to be told so.
     """
 
     cluster: int
@@ -475,14 +485,14 @@ class Queue:
         chunks = [packed[start : start + CHUNK] for start in range(0, len(packed), CHUNK)]
         return sum(int(self._run(PUT, json.dumps(chunk))) for chunk in chunks)
 
-    def take(self, holder: str, limits: Limits, look: int = LOOK) -> Taken | None:
+    def take(self, holder: str, cluster: int, look: int = LOOK) -> Taken | None:
         """Return the migration whose turn it is among those for which there is room, and hold its places; or None.
 
-        ``look`` bounds past how many routes whose hosts are full it looks.
+        At most ``cluster`` are under way at once, and on each host as many as it announces. ``look`` bounds past how
+        many routes whose hosts are full it looks.
         """
         ticket = uuid.uuid4().hex
-        hosts = json.dumps({"out": dict(limits.outgoing), "in": dict(limits.incoming)})
-        answer = self._run(TAKE, ticket, holder, _ms(self._lease_s), look, limits.cluster, hosts)
+        answer = self._run(TAKE, ticket, holder, _ms(self._lease_s), look, cluster)
         if answer is None:
             return None
         entry, fields = _entry(answer)

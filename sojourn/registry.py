@@ -4,6 +4,7 @@ Keys:
 
 ``sojourn:hosts``        set: names of all hosts that ever announced themselves
 ``sojourn:host:<name>``  JSON of HostInfo; expires a few announcements after the last one
+``sojourn:room:<name>``  text: how many migrations the host lets out and in at once, for the queue; expires with it
 ``sojourn:pace:<source>:<destination>``  JSON of Pace: the last migration between the two that had a measurable size
 ``sojourn:cordoned``     set: names of the hosts to which nothing new may go; stays until they are uncordoned
 """
@@ -11,8 +12,7 @@ Keys:
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
 from sojourn.errors import HostUnreachable, Refused, UsageError
@@ -21,6 +21,7 @@ from sojourn.store import Store
 
 KNOWN = "sojourn:hosts"
 CORDONED = "sojourn:cordoned"
+ROOM = "sojourn:room:"
 
 #: The code of a refusal because of that.
 IS_CORDONED = "CORDONED"
@@ -71,34 +72,21 @@ class Registry:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._said: dict[str, HostInfo | None] = {}
-        self._heard = float("-inf")
 
     def announce(self, info: HostInfo, every_s: float) -> None:
         """Say that the host is there, until it misses some announcements. Raises StoreUnreachable."""
-        self._store.add_to_set(KNOWN, info.name)
-        self._store.put(_key(info.name), json.dumps(asdict(info)), expire_s=MISSED * every_s)
+        room = f"{info.max_outgoing} {info.max_incoming}"
+        kept = ("PX", int(MISSED * every_s * 1000))
+        said = [("SET", _key(info.name), json.dumps(asdict(info)), *kept), ("SET", ROOM + info.name, room, *kept)]
+        self._store.write([("SADD", KNOWN, info.name), *said])
 
     def withdraw(self, name: str) -> None:
         """Say that the host goes away on purpose."""
-        self._store.remove(_key(name))
+        self._store.write([("DEL", _key(name), ROOM + name)])
 
     def hosts(self) -> dict[str, HostInfo | None]:
         """Return all hosts by name, None for one that no longer announces itself. Raises StoreUnreachable."""
-        return self.recent(0)
-
-    def recent(self, age_s: float) -> dict[str, HostInfo | None]:
-        """Return the same, but what hosts said of themselves may be so old: a thousand take 20 ms to read.
-
-        Cordons count at once.
-        """
-        if time.monotonic() >= self._heard + age_s:
-            names = sorted(self._store.members(KNOWN))
-            values = self._store.values([_key(name) for name in names])
-            self._said = {name: _read(value) if value else None for name, value in zip(names, values, strict=True)}
-            self._heard = time.monotonic()
-        cordoned = self._store.members(CORDONED)
-        return self._said | {name: replace(info, cordoned=True) for name in cordoned if (info := self._said.get(name))}
+        return self._said_by(sorted(self._store.members(KNOWN)))
 
     def alive(self) -> dict[str, HostInfo]:
         """Return the hosts that announce themselves. Raises StoreUnreachable."""
@@ -128,15 +116,14 @@ class Registry:
         self._check_known(name)
         self._store.remove_from_set(CORDONED, name)
 
-    def check(self, plan: Plan, hosts: Mapping[str, HostInfo | None] | None = None) -> None:
+    def check(self, plan: Plan) -> None:
         """Refuse a plan that can not work between these hosts, before anything is sent to them.
 
-        ``hosts`` is a snapshot that the caller has; without one they are asked for now.
         Raises UsageError for a host that nobody knows, HostUnreachable for one whose worker is down, and
         Refused if the destination is cordoned or the two run CRIU versions that do not understand each other (the
         page server's header changed in 4.2).
         """
-        hosts = self.hosts() if hosts is None else hosts
+        hosts = self._two(plan)
         source, destination = (_present(name, hosts) for name in (plan.source, plan.destination))
         if destination.cordoned:
             raise Refused(
@@ -151,6 +138,17 @@ class Registry:
                 "Install the same major and minor version of CRIU on both hosts.",
                 "CRIU_VERSION",
             )
+
+    def _two(self, plan: Plan) -> dict[str, HostInfo | None]:
+        """Return the two hosts of a plan if both announce themselves, else all that are known."""
+        two = self._said_by([plan.source, plan.destination])
+        return self.hosts() if None in two.values() else two
+
+    def _said_by(self, names: Sequence[str]) -> dict[str, HostInfo | None]:
+        values = self._store.values([_key(name) for name in names])
+        said = {name: _read(value) if value else None for name, value in zip(names, values, strict=True)}
+        cordoned = self._store.members(CORDONED)
+        return said | {name: replace(info, cordoned=True) for name in cordoned if (info := said.get(name))}
 
     def _check_known(self, name: str) -> None:
         known = sorted(self._store.members(KNOWN))

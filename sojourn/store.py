@@ -32,6 +32,7 @@ class Store:
             socket_connect_timeout=TIMEOUT_S,
             retry=Retry(NoBackoff(), 1),
         )
+        self._scripts: dict[str, Any] = {}
         self._where = url.rsplit("@", 1)[-1].removeprefix("redis://")
 
     def put_fields(self, key: str, fields: Mapping[str, str], *, expire_s: int | None = None) -> None:
@@ -146,7 +147,9 @@ class Store:
         harmless. Its keys are named in the source, which one Redis allows and a cluster of Redis would not.
         """
         with self._answering():
-            return self._redis.register_script(source)(args=arguments)
+            if source not in self._scripts:
+                self._scripts[source] = self._redis.register_script(source)
+            return self._scripts[source](args=arguments)
 
     def ping(self) -> None:
         """Raise StoreUnreachable if Redis does not answer."""

@@ -14,28 +14,19 @@ from celery import shared_task
 from sojourn.errors import StoreUnreachable
 from sojourn.host import Host, this_host
 from sojourn.model import Message, Plan
-from sojourn.placement import Hosts
-from sojourn.queue import Limits, Taken
+from sojourn.queue import Taken
 from workflows.join import concluded
 
 log = logging.getLogger("sojourn.dispatch")
-
-#: How old what hosts said of themselves may be: they say it every two seconds.
-HOSTS_S = 1.0
 
 
 @shared_task(name="sojourn.dispatch")
 def dispatch() -> int:
     """Begin every migration for which there is room; return how many began. Raises StoreUnreachable."""
     host = this_host()
-    counts = host.queue.counts()
-    if not (counts.waiting or counts.later or counts.taken):
-        return 0
-    hosts = host.registry.recent(HOSTS_S)
-    limits = Limits.of(hosts, host.settings.max_migrations)
     begun = 0
-    while taken := host.queue.take(host.name, limits):
-        begun += _begin(host, taken, hosts)
+    while taken := host.queue.take(host.name, host.settings.max_migrations):
+        begun += _begin(host, taken)
     return begun
 
 
@@ -51,7 +42,7 @@ def make_room(migration: str) -> None:
         log.warning("The queue waits for the next look: %s", error, extra={"migration": migration})
 
 
-def _begin(host: Host, taken: Taken, hosts: Hosts) -> bool:
+def _begin(host: Host, taken: Taken) -> bool:
     """Begin a migration that was handed out; False if there is nothing to begin, or nothing that could."""
     message = Message(taken.entry.id, Plan.from_json(taken.entry.plan))
     account = host.ledger.account(message.id)
@@ -64,4 +55,4 @@ def _begin(host: Host, taken: Taken, hosts: Hosts) -> bool:
         return False  # its hosts' journals know it: they move it on, and hold its places
     from workflows.migrate import begin  # noqa: PLC0415  (the table's module knows this one)
 
-    return begin(message, hosts, known=account is not None)
+    return begin(message, known=account is not None)

@@ -14,7 +14,6 @@ from celery.exceptions import Ignore
 from sojourn.errors import SojournError
 from sojourn.host import this_host
 from sojourn.model import Json, Message, Plan, State
-from sojourn.placement import Hosts
 from sojourn.queue import Entry
 from tasks.copy_images import copy_images
 from tasks.dump import dump, resume
@@ -73,13 +72,13 @@ def migrate(self: Any, **asked: Any) -> None:  # noqa: ANN401  (Celery has no ty
     raise Ignore
 
 
-def begin(message: Message, hosts: Hosts, *, known: bool) -> bool:
+def begin(message: Message, *, known: bool) -> bool:
     """Begin a migration whose turn has come; False if the hosts have changed while it waited, so that it can not."""
     host = this_host()
     if not known:
         host.ledger.open(message.id, message.plan)
     try:
-        host.registry.check(message.plan, hosts)
+        host.registry.check(message.plan)
     except SojournError as error:
         not_begun(the_app(), message, error)
         return False

@@ -127,7 +127,6 @@ def test_a_host_that_went_silent_while_it_waited(cluster: Cluster) -> None:
     """It waits for the host, and begins when that is back."""
     message = cluster.migration(601)
     cluster.registry.withdraw("beta")
-    time.sleep(1.5)  # a dispatch believes for a second what hosts have said
     cluster.ledger.open(message.id, message.plan)
     cluster.queue.put([Entry(message.id, message.id, message.plan.to_json())])
     time.sleep(1)
@@ -140,7 +139,6 @@ def test_a_host_that_does_not_come_back(cluster: Cluster) -> None:
     """Nothing waits for ever: whoever asked is told that the host is unreachable, and that nothing was touched."""
     message = cluster.migration(651)
     cluster.registry.withdraw("beta")
-    time.sleep(1.5)  # a dispatch believes for a second what hosts have said
     cluster.ledger.open(message.id, message.plan)
     cluster.queue.put([Entry(message.id, message.id, message.plan.to_json())])
     eventually(lambda: cluster.state(message) is State.UNREACHABLE, within_s=30)
