@@ -1,8 +1,11 @@
 """What the control plane can do: many migrations between many hosts, without CRIU.
 
 The steps only sleep and write their phases; everything else is real: the canvas, its signed messages, the journals with
-every write durable, Redis, the queue with its leases, the batch. A few Celery workers stand for all hosts: each takes
-the queues of its share of them, and does each step with the journal of the host to whose queue it was sent.
+every write durable, Redis, the queue with its leases, the batch. A few Celery workers stand for all hosts: what is sent
+to a host comes to the queues of the worker that stands for it, and is done with that host's own journal. So a worker
+listens to three queues, as on a real host.
+
+Pace depends on what else the machine does; the processor's seconds per migration much less.
 
 Usage: python benchmarks/control_plane.py [--hosts 1000] [--migrations 10000] [--workers 2] [--slots 8] [--json FILE]
 """
@@ -10,6 +13,7 @@ Usage: python benchmarks/control_plane.py [--hosts 1000] [--migrations 10000] [-
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import logging
@@ -24,7 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +42,13 @@ from sojourn.model import Outcome, Phase, Role
 from sojourn.queue import Queue
 from sojourn.registry import HostInfo, Registry
 from sojourn.run import Child, spawn
-from sojourn.settings import Settings
 from sojourn.store import Store
 from tasks.step import HostStep, step
+from workers.host import CONSUMER
 from workflows.pipeline import On, Pipeline, Step
+
+#: The header of a message that says for which host it is.
+STANDS_FOR = "bench_host"
 
 KEY = "a key for benchmarks that is long enough"
 SLEEP_S = 0.005
@@ -99,12 +106,6 @@ class Site:
     slots: int
     under_way: int
 
-    def settings(self, host: str) -> Settings:
-        """Return a host's settings."""
-        here = self.place / host
-        told = {"host": host, "redis_url": self.url, "key": KEY, "state_dir": here, "runtime_dir": here / "run"}
-        return Settings.model_validate({**told, "max_migrations": self.under_way})
-
     def environment(self) -> dict[str, str]:
         """Return the environment of a worker."""
         return {
@@ -121,17 +122,17 @@ class Site:
 
 def work(number: int, site: Site) -> None:
     """Be one of the workers, until killed."""
-    hosts = [name_of(each) for each in range(number, site.hosts, site.workers)]
     _stand_for_many(site)
     from workflows.app import the_app  # noqa: PLC0415  (after this_host was replaced)
     from workflows.migrate import PIPELINES  # noqa: PLC0415
 
     PIPELINES["stop-and-copy"] = EIGHT
+    the_app().conf.worker_consumer = CONSUMER
     logging.getLogger("py.warnings").setLevel(logging.ERROR)
-    queues = ["sojourn", *hosts, *(f"{name}.frozen" for name in hosts)]
+    queues = ["sojourn", f"worker{number}", f"worker{number}.frozen"]
     the_app().worker_main(
         [
-            *("worker", f"--hostname=main@worker{number}", f"--queues={','.join(queues)}", "--pool=prefork"),
+            *("--quiet", "worker", f"--hostname=main@worker{number}", f"--queues={','.join(queues)}", "--pool=prefork"),
             *(f"--concurrency={site.slots}", "--without-gossip", "--without-mingle", "--loglevel=WARNING"),
             "--task-events",
         ]
@@ -139,20 +140,41 @@ def work(number: int, site: Site) -> None:
 
 
 def _stand_for_many(site: Site) -> None:
-    """Let each task find the host to whose queue it was sent."""
+    """Let each task find the host to whose queue it was sent.
+
+    Each has a journal of its own; the connection to Redis is the process's one, as on a real host.
+    """
     import tasks.step  # noqa: PLC0415
 
     planner = real_host.this_host
 
-    @lru_cache(maxsize=400)
+    @cache
     def standing_for(name: str) -> Host:
-        return Host(site.settings(name))
+        here = site.place / name
+        host = Host(
+            planner().settings.model_copy(update={"host": name, "state_dir": here, "runtime_dir": here / "run"})
+        )
+        host.ledger, host.registry, host.queue = planner().ledger, planner().registry, planner().queue
+        return host
 
     def this_host() -> Host:
-        queue = current_task.request.delivery_info["routing_key"].removesuffix(".frozen")
-        return planner() if queue == "sojourn" else standing_for(queue)
+        name = current_task.request.get(STANDS_FOR)
+        return standing_for(name) if name else planner()
 
     tasks.step.this_host = this_host  # type: ignore[assignment, attr-defined]
+    HostStep.signature = _signature(site)  # type: ignore[method-assign]
+
+
+def _signature(site: Site) -> Callable[..., Any]:
+    """Send each step to the worker that stands for its host."""
+    real = HostStep.signature
+
+    def signature(self: HostStep, queue: str, *rest: Any) -> Any:  # noqa: ANN401
+        name, _, lane = queue.partition(".")
+        worker = f"worker{int(name.removeprefix('host-')) % site.workers}"
+        return real(self, ".".join(filter(None, (worker, lane))), *rest).set(headers={STANDS_FOR: name})
+
+    return signature
 
 
 class Run:
@@ -167,7 +189,7 @@ class Run:
         self.queue = Queue(self.store, 30)
 
     def start(self) -> None:
-        """Start Redis and the workers, and announce the hosts."""
+        """Start Redis and the workers, announce the hosts, and wait until all are ready."""
         port = self.site.url.rsplit(":", 1)[1].split("/", maxsplit=1)[0]
         options = ["--save", "", "--appendonly", "no", "--dir", self.site.place, "--bind", "127.0.0.1"]
         self.children.append(spawn(["redis-server", "--port", port, *options]))
@@ -178,6 +200,10 @@ class Run:
             argv = [sys.executable, __file__, "--be", str(number), "--site", json.dumps(vars(self.site), default=str)]
             log = self.site.place / f"worker{number}.log"
             self.children.append(spawn(argv, output=log, env=self.site.environment()))
+        os.environ.update(self.site.environment())
+        from workflows.app import the_app  # noqa: PLC0415  (after its settings)
+
+        _until(lambda: len(the_app().control.ping(timeout=0.5)) == self.site.workers)
 
     def stop(self) -> None:
         """End everything."""
@@ -186,22 +212,24 @@ class Run:
 
     def measure(self, migrations: int) -> dict[str, Any]:
         """Ask for so many migrations at one go, and return what they cost, by tenths of the whole."""
-        os.environ.update(self.site.environment())
         from workflows.batch import migrate_many  # noqa: PLC0415
 
-        before = self._memory()
+        before, spent = self._memory(), self._cpu_s()
         self.redis.config_resetstat()
         began = time.monotonic()
         batch = migrate_many.delay(plan_of(migrations, self.site.hosts)).id
         _until(lambda: (record := self.batches.record(batch)) and record.total)
         entered_s, queued = time.monotonic() - began, self._memory()
-        marks = []
+        marks = [{"ended": 0, "s": entered_s, "bytes": queued, "cpu_s": self._cpu_s()}]
         for tenth in range(1, 11):
             _until(lambda tenth=tenth: self.batches.record(batch).ended >= migrations * tenth // 10, within_s=3600)
-            marks.append({"ended": migrations * tenth // 10, "s": time.monotonic() - began, "bytes": self._memory()})
+            mark = {"ended": migrations * tenth // 10, "s": time.monotonic() - began}
+            marks.append({**mark, "bytes": self._memory(), "cpu_s": self._cpu_s()})
         stats = self.redis.info("commandstats")
         return {
+            "cores": len(os.sched_getaffinity(0)),
             "entered_s": entered_s,
+            "cpu_ms_each": {name: (now - spent[name]) * 1000 / migrations for name, now in marks[-1]["cpu_s"].items()},
             "queued_bytes_each": (queued - before) / migrations,
             "finished_bytes_each": (marks[-1]["bytes"] - before) / migrations,
             "messages_each": stats[f"cmdstat_{SENT}"]["calls"] / migrations,
@@ -218,6 +246,17 @@ class Run:
             return bool(self.redis.ping())
         except redis.ConnectionError:
             return False
+
+    def _cpu_s(self) -> dict[str, float]:
+        """Return how many seconds of a processor Redis and the workers have used, their children's among them."""
+        sessions = {child.pid: "workers" for child in self.children} | {self.children[0].pid: "Redis"}
+        spent = dict.fromkeys(sessions.values(), 0.0)
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                words = stat.read_text().rsplit(")", 1)[1].split()
+                if name := sessions.get(int(words[3])):
+                    spent[name] += (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+        return spent
 
     def _memory(self) -> int:
         return int(self.redis.info("memory")["used_memory"])
@@ -260,13 +299,15 @@ def _free_port() -> int:
 def show(found: dict[str, Any], migrations: int) -> None:
     """Print what was measured."""
     print(f"{found['entered_s']:.1f} s until all {migrations} were checked and queued; {found['counts']}")
-    for before, mark in itertools.pairwise([{"ended": 0, "s": found["entered_s"], "bytes": 0}, *found["marks"]]):
-        pace = (mark["ended"] - before["ended"]) / max(0.001, mark["s"] - before["s"])
-        print(
-            f"{mark['ended']:7d} ended after {mark['s']:6.1f} s: {pace:5.1f} per second, {mark['bytes'] / 1e6:6.1f} MB"
-        )
+    for before, mark in itertools.pairwise(found["marks"]):
+        ended = mark["ended"] - before["ended"]
+        pace = ended / max(0.001, mark["s"] - before["s"])
+        cpu_ms = (sum(mark["cpu_s"].values()) - sum(before["cpu_s"].values())) * 1000 / ended
+        print(f"{mark['ended']:7d} ended after {mark['s']:6.1f} s: {pace:5.1f} per second", end=", ")
+        print(f"{cpu_ms:5.1f} ms of a processor each, {mark['bytes'] / 1e6:6.1f} MB")
     whole = migrations / found["marks"][-1]["s"]
-    print(f"in all {whole:.1f} migrations per second")
+    print(f"in all {whole:.1f} migrations per second on {found['cores']} cores", end="; each: ")
+    print(", ".join(f"{spent:.1f} ms of a processor for {name}" for name, spent in found["cpu_ms_each"].items()))
     print(f"each: {found['messages_each']:.1f} messages, {found['commands_each']:.0f} commands of Redis", end=", ")
     print(f"{found['redis_ms_each']:.2f} ms of its time", end="; ")
     print(f"{found['queued_bytes_each']:.0f} bytes queued, {found['finished_bytes_each']:.0f} bytes finished")
