@@ -41,6 +41,9 @@ PR_SET_PDEATHSIG = 1
 #: put errbacks on other tasks of a chord; what is used here is tested.
 KNOWN = ("superuser privileges", "task_allow_error_cb_on_chord_header")
 
+#: Celery's own would send each event by itself.
+CONSUMER = "workers.consumer:Consumer"
+
 #: How long a lane may take to finish its steps when the worker is asked to end, before it is killed.
 PATIENCE_S = 20
 
@@ -130,6 +133,7 @@ class Worker:
             Reconciler(this_host()).run()
         worker_process_init.connect(_warm_up)
         worker_ready.connect(say, weak=False)
+        the_app().conf.worker_consumer = CONSUMER
         the_app().worker_main(each.arguments(self.host.name, "INFO"))
 
     def _hear_who_is_ready(self, seconds: float) -> None:

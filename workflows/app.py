@@ -10,6 +10,7 @@ from celery.signals import before_task_publish
 
 from sojourn.errors import UsageError
 from sojourn.settings import Settings, config_file, load
+from workflows import transport
 from workflows.canvas import SHARED_QUEUE
 from workflows.signing import SignedRequest, signer
 
@@ -35,6 +36,7 @@ def create_app(settings: Settings) -> Any:  # noqa: ANN401  (Celery has no types
             f"The cluster's key is missing or shorter than {SHORTEST_KEY} characters.",
             f"Put the same `key` into {config_file()} on every host, for example from: openssl rand -hex 32",
         )
+    transport.install()
     app = Celery("sojourn", task_cls=SojournTask, include=MODULES, set_as_current=True)
     app.conf.update(_configuration(settings), sojourn_key=key)
     before_task_publish.connect(signer(key), weak=False, dispatch_uid="sojourn-signature")
@@ -58,7 +60,6 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "accept_content": ["json"],
         "result_extended": True,
         "result_expires": settings.keep_days * 86_400,
-        "task_send_sent_event": True,
         "worker_send_task_events": True,
         # Early acknowledgement: a message lost with its worker is found by the journals; a late one would be
         # delivered twice whenever a step takes longer than the visibility timeout.

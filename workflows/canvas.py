@@ -67,8 +67,8 @@ def linked(rows: Rows, message: Message, conclude: Any, *, expires_s: float | No
         hosts = on.hosts(message.plan)
         signatures = [step.signature(lane(host, frozen=frozen), message.plan, handed) for host in hosts]
         for signature in signatures:
-            # What a step hands on travels in the next message; nobody reads it a second time.
-            signature.set(expires=expires_s, ignore_result=True)
+            # What a step hands on travels in the next message; nobody reads it a second time. Flower shows its id.
+            signature.set(expires=expires_s, ignore_result=True, argsrepr=message.id)
         if len(hosts) > 1 and links and isinstance(links[-1], group):
             links.append(meet.s().set(queue=SHARED_QUEUE, ignore_result=True))
         links.append(group(signatures) if len(hosts) > 1 else signatures[0])
