@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import itertools
 import json
 import logging
@@ -38,6 +39,7 @@ from celery import current_task
 from sojourn import host as real_host
 from sojourn.batch import Batches
 from sojourn.host import Host, Migration
+from sojourn.journal import Journal
 from sojourn.model import Outcome, Phase, Role
 from sojourn.queue import Queue
 from sojourn.registry import HostInfo, Registry
@@ -150,11 +152,9 @@ def _stand_for_many(site: Site) -> None:
 
     @cache
     def standing_for(name: str) -> Host:
-        here = site.place / name
-        host = Host(
-            planner().settings.model_copy(update={"host": name, "state_dir": here, "runtime_dir": here / "run"})
-        )
-        host.ledger, host.registry, host.queue = planner().ledger, planner().registry, planner().queue
+        here, host = site.place / name, copy.copy(planner())
+        host.settings = host.settings.model_copy(update={"host": name, "state_dir": here, "runtime_dir": here / "run"})
+        host.name, host.journal = name, Journal(here / "journal.db")
         return host
 
     def this_host() -> Host:

@@ -204,12 +204,14 @@ class Journal:
                 return str(other)
         return None
 
-    def start_step(self, entry: Entry, name: str, host: str) -> None:
-        """Note that a step begins now; a new attempt replaces the old one's row."""
-        self._db.execute(
-            "INSERT OR REPLACE INTO step (id, role, name, host, started) VALUES (?, ?, ?, ?, ?)",
-            (entry.id, entry.role, name, host, time.time()),
-        )
+    def start_step(self, entry: Entry, name: str, host: str, facts: Json) -> Entry:
+        """Keep what it was told, and that a step begins now, in one write; a new attempt replaces the old one's row."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT OR REPLACE INTO step (id, role, name, host, started) VALUES (?, ?, ?, ?, ?)",
+                (entry.id, entry.role, name, host, time.time()),
+            )
+            return self.learn(entry, facts)
 
     def finish_step(self, entry: Entry, name: str, outcome: Outcome) -> None:
         """Note that a step is done; a second delivery of it is answered with this outcome."""

@@ -146,9 +146,14 @@ class Delivery:
     def answer(self, work: Work) -> Json:
         """Return the message for the next step: from the record if this one is done, else by doing it."""
         migration = self._opened()
+        # What is pending is not kept: the next attempt may do it.
+        lasting = {name: fact for name, fact in self.message.facts.items() if name != "pending"}
         outcome = self.host.journal.outcome(migration.entry, self.name)
         if outcome is None:
+            migration.entry = self.host.journal.start_step(migration.entry, self.name, self.host.name, lasting)
             outcome = self._attempt(migration, work)
+        else:
+            migration.learn(**lasting)
         return self.hand_on(outcome)
 
     def give_up(self, failure: Failure) -> Outcome:
@@ -179,13 +184,10 @@ class Delivery:
             raise StepFailed(f"{self.host.name} knows nothing of migration {message.id}; none begins in the middle.")
         if entry is None:
             entry = journal.open(message.id, self.role, message.plan, TOMBSTONE[self.role] if self.undo else None)
-        # What is pending is not kept: the next attempt may do it.
-        lasting = {name: fact for name, fact in message.facts.items() if name != "pending"}
-        return Migration(self.host, journal.learn(entry, lasting))
+        return Migration(self.host, entry)
 
     def _attempt(self, migration: Migration, work: Work) -> Outcome:
         self.started = time.time()
-        self.host.journal.start_step(migration.entry, self.name, self.host.name)
         self._tell()
         try:
             self._check_phase(migration)

@@ -208,7 +208,7 @@ def test_slots_are_counted_over_all_migrations(journal: Journal) -> None:
 def test_an_outcome_is_answered_again(journal: Journal, entry: Entry) -> None:
     """A step that is done has an outcome, with its facts; one that only began, or was never heard of, has none."""
     assert journal.outcome(entry, "dump") is None
-    journal.start_step(entry, "dump", "alpha")
+    assert journal.start_step(entry, "dump", "alpha", {"port": 7}).facts["port"] == 7
     assert journal.outcome(entry, "dump") is None
     journal.finish_step(entry, "dump", Outcome("all is well", {"pages_bytes": 7}))
     assert Journal(journal.path).outcome(entry, "dump") == Outcome("all is well", {"pages_bytes": 7})
@@ -217,7 +217,7 @@ def test_an_outcome_is_answered_again(journal: Journal, entry: Entry) -> None:
 
 def test_a_failure_is_no_outcome(journal: Journal, entry: Entry) -> None:
     """A failed step is remembered as failed, and is not answered as if it were done."""
-    journal.start_step(entry, "dump", "alpha")
+    journal.start_step(entry, "dump", "alpha", {})
     journal.fail_step(entry, "dump", Failure("CRIU_FAILED", "no"))
     assert journal.outcome(entry, "dump") is None
     (record,) = journal.steps(ID)
@@ -227,9 +227,9 @@ def test_a_failure_is_no_outcome(journal: Journal, entry: Entry) -> None:
 
 def test_a_new_attempt_replaces_the_failed_one(journal: Journal, entry: Entry) -> None:
     """An attempt that goes well after one that failed is done."""
-    journal.start_step(entry, "reserve", "alpha")
+    journal.start_step(entry, "reserve", "alpha", {})
     journal.fail_step(entry, "reserve", Failure("TEMPORARY", "not now"))
-    journal.start_step(entry, "reserve", "alpha")
+    journal.start_step(entry, "reserve", "alpha", {})
     journal.finish_step(entry, "reserve", Outcome("now"))
     assert journal.outcome(entry, "reserve") == Outcome("now")
     assert [step.failed for step in journal.steps(ID)] == [False]
