@@ -6,6 +6,7 @@ from typing import Any
 
 from kombu import Connection
 
+from tests.conftest import eventually
 from tests.integration.conftest import Cluster
 from tests.integration.steps import zeroth
 from workflows import transport
@@ -44,5 +45,4 @@ def test_what_flower_is_told(cluster: Cluster) -> None:
         receiver = cluster.app.events.Receiver(connection, handlers={"task-succeeded": hear})
         with receiver.consumer_context() as (hearing, _, _):
             sent = cluster.send(zeroth, cluster.message(), "alpha")
-            while sent.id not in told:
-                hearing.drain_events(timeout=5)
+            eventually(lambda: hearing.drain_events(timeout=5) or sent.id in told)
