@@ -43,3 +43,4 @@ def test_what_flower_is_told(cluster: Cluster) -> None:
         with receiver.consumer_context() as (hearing, _, _):
             sent = cluster.send(zeroth, cluster.message(), "alpha")
             eventually(lambda: hearing.drain_events(timeout=5) or sent.id in told)
+            sent.get(timeout=20)
