@@ -46,7 +46,7 @@ from sojourn.registry import HostInfo, Registry
 from sojourn.run import Child, spawn
 from sojourn.store import Store
 from tasks.step import HostStep, step
-from workers.host import CONSUMER
+from workers.lane import run
 from workflows.pipeline import On, Pipeline, Step
 
 #: The header of a message that says for which host it is.
@@ -125,14 +125,12 @@ class Site:
 def work(number: int, site: Site) -> None:
     """Be one of the workers, until killed."""
     _stand_for_many(site)
-    from workflows.app import the_app  # noqa: PLC0415  (after this_host was replaced)
     from workflows.migrate import PIPELINES  # noqa: PLC0415
 
     PIPELINES["stop-and-copy"] = EIGHT
-    the_app().conf.worker_consumer = CONSUMER
     logging.getLogger("py.warnings").setLevel(logging.ERROR)
     queues = ["sojourn", f"worker{number}", f"worker{number}.frozen"]
-    the_app().worker_main(
+    run(
         [
             *("--quiet", "worker", f"--hostname=main@worker{number}", f"--queues={','.join(queues)}", "--pool=prefork"),
             *(f"--concurrency={site.slots}", "--without-gossip", "--without-mingle", "--loglevel=WARNING"),

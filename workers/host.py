@@ -29,6 +29,7 @@ from sojourn.errors import StoreUnreachable
 from sojourn.host import SECONDS_PER_DAY, Host, this_host
 from sojourn.log import configure
 from sojourn.registry import HostInfo
+from workers.lane import run
 from workers.reconciler import Reconciler
 from workflows.app import the_app
 from workflows.canvas import SHARED_QUEUE, lane
@@ -40,9 +41,6 @@ PR_SET_PDEATHSIG = 1
 #: Warnings of Celery that every worker would print: that it is root, which it must be, and that a future version may
 #: put errbacks on other tasks of a chord; what is used here is tested.
 KNOWN = ("superuser privileges", "task_allow_error_cb_on_chord_header")
-
-#: Celery's own would send each event by itself.
-CONSUMER = "workers.consumer:Consumer"
 
 #: How long a lane may take to finish its steps when the worker is asked to end, before it is killed.
 PATIENCE_S = 20
@@ -133,8 +131,7 @@ class Worker:
             Reconciler(this_host()).run()
         worker_process_init.connect(_warm_up)
         worker_ready.connect(say, weak=False)
-        the_app().conf.worker_consumer = CONSUMER
-        the_app().worker_main(each.arguments(self.host.name, "INFO"))
+        run(each.arguments(self.host.name, "INFO"))
 
     def _hear_who_is_ready(self, seconds: float) -> None:
         """Wait so long, or until a lane says that it is ready: a host announces itself only when all of them are."""

@@ -64,6 +64,8 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         # Early acknowledgement: a message lost with its worker is found by the journals; a late one would be
         # delivered twice whenever a step takes longer than the visibility timeout.
         "task_acks_late": False,
+        # So messages that a dead worker had in its pocket need not be kept: Kombu would deliver them an hour later.
+        "broker_transport_options": {"ack_emulation": False},
         # A message that waits in a busy worker's pocket is one that an idle worker could have done.
         "worker_prefetch_multiplier": 1,
         "worker_hijack_root_logger": False,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from sojourn.errors import SojournError
 from sojourn.host import Host
 from sojourn.images import size_for
 from sojourn.model import Json, Plan
-from sojourn.placement import Hosts, Item, place
-from sojourn.planfile import Line, bad_lines, duplicates
+from sojourn.placement import Item, place
+from sojourn.planfile import SOME_PID, Line, bad_lines, duplicates
 from workflows.survey import SeenTree, read_trees
 
 
@@ -96,23 +97,26 @@ def _duplicates(wanted: Iterable[Wanted]) -> list[tuple[int, str]]:
 
 def _placed(wanted: Sequence[Wanted], host: Host) -> Iterator[Placed]:
     """Yield where each shall go: where its line says, if that can be, or to the best place."""
-    hosts = host.registry.hosts()
+    check = cache(lambda source, destination: _refusal(host, source, destination))
     items = [Item(one.name, one.line.source, one.bytes) for one in wanted if one.line.destination is None]
-    best = iter(place(items, hosts, host.batches.promised()))
+    best = iter(place(items, host.registry.hosts(), host.batches.promised()))
     for one in wanted:
         if one.line.destination is None:
             found = next(best)
             yield Placed(one, found.destination, found.why)
         else:
-            yield _where_it_was_asked_for(one, one.line.destination, host, hosts)
+            why_not = check(one.line.source, one.line.destination)
+            why = why_not or f"{one.line.destination} was asked for."
+            yield Placed(one, None if why_not else one.line.destination, why)
 
 
-def _where_it_was_asked_for(tree: Wanted, destination: str, host: Host, hosts: Hosts) -> Placed:
+def _refusal(host: Host, source: str, destination: str) -> str:
+    """Return why nothing can go from one host to another; empty if nothing speaks against it."""
     try:
-        host.registry.check(Plan.from_json(tree.line.plan(tree.pid, destination)), hosts)
+        host.registry.check(Plan(SOME_PID, source, destination))
     except SojournError as error:
-        return Placed(tree, None, error.message)
-    return Placed(tree, destination, f"{destination} was asked for.")
+        return error.message
+    return ""
 
 
 def _stay(pid: int, command: str, source: str, why: str) -> Json:

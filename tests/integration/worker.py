@@ -14,7 +14,7 @@ from sojourn.host import this_host
 from sojourn.log import configure
 from sojourn.preflight import candidate
 from tests.integration import steps
-from workers.host import CONSUMER
+from workers.lane import run
 from workers.reconciler import Reconciler
 from workflows.app import the_app
 from workflows.migrate import PIPELINES
@@ -29,8 +29,7 @@ def main(host: str, *options: str) -> None:
         the_app().loader.import_default_modules()
         Reconciler(this_host()).run()
     queues = ",".join([host, f"{host}.frozen", "sojourn"])
-    the_app().conf.worker_consumer = CONSUMER
-    the_app().worker_main(
+    run(
         [
             *("worker", f"--hostname=main@{host}", f"--queues={queues}", "--concurrency=3", "--pool=prefork"),
             *("--without-gossip", "--without-mingle", "--loglevel=INFO"),
