@@ -82,6 +82,11 @@ def _forget_settings() -> None:
     the_app.cache_clear()
 
 
+def _forget_answers(app: Any) -> None:
+    """Those that nobody waited for would ask a Redis to unsubscribe that is gone by the time they are collected."""
+    app.backend.result_consumer.subscribed_to.clear()
+
+
 class Cluster:
     """Two hosts, each a Celery worker in a process of its own, and the program that calls them."""
 
@@ -115,8 +120,7 @@ class Cluster:
         """End both workers with their pools."""
         for child in self.workers.values():
             child.kill()
-        # Answers that nobody waited for would ask a Redis to unsubscribe that is gone by the time they are collected.
-        self.app.backend.result_consumer.subscribed_to.clear()
+        _forget_answers(self.app)
 
     @contextlib.contextmanager
     def called_by_programs(self) -> Iterator[None]:
@@ -129,6 +133,7 @@ class Cluster:
                 yield
             finally:
                 self.stop()
+                _forget_answers(the_app())
                 _forget_settings()
 
     def announce(self, *hosts: str, **more: Any) -> None:

@@ -177,6 +177,7 @@ def test_an_abort_goes_on_as_it_was_asked_for(cluster: Cluster, batches: Batches
     resume_batch.delay(answer.id).get(timeout=10)
     eventually(lambda: cluster.queue.counts().taken == 2)
     batches.abort(answer.id, roll_back=True)
+    cluster.store.remove(f"sojourn:batch:{answer.id}:looked")  # else it would be looked after seconds later only
     eventually(lambda: all(is_interrupted(cluster, migration) for migration in held), within_s=30)
     for migration in held:
         let_go(cluster.place, migration)
