@@ -40,11 +40,15 @@ LATEST = 100
 #: So many parts are written in one block: few milliseconds in which Redis answers nobody else.
 CHUNK = 200
 
-#: Enter an end unless there is one, or only a doubt; return whether the part had none, and how many have none yet.
+#: What is told of a part only until more is known.
+PROVISIONAL = (State.IN_DOUBT, State.CLEANUP_PENDING)
+
+#: Enter an end unless there is a final one; return whether the part had none, and how many have none yet.
 END = """
 local ends = ARGV[1] .. ':ends'
 local before = redis.call('HGET', ends, ARGV[2])
-if not before or cjson.decode(before).state == ARGV[4] then redis.call('HSET', ends, ARGV[2], ARGV[3]) end
+local state = before and cjson.decode(before).state
+if not before or state == ARGV[4] or state == ARGV[5] then redis.call('HSET', ends, ARGV[2], ARGV[3]) end
 return {before and 0 or 1, tonumber(redis.call('HGET', ARGV[1], 'total') or '0') - redis.call('HLEN', ends)}
 """
 
@@ -187,9 +191,9 @@ class Batches:
     def end(self, batch: str, number: int, end: Json) -> int | None:
         """Enter the end of a part; return how many have none yet, None if this one had one already.
 
-        What is known takes the place of a doubt, and of nothing else.
+        What is known takes the place of a doubt, and what is cleaned up that of what was not; nothing else changes.
         """
-        new, left = self._store.script(END, [_key(batch), number, json.dumps(end), State.IN_DOUBT])
+        new, left = self._store.script(END, [_key(batch), number, json.dumps(end), *PROVISIONAL])
         self._store.write([["EXPIRE", f"{_key(batch)}:ends", self._keep_s]])
         return int(left) if int(new) else None
 

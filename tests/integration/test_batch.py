@@ -208,6 +208,10 @@ def test_what_is_known_takes_the_place_of_a_doubt(batches: Batches) -> None:
     assert batches.end("doubtful", 1, known) is None
     assert batches.end("doubtful", 1, doubt) is None
     assert batches.ends("doubtful") == {1: known}
+    pending = {"state": "completed, clean-up pending"}
+    assert batches.end("doubtful", 2, pending) is not None
+    assert batches.end("doubtful", 2, known) is None
+    assert batches.ends("doubtful") == {1: known, 2: known}
     batches.refuse("doubtful", {})
 
 
