@@ -87,14 +87,17 @@ def from_json(data: object) -> list[Line]:
     return _checked((_number(said, place), said) for place, said in enumerate(data, 1))
 
 
-def duplicates(meant: Iterable[tuple[int, int, str]]) -> list[str]:
-    """Return a sentence for each process that a second line means too; ``meant`` is line, PID and source."""
+def duplicates(meant: Iterable[tuple[int, int, str]]) -> list[tuple[int, str]]:
+    """Return each line that means a process that another one means already, and a sentence that says so.
+
+    ``meant`` is line, PID and source.
+    """
     first: dict[tuple[int, str], int] = {}
     found = []
     for number, pid, source in meant:
         before = first.setdefault((pid, source), number)
         if before != number:
-            found.append(f"line {number}: pid {pid} on {source} is meant by line {before} already")
+            found.append((number, f"line {number}: pid {pid} on {source} is meant by line {before} already"))
     return found
 
 
@@ -174,7 +177,7 @@ def _checked(numbered: Iterable[tuple[int, object]]) -> list[Line]:
         except UsageError as error:
             wrong.append((number, f"line {number}: {error.message.removesuffix('.')}"))
     named = [(line.number, line.pid, line.source) for line in lines if line.pid]
-    wrong += [(int(text.split()[1].rstrip(":")), text) for text in duplicates(named)]
+    wrong += duplicates(named)
     if wrong:
         raise bad_lines(wrong)
     if not lines:

@@ -15,9 +15,7 @@ from workflows.canvas import SHARED_QUEUE
 from workflows.signing import SignedRequest, signer
 
 #: The modules whose tasks a worker must know.
-MODULES = tuple(
-    f"workflows.{name}" for name in ("migrate", "conclude", "dispatch", "batch", "recover", "survey", "logs", "check")
-)
+MODULES = tuple(f"workflows.{name}" for name in ("migrate", "conclude", "batch", "recover", "survey", "logs", "check"))
 
 SHORTEST_KEY = 16
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import logging
 
-from celery import shared_task
-
 from sojourn.errors import StoreUnreachable
 from sojourn.host import Host, this_host
 from sojourn.model import Message, Plan
@@ -20,7 +18,6 @@ from workflows.join import concluded
 log = logging.getLogger("sojourn.dispatch")
 
 
-@shared_task(name="sojourn.dispatch")
 def dispatch() -> int:
     """Begin every migration for which there is room; return how many began. Raises StoreUnreachable."""
     host = this_host()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -57,7 +57,7 @@ def find(lines: Sequence[Line], told: list[Json] | Json, host: Host, *, is_drain
         stays += [_stay(tree.pid, tree.name, tree.line.source, why) for tree, why in nowhere]
     else:
         wrong += [(tree.line.number, f"line {tree.line.number}: {why.removesuffix('.')}") for tree, why in nowhere]
-        wrong += _duplicates(wanted)
+        wrong += duplicates((one.line.number, one.pid, one.line.source) for one in wanted)
     if wrong:
         raise bad_lines(wrong)
     return Found([one for one in placed if one.destination], stays)
@@ -87,12 +87,6 @@ def _named(line: Line, pid: int, seen: Sequence[SeenTree]) -> Wanted:
     """Return what a line that names a PID means; of what size it is is known only if the host was asked."""
     tree = next((tree for tree in seen if any(member.pid == pid for member in tree.members)), None)
     return Wanted(line, pid, f"process {pid}", size_for(tree.memory_bytes) if tree else 0)
-
-
-def _duplicates(wanted: Iterable[Wanted]) -> list[tuple[int, str]]:
-    """Return a sentence for each process that two lines mean, with its line."""
-    told = duplicates((one.line.number, one.pid, one.line.source) for one in wanted)
-    return [(int(text.split()[1].rstrip(":")), text) for text in told]
 
 
 def _placed(wanted: Sequence[Wanted], host: Host) -> Iterator[Placed]:

@@ -18,6 +18,7 @@ from rich.table import Table
 from sojourn.batch import BatchState, Record, states_of
 from sojourn.cli import output, overview
 from sojourn.cli.cluster import Cluster
+from sojourn.cli.options import FileLocks, TcpEstablished, chosen
 from sojourn.cli.output import console
 from sojourn.errors import SojournError, UsageError
 from sojourn.model import Json, State
@@ -69,9 +70,9 @@ def migrate_lines(asked: list[Json], *, dry_run: bool, detach: bool, json: bool)
 
 def drain(
     host: Annotated[str, typer.Argument(metavar="HOST", help="The host to empty.")],
-    tcp_established: Annotated[bool, typer.Option(help="Move established TCP connections along.")] = False,
+    tcp_established: TcpEstablished = False,
     shell_job: Annotated[bool, typer.Option(help="Trees may belong to a shell's session or terminal.")] = False,
-    file_locks: Annotated[bool, typer.Option(help="Move file locks along.")] = False,
+    file_locks: FileLocks = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go where, and touch nothing.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Print the id of the batch and return at once.")] = False,
     json: AsJson = False,
@@ -86,8 +87,7 @@ def drain(
     from workflows.batch import DRAIN, lines_of_drain  # noqa: PLC0415
     from workflows.batch import drain as start  # noqa: PLC0415
 
-    all_options = {"tcp_established": tcp_established, "shell_job": shell_job, "file_locks": file_locks}
-    options = {name: True for name, value in all_options.items() if value}
+    options = chosen(tcp_established=tcp_established, shell_job=shell_job, file_locks=file_locks)
     if dry_run:
         _preview(cluster, lines_of_drain(host, **options), DRAIN, json=json)
         return

@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from sojourn.cli import live, many, output, timeline
 from sojourn.cli.cluster import Cluster
-from sojourn.cli.options import All, Cgroup, Command, FileLocks, Mode, ShellJob, TcpEstablished, Unit, User
+from sojourn.cli.options import All, Cgroup, Command, FileLocks, Mode, ShellJob, TcpEstablished, Unit, User, chosen
 from sojourn.cli.output import console, megabytes, milliseconds
 from sojourn.errors import MigrationError, Refused, UsageError
 from sojourn.images import size_for
@@ -73,8 +73,8 @@ def migrate(
         many.migrate_plan(plan_file, dry_run=dry_run, detach=detach, json=json)
         return
     if which:
-        options = {"tcp_established": tcp_established, "shell_job": shell_job, "file_locks": file_locks}
-        how = {"mode": mode, "max_freeze_s": max_freeze, **{name: True for name, value in options.items() if value}}
+        options = chosen(tcp_established=tcp_established, shell_job=shell_job, file_locks=file_locks)
+        how = {"mode": mode, "max_freeze_s": max_freeze, **options}
         asked = {"pid": pid, **which, "source": source, "destination": destination, **how}
         many.migrate_lines([asked], dry_run=dry_run, detach=detach, json=json)
         return

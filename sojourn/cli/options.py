@@ -22,4 +22,10 @@ Cgroup = Annotated[str | None, typer.Option("--cgroup", metavar="PATH", help="Al
 Unit = Annotated[str | None, typer.Option("--unit", metavar="UNIT", help="All of this systemd unit.")]
 All = Annotated[bool, typer.Option("--all", help="All of the host that can be migrated.")]
 
+
+def chosen(**options: bool) -> dict[str, bool]:
+    """Return those that were switched on: a line of a plan says nothing of the others."""
+    return {name: True for name, on in options.items() if on}
+
+
 Id = Annotated[str, typer.Argument(help="The migration's id, or how it begins.")]

@@ -71,7 +71,6 @@ class Overview:
         self.record: Record | None = None
         self.ends: dict[int, Json] = {}
         self.line_of: dict[str, int] = {}
-        self.plan_of: dict[int, Json] = {}
         self.progress: dict[int, Progress] = {}
         self.started = time.monotonic()
         self.ended_before: int | None = None
@@ -91,13 +90,11 @@ class Overview:
             self.progress.pop(number, None)
         return new
 
-    def take(self, event: Event) -> bool:
-        """Take an event in; False if it is of no migration of this batch."""
+    def take(self, event: Event) -> None:
+        """Take an event in, if it is of a migration of this batch that has not ended."""
         number = self.line_of.get(event.migration)
-        if number is None or number in self.ends:
-            return False
-        self.progress.setdefault(number, Progress()).take(event)
-        return True
+        if number is not None and number not in self.ends:
+            self.progress.setdefault(number, Progress()).take(event)
 
     @property
     def left_s(self) -> float | None:

@@ -174,8 +174,8 @@ def test_processes_that_selectors_mean_twice() -> None:
     """When selectors have been resolved, what two lines mean is told; what one means twice is not wrong."""
     meant = [(2, 10, "alpha"), (3, 10, "beta"), (4, 10, "alpha"), (2, 10, "alpha"), (5, 10, "beta")]
     assert planfile.duplicates(meant) == [
-        "line 4: pid 10 on alpha is meant by line 2 already",
-        "line 5: pid 10 on beta is meant by line 3 already",
+        (4, "line 4: pid 10 on alpha is meant by line 2 already"),
+        (5, "line 5: pid 10 on beta is meant by line 3 already"),
     ]
 
 
