@@ -75,6 +75,17 @@ class Entry:
     updated: float
 
 
+@dataclass(frozen=True)
+class StepTimes:
+    """Some steps of one name that took up to ``bound`` seconds, but longer than the bound before; None: longer."""
+
+    name: str
+    failed: bool
+    bound: float | None
+    count: int
+    sum_s: float
+
+
 class _Database(sqlite3.Connection):
     """The connection to a journal. It says in our words what SQLite can not do: the disk may be full."""
 
@@ -268,6 +279,26 @@ class Journal:
             (entry.id, entry.role, kind),
         )
         return [what for (what,) in rows]
+
+    def all_held(self) -> dict[str, int]:
+        """Return how many things of each kind this host must give back."""
+        return dict(self._db.execute("SELECT kind, count(*) FROM held GROUP BY kind").fetchall())
+
+    def frozen_since(self) -> float | None:
+        """Return when the dump of the oldest tree began that is held frozen here, None if none is."""
+        (began,) = self._db.execute(
+            "SELECT min(started) FROM step JOIN held USING (id, role) WHERE kind = 'tree' AND name = 'dump'"
+        ).fetchone()
+        return None if began is None else float(began)
+
+    def step_times(self, bounds: Sequence[float]) -> list[StepTimes]:
+        """Return how many steps of each name have ended here within each bound, in seconds, and their sum."""
+        rows = self._db.execute(
+            "SELECT name, failure IS NOT NULL, (SELECT min(value) FROM json_each(?) WHERE value >= ended - started), "
+            "count(*), sum(max(0, ended - started)) FROM step WHERE ended IS NOT NULL GROUP BY 1, 2, 3",
+            (json.dumps(list(bounds)),),
+        )
+        return [StepTimes(name, bool(failed), bound, count, total) for name, failed, bound, count, total in rows]
 
     def take_slot(self, entry: Entry, slots: int) -> bool:
         """Take one of this host's places for a frozen tree; False if all are taken. Taking it again is harmless."""

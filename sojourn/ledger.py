@@ -3,9 +3,10 @@
 Keys:
 
 ``sojourn:migration:<id>``  hash: ``plan``, ``state``, ``created``, ``owner``, ``failure``, ``result``, ``resolved``,
-                            ``part`` (its batch and line there) and one field ``step:<role>:<name>`` per step, each as
-                            JSON; expires some days after the end
+                            ``part`` (its batch and line there), ``tallied`` (counted in ``sojourn.tally``) and one
+                            field ``step:<role>:<name>`` per step, each as JSON; expires some days after the end
 ``sojourn:migrations``      sorted set: ids by the time they were asked for
+``sojourn:open``            hash: state by id, of those that have not ended or of which something is left to do
 ``sojourn:ledger:<host>``   there while this ledger holds what the host's journal knows; gone when Redis was emptied
 ``sojourn:events``          stream: one entry per transition and per progress mark; keeps the last ten thousand
 
@@ -18,10 +19,11 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sojourn import tally
 from sojourn.errors import StoreUnreachable
 from sojourn.model import Failure, Json, Plan, State, StepRecord
 from sojourn.store import Store
@@ -29,11 +31,40 @@ from sojourn.store import Store
 log = logging.getLogger(__name__)
 
 INDEX = "sojourn:migrations"
+OPEN = "sojourn:open"
 EVENTS = "sojourn:events"
 EVENTS_KEPT = 10_000
 
+#: The states in which a migration is open: it moves, or somebody should look after it.
+OPEN_STATES = tuple(state for state in State if not state.definite or state is State.CLEANUP_PENDING)
+
+#: Let the place among the open ones be what the state says, whoever wrote that.
+PLACE = """
+local state = redis.call('HGET', ARGV[1], 'state')
+for i = 4, #ARGV do
+  if state == cjson.encode(ARGV[i]) then return redis.call('HSET', ARGV[2], ARGV[3], ARGV[i]) end
+end
+return redis.call('HDEL', ARGV[2], ARGV[3])
+"""
+
+#: Return the open ones; forget those that the ledger has forgotten.
+ALL_OPEN = """
+local all, known = redis.call('HGETALL', ARGV[1]), {}
+for i = 1, #all, 2 do
+  if redis.call('EXISTS', ARGV[2] .. all[i]) == 1 then
+    known[#known + 1], known[#known + 2] = all[i], all[i + 1]
+  else
+    redis.call('HDEL', ARGV[1], all[i])
+  end
+end
+return known
+"""
+
 #: How long one blocking read waits before it looks whether it should go on.
 WAIT_S = 1.0
+
+
+Command = list[str | float]
 
 
 def key(migration: str) -> str:
@@ -95,23 +126,24 @@ class Ledger:
     def open_all(self, asked: Iterable[tuple[str, Plan, Json | None]]) -> None:
         """Enter many at one go. Raises StoreUnreachable: without Redis nothing starts."""
         now = time.time()
-        commands: list[list[str | float]] = [["ZREMRANGEBYSCORE", INDEX, "-inf", f"({now - self._keep_s}"]]
+        commands: list[Command] = [["ZREMRANGEBYSCORE", INDEX, "-inf", f"({now - self._keep_s}"]]
         for migration, plan, part in asked:
             fields: Json = {"plan": plan.to_json(), "state": State.QUEUED, "created": now, "owner": plan.source}
             told = _encoded(fields | ({"part": part} if part else {}))
             commands.append(["HSET", key(migration), *(word for pair in told.items() for word in pair)])
             commands.append(["ZADD", INDEX, "NX", now, migration])
+            commands.append(_placed(migration, State.QUEUED))
             commands.append(_event(migration, "state", {"state": State.QUEUED}))
         self._store.write(commands)
 
     def tell_state(self, migration: str, state: State) -> None:
         """Say where the migration stands."""
-        self._tell(migration, "state", {"state": state}, {"state": state})
+        self._tell(migration, "state", {"state": state}, {"state": state}, [_placed(migration, state)])
 
     def tell_doubt(self, migration: str) -> None:
         """Say that nobody knows who owns the process, until a host answers or an operator decides."""
         told: Json = {"state": State.IN_DOUBT, "owner": None}
-        self._tell(migration, "state", {"state": State.IN_DOUBT}, told)
+        self._tell(migration, "state", {"state": State.IN_DOUBT}, told, [_placed(migration, State.IN_DOUBT)])
 
     def tell_word(self, migration: str, word: Json) -> None:
         """Keep an operator's word for whichever host comes back later. Raises StoreUnreachable."""
@@ -137,14 +169,17 @@ class Ledger:
                 self._announce(migration, "failure", asdict(failure))
 
     def close(self, migration: str, result: Json) -> None:
-        """Enter the end of a migration, and when it will be forgotten."""
+        """Enter the end of a migration, and when it will be forgotten; count it, if it is one that will stand."""
+        state = State(result["state"])
         ended = {
             "state": result["state"],
             "owner": result["owner"],
             "result": result,
             "failure": result["failure"],
         }
-        self._tell(migration, "state", {"state": result["state"]}, ended, expire_s=self._keep_s)
+        also: list[Command] = [["EXPIRE", key(migration), self._keep_s], _placed(migration, state)]
+        counted = [tally.command(key(migration), result)] if state.definite else []
+        self._tell(migration, "state", {"state": state}, ended, [*also, *counted])
 
     def has_heard(self, host: str) -> bool:
         """Whether this ledger holds what the host's journal knows. Raises StoreUnreachable."""
@@ -164,6 +199,7 @@ class Ledger:
             for name, value in _encoded(kept).items():
                 self._store.put_field_once(key(account.id), name, value)
             self._store.rank(INDEX, account.id, account.created)
+            self._store.script(PLACE, [key(account.id), OPEN, account.id, *OPEN_STATES])
         self._store.put(_heard(host), "", expire_s=self._keep_s)
 
     def account(self, migration: str) -> Account | None:
@@ -180,6 +216,18 @@ class Ledger:
         """Return the ids that begin so, for people who do not type whole ones."""
         return [migration for migration in self._store.highest(INDEX, EVENTS_KEPT) if migration.startswith(prefix)]
 
+    def open_ones(self) -> dict[str, State]:
+        """Return the states of those that move, and of those that somebody should look after, by id.
+
+        Raises StoreUnreachable.
+        """
+        told = self._store.script(ALL_OPEN, [OPEN, key("")])
+        return {migration: State(state) for migration, state in zip(told[::2], told[1::2], strict=True)}
+
+    def tallied(self) -> dict[tuple[str, ...], float]:
+        """Return what finished migrations add up to (``sojourn.tally``). Raises StoreUnreachable."""
+        return tally.read(self._store.fields(tally.KEY))
+
     def bookmark(self) -> str:
         """Return a place in the stream of events: what comes later is behind it."""
         return self._store.last_id(EVENTS)
@@ -194,17 +242,14 @@ class Ledger:
             for last, fields in entries:  # noqa: B007  (the last id read is where the next read begins)
                 yield Event(fields["migration"], fields["kind"], json.loads(fields["data"]))
 
-    def _tell(
-        self, migration: str, kind: str, event: Json, fields: Json | None, *, expire_s: int | None = None
-    ) -> None:
+    def _tell(self, migration: str, kind: str, event: Json, fields: Json | None, also: Sequence[Command] = ()) -> None:
+        """Write fields, what belongs to them, and the event, as one block."""
         with self._unless_away(migration, kind):
             told = _encoded(fields) if fields else {}
-            commands: list[list[str | float]] = []
+            commands: list[Command] = []
             if told:
                 commands.append(["HSET", key(migration), *(word for pair in told.items() for word in pair)])
-            if expire_s is not None:
-                commands.append(["EXPIRE", key(migration), expire_s])
-            self._store.write([*commands, _event(migration, kind, event)])
+            self._store.write([*commands, *also, _event(migration, kind, event)])
 
     @contextlib.contextmanager
     def _unless_away(self, migration: str, kind: str) -> Iterator[None]:
@@ -217,7 +262,12 @@ class Ledger:
         self._store.write([_event(migration, kind, data)])
 
 
-def _event(migration: str, kind: str, data: Json) -> list[str | float]:
+def _placed(migration: str, state: State) -> Command:
+    """Return the command that puts a migration among the open ones, or takes it out."""
+    return ["HSET", OPEN, migration, state] if state in OPEN_STATES else ["HDEL", OPEN, migration]
+
+
+def _event(migration: str, kind: str, data: Json) -> Command:
     """Return the command that appends an event to the stream."""
     fields = ("migration", migration, "kind", kind, "data", json.dumps(data))
     return ["XADD", EVENTS, "MAXLEN", "~", EVENTS_KEPT, "*", *fields]

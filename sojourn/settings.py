@@ -102,6 +102,10 @@ class Settings(BaseSettings):
     keep_days: int = Field(
         default=7, ge=1, description="How long a finished migration stays in the ledger, and its logs on its hosts."
     )
+    metrics_address: str = Field(default="127.0.0.1", description="The address on which a worker serves its metrics.")
+    metrics_port: int = Field(
+        default=0, ge=0, le=65535, description="The port on which a worker serves its metrics; 0: none."
+    )
     log_format: Literal["text", "json"] = Field(default="text", description="Log lines for people or for machines.")
 
     @classmethod

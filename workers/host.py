@@ -1,7 +1,9 @@
-"""The worker of one host: announces it, and keeps its two lanes running.
+"""The worker of one host: announces it, and keeps its lanes running.
 
 ``main``    consumes the host's queue and the shared one
 ``frozen``  consumes the steps that a stopped tree waits for; nothing else can fill its slots
+
+Beside them run the reconciler and, where a port is set for it, the server of this host's metrics.
 
 Each lane is a Celery worker in a process of its own. A lane that dies is started again; steps under way are in the
 journal. When this process itself dies, its lanes are told to end by the kernel (prctl(2), PR_SET_PDEATHSIG).
@@ -17,8 +19,9 @@ import platform
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.sharedctypes import RawArray
 from types import FrameType
 
 from celery.signals import worker_process_init, worker_ready
@@ -30,6 +33,7 @@ from sojourn.host import SECONDS_PER_DAY, Host, this_host
 from sojourn.log import configure
 from sojourn.registry import HostInfo
 from workers.lane import run
+from workers.metrics import serve
 from workers.reconciler import Reconciler
 from workflows.app import the_app
 from workflows.canvas import SHARED_QUEUE, lane
@@ -84,8 +88,30 @@ def lanes(host: Host) -> list[Lane]:
     ]
 
 
-#: Not a Celery worker, but kept running like one.
+#: Not Celery workers, but kept running like them.
 RECONCILER = Lane("reconciler", (), 1)
+METRICS = Lane("metrics", (), 1)
+
+
+class Restarts(Mapping[str, int]):
+    """How often each lane was started again: counted by the supervisor, and seen by the lane that serves metrics."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._places = {name: place for place, name in enumerate(names)}
+        self._counts = RawArray(ctypes.c_uint64, len(names))
+
+    def __getitem__(self, name: str) -> int:
+        return int(self._counts[self._places[name]])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def count(self, name: str) -> None:
+        """Count one more."""
+        self._counts[self._places[name]] += 1
 
 
 class Worker:
@@ -96,6 +122,8 @@ class Worker:
         self.criu = host.criu.version()
         self.running: dict[int, Lane] = {}
         self.ready: set[str] = set()
+        self.lanes = [*lanes(host), RECONCILER, *([METRICS] if host.settings.metrics_port else [])]
+        self.restarts = Restarts([each.name for each in self.lanes])
         self.ending = False
         self.tidied = float("-inf")
         self._says_ready, self._say_ready = os.pipe()
@@ -106,13 +134,13 @@ class Worker:
         self._leave_pid()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._end)
-        for each in (*lanes(self.host), RECONCILER):
+        for each in self.lanes:
             self._start(each)
         while not self.ending:
             self._restart_the_dead()
             self._tidy()
             self._hear_who_is_ready(self.host.settings.announce_s)
-            if len(self.ready) == len(self.running):
+            if self._is_ready():
                 self._announce()
         self._finish()
 
@@ -126,6 +154,8 @@ class Worker:
         def say(**_: object) -> None:
             os.write(self._say_ready, f"{each.name}\n".encode())
 
+        if each is METRICS:
+            serve(this_host(), self.restarts)
         if each is RECONCILER:
             say()
             Reconciler(this_host()).run()
@@ -138,6 +168,10 @@ class Worker:
         if select.select([self._says_ready], [], [], seconds)[0]:
             self.ready.update(os.read(self._says_ready, 4096).decode().split())
 
+    def _is_ready(self) -> bool:
+        """Whether every lane takes steps. Migrations need no metrics."""
+        return self.ready >= {each.name for each in self.lanes if each is not METRICS}
+
     def _announce(self) -> None:
         try:
             self.host.registry.announce(describe(self.host, self.criu), self.host.settings.announce_s)
@@ -149,6 +183,7 @@ class Worker:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 each = self.running.pop(pid)
+                self.restarts.count(each.name)
                 log.error("Lane %s ended with status %s; it is started again.", each.name, status)
                 time.sleep(RESTART_S)
                 self._start(each)

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from sojourn.cli import capacity, check, intervene, lab, logs, look, many, migrate, output, serve
+from sojourn.cli import capacity, check, intervene, lab, logs, look, many, metrics, migrate, output, serve
 from sojourn.errors import SojournError, UsageError
 from sojourn.settings import variable
 
@@ -25,6 +25,7 @@ logs.add_to(app)
 intervene.add_to(app)
 many.add_to(app)
 capacity.add_to(app)
+metrics.add_to(app)
 serve.add_to(app)
 
 

@@ -1,0 +1,24 @@
+"""The metrics of the cluster as text: ``sojourn metrics``."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from sojourn.settings import load
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command()(metrics)
+
+
+def metrics() -> None:
+    """Print the metrics of the cluster for Prometheus, for a look or a textfile collector. Exit status: 0.
+
+    If Redis does not answer, `sojourn_redis_up 0` is all that is printed.
+    """
+    from sojourn.metrics import cluster_collector, exposition  # noqa: PLC0415  (one command of many needs the library)
+
+    sys.stdout.write(exposition(cluster_collector(load())).decode())

@@ -1,0 +1,205 @@
+"""Metrics of the whole cluster, for Prometheus: computed from Redis at each scrape, kept in no process.
+
+What adds up is counted in Redis when a migration ends (``sojourn.tally`` says why there); what stands now is read from
+the ledger's open migrations, the queue and the registry. A scrape is six reads, of which none grows with the history,
+and takes nothing that a migration could wait for. So any process may serve these metrics, and all serve the same;
+what only a host itself knows is served by its worker (``workers/metrics.py``).
+
+Labels grow with hosts and with the pairs of hosts between which something moved, never with migrations.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from sojourn import tally
+from sojourn.errors import StoreUnreachable
+from sojourn.ledger import OPEN_STATES, Ledger
+from sojourn.model import State
+from sojourn.queue import Queue
+from sojourn.registry import HostInfo, Registry
+from sojourn.settings import Settings
+from sojourn.store import Store
+
+#: The form in which ``exposition`` answers.
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@dataclass(frozen=True)
+class Family:
+    """One metric: its kind, its name, what it says, its labels, and the buckets' bounds if it is a distribution."""
+
+    kind: type[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]
+    name: str
+    help: str
+    labels: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+
+    def empty(self) -> CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily:
+        """Return the metric without a value."""
+        return self.kind(self.name, self.help, labels=self.labels)
+
+    def valued(self, values: Iterable[tuple[tuple[str, ...], float]]) -> Metric:
+        """Return the metric with its values by labels."""
+        metric = self.empty()
+        for labels, value in values:
+            assert not isinstance(metric, HistogramMetricFamily)  # noqa: S101  (that one has buckets)
+            metric.add_metric(labels, value)
+        return metric
+
+    def distributed(self, counted: Mapping[tuple[str, ...], Mapping[str, float]]) -> Metric:
+        """Return the metric with its buckets by labels, from what each bucket alone has counted."""
+        metric = self.empty()
+        assert isinstance(metric, HistogramMetricFamily)  # noqa: S101  (others have no buckets)
+        for labels, counts in sorted(counted.items()):
+            buckets = {name: count for name, count in counts.items() if name != tally.SUM}
+            metric.add_metric(labels, tally.cumulated(buckets, self.bounds), counts.get(tally.SUM, 0.0))
+        return metric
+
+    @property
+    def names(self) -> set[str]:
+        """The names under which its values are told."""
+        if self.kind is HistogramMetricFamily:
+            return {f"{self.name}_{part}" for part in ("bucket", "count", "sum")}
+        return {f"{self.name}_total" if self.kind is CounterMetricFamily else self.name}
+
+
+def gauge(name: str, help: str, *labels: str) -> Family:  # noqa: A002  (Prometheus's word)
+    """Return a metric that goes up and down."""
+    return Family(GaugeMetricFamily, name, help, labels)
+
+
+def counter(name: str, help: str, *labels: str) -> Family:  # noqa: A002
+    """Return a metric that only grows; ``_total`` is added to its name."""
+    return Family(CounterMetricFamily, name, help, labels)
+
+
+def histogram(name: str, help: str, bounds: tuple[float, ...], *labels: str) -> Family:  # noqa: A002
+    """Return a distribution."""
+    return Family(HistogramMetricFamily, name, help, labels, bounds)
+
+
+REDIS_UP = gauge("sojourn_redis_up", "Whether Redis answers; if not, no other metric of the cluster is told.")
+
+#: What the tally counts, by its names there.
+COUNTED = {
+    "migrations": counter(
+        *("sojourn_migrations", "Migrations that have ended, by how they first ended."),
+        *("state", "source", "destination", "mode"),
+    ),
+    "failures": counter("sojourn_failures", "Migrations that did not go as asked, by step and code.", "step", "code"),
+    "bytes": counter(
+        *("sojourn_moved_bytes", "Bytes that crossed between hosts: pages (memory) and images."),
+        *("kind", "source", "destination"),
+    ),
+    "freeze": histogram(
+        *("sojourn_freeze_seconds", "How long the tree was frozen, of migrations that arrived.", tally.PAUSES_S),
+        *("destination", "mode"),
+    ),
+    "downtime": histogram(
+        *("sojourn_downtime_seconds", "From the start of the freeze until the tree ran again.", tally.PAUSES_S),
+        *("destination", "mode"),
+    ),
+    "migration": histogram(
+        *("sojourn_migration_seconds", "From the request to the end, of migrations that arrived.", tally.TOTALS_S),
+        *("destination", "mode"),
+    ),
+    "step": histogram("sojourn_step_seconds", "How long a step took, failed or not.", tally.STEPS_S, "step"),
+}
+
+OPEN = gauge("sojourn_migrations_open", "Migrations that have not ended, or wait for their clean-up.", "state")
+IN_DOUBT = gauge("sojourn_migrations_in_doubt", "Migrations of which nobody knows who owns the process.")
+QUEUE = gauge("sojourn_queue_length", "Migrations in the queue: waiting, later, taken or given-up.", "standing")
+UP = gauge("sojourn_host_up", "Whether the worker of a host announces itself.", "host")
+
+#: What a host says of itself; a silent one says nothing.
+SAID = {
+    "cordoned": gauge("sojourn_host_cordoned", "Whether nothing new may go to a host.", "host"),
+    "free_bytes": gauge("sojourn_host_free_bytes", "Memory that is free on a host.", "host"),
+    "memory_bytes": gauge("sojourn_host_memory_bytes", "Memory of a host.", "host"),
+    "load": gauge("sojourn_host_load", "Load average of a host's last minute.", "host"),
+    "cpus": gauge("sojourn_host_cpus", "Processors of a host.", "host"),
+    "running": gauge("sojourn_host_migrations", "Migrations that are not final on a host, or hold something.", "host"),
+}
+INFO = gauge("sojourn_host_info", "Always 1; the labels tell a host's versions.", "host", "sojourn", "criu", "kernel")
+
+#: Everything that is told of the cluster.
+FAMILIES = (REDIS_UP, *COUNTED.values(), OPEN, IN_DOUBT, QUEUE, UP, *SAID.values(), INFO)
+
+
+@dataclass(frozen=True)
+class ClusterCollector(Collector):
+    """Collects the metrics of the cluster; register it in any registry of prometheus_client."""
+
+    ledger: Ledger
+    registry: Registry
+    queue: Queue
+    families: tuple[Family, ...] = field(default=FAMILIES)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all metrics. If Redis does not answer, that is all there is to say, and no error."""
+        try:
+            found = [*self._counted(), *self._standing(), *self._hosts()]
+        except StoreUnreachable:
+            yield REDIS_UP.valued([((), 0)])
+            return
+        yield REDIS_UP.valued([((), 1)])
+        yield from found
+
+    def describe(self) -> Iterator[Metric]:
+        """Yield the metrics without values, so that to register them asks nobody."""
+        return (family.empty() for family in self.families)
+
+    def _counted(self) -> Iterator[Metric]:
+        by_name: defaultdict[str, dict[tuple[str, ...], float]] = defaultdict(dict)
+        for (name, *rest), number in self.ledger.tallied().items():
+            by_name[name][tuple(rest)] = number
+        for name, family in COUNTED.items():
+            counts = by_name[name]
+            yield family.distributed(_by_labels(counts)) if family.bounds else family.valued(sorted(counts.items()))
+
+    def _standing(self) -> Iterator[Metric]:
+        states = Counter(self.ledger.open_ones().values())
+        yield OPEN.valued(((state,), states[state]) for state in OPEN_STATES)
+        yield IN_DOUBT.valued([((), states[State.IN_DOUBT])])
+        counts = self.queue.counts()
+        named = {"waiting": counts.waiting, "later": counts.later, "taken": counts.taken, "given-up": counts.given_up}
+        yield QUEUE.valued(((standing,), count) for standing, count in named.items())
+
+    def _hosts(self) -> Iterator[Metric]:
+        hosts = self.registry.hosts()
+        yield UP.valued(((name,), info is not None) for name, info in hosts.items())
+        alive = [info for info in hosts.values() if info]
+        for name, family in SAID.items():
+            yield family.valued(((info.name,), float(getattr(info, name))) for info in alive)
+        yield INFO.valued((_versions(info), 1) for info in alive)
+
+
+def cluster_collector(settings: Settings) -> ClusterCollector:
+    """Return the collector of the cluster that these settings name; it connects at its first scrape."""
+    store = Store(settings.redis_url)
+    return ClusterCollector(Ledger(store, keep_s=0), Registry(store), Queue(store, settings.lease_s))
+
+
+def exposition(collector: Collector) -> bytes:
+    """Return what a collector tells now, in Prometheus's text format (``CONTENT_TYPE``)."""
+    registry = CollectorRegistry()
+    registry.register(collector)
+    return generate_latest(registry)
+
+
+def _by_labels(counts: Mapping[tuple[str, ...], float]) -> dict[tuple[str, ...], dict[str, float]]:
+    found: defaultdict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
+    for (*labels, part), number in counts.items():
+        found[tuple(labels)][part] = number
+    return found
+
+
+def _versions(info: HostInfo) -> tuple[str, ...]:
+    return info.name, info.sojourn, info.criu, info.kernel

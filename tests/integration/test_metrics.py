@@ -1,0 +1,325 @@
+"""Metrics: counted once in a real Redis, told as Prometheus reads them, and named as dashboard and rules name them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+from uuid import uuid4
+
+import pytest
+
+from sojourn import metrics, tally
+from sojourn.host import Host
+from sojourn.ledger import OPEN, Ledger, key
+from sojourn.metrics import cluster_collector, exposition
+from sojourn.model import Failure, Member, Outcome, Phase, Role, State
+from sojourn.process import identity
+from sojourn.queue import Entry
+from sojourn.run import run, spawn
+from sojourn.settings import Settings, variable
+from sojourn.store import Store
+from tests.conftest import eventually
+from tests.integration.conftest import HOSTS, PLAN, ROOT, Redis
+from tests.integration.test_registry import ALPHA
+from workers import metrics as worker_metrics
+from workers.metrics import HostCollector
+
+DEPLOY = ROOT / "deploy"
+NAMES = {name for family in (*metrics.FAMILIES, *worker_metrics.FAMILIES) for name in family.names}
+
+#: No Redis listens at port 1.
+NOWHERE = "redis://127.0.0.1:1/0"
+
+
+def _result(state: State = State.COMPLETED, **more: Any) -> dict[str, Any]:
+    told = {"state": state, "owner": "beta", "source": "alpha", "destination": "beta", "mode": "stop-and-copy"}
+    step = {"name": "dump", "host": "alpha", "started": 5.0, "ended": 5.3, "outcome": "", "failed": False}
+    steps = [step, {**step, "name": "restore", "ended": None}]
+    return {
+        **told,
+        "frozen_ms": 700.0,
+        "downtime_ms": 900.0,
+        "total_ms": 1400.0,
+        "pages_bytes": 1000,
+        "images_bytes": 10,
+        "steps": steps,
+        "failure": None,
+        **more,
+    }
+
+
+@pytest.fixture
+def settings(redis: Redis) -> Settings:
+    """Give out settings of this Redis, with nothing in it."""
+    store = Store(redis.url)
+    store._redis.flushall()
+    return Settings(redis_url=redis.url)
+
+
+@pytest.fixture
+def ledger(settings: Settings) -> Ledger:
+    """Give out the ledger."""
+    return Ledger(Store(settings.redis_url), 60)
+
+
+def _values(settings: Settings) -> dict[str, float]:
+    text = exposition(cluster_collector(settings)).decode()
+    rows = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in rows}
+
+
+def _ended(ledger: Ledger, result: dict[str, Any]) -> str:
+    migration = str(uuid4())
+    ledger.open(migration, PLAN)
+    ledger.close(migration, result)
+    return migration
+
+
+WAY = 'destination="beta",mode="stop-and-copy"'
+
+
+def test_what_ended_is_counted(ledger: Ledger, settings: Settings) -> None:
+    """State, pair of hosts, bytes, and each duration in its bucket and in all above it."""
+    _ended(ledger, _result())
+    _ended(ledger, _result(frozen_ms=90_000.0))
+    values = _values(settings)
+    assert values[f'sojourn_migrations_total{{{WAY},source="alpha",state="completed"}}'] == 2
+    name = 'sojourn_freeze_seconds_bucket{{destination="beta",le="{le}",mode="stop-and-copy"}}'
+    buckets = {le: values[name.format(le=le)] for le in ("0.5", "1", "60", "120", "+Inf")}
+    assert buckets == {"0.5": 0, "1": 1, "60": 1, "120": 2, "+Inf": 2}
+    assert values[f"sojourn_freeze_seconds_sum{{{WAY}}}"] == pytest.approx(90.7)
+    assert values[f"sojourn_downtime_seconds_count{{{WAY}}}"] == 2
+    assert values[f"sojourn_migration_seconds_count{{{WAY}}}"] == 2
+    assert values['sojourn_step_seconds_count{step="dump"}'] == 2
+    assert 'sojourn_step_seconds_count{step="restore"}' not in values
+    assert values['sojourn_moved_bytes_total{destination="beta",kind="pages",source="alpha"}'] == 2000
+
+
+def test_an_end_is_counted_once(ledger: Ledger, settings: Settings) -> None:
+    """It may be told again, and differently: a clean-up that is done later is no second migration."""
+    migration = _ended(ledger, _result(State.CLEANUP_PENDING))
+    assert _values(settings)['sojourn_migrations_open{state="completed, clean-up pending"}'] == 1
+    ledger.close(migration, _result())
+    values = _values(settings)
+    assert {name: value for name, value in values.items() if name.startswith("sojourn_migrations_total")} == {
+        f'sojourn_migrations_total{{{WAY},source="alpha",state="completed, clean-up pending"}}': 1
+    }
+    assert values[f"sojourn_freeze_seconds_count{{{WAY}}}"] == 1
+    assert values['sojourn_migrations_open{state="completed, clean-up pending"}'] == 0
+
+
+def test_a_doubt_is_no_end(ledger: Ledger, settings: Settings) -> None:
+    """It stands among the open ones, counted as an end when it has become one."""
+    migration = str(uuid4())
+    ledger.open(migration, PLAN)
+    ledger.tell_doubt(migration)
+    ledger.close(migration, _result(State.IN_DOUBT))
+    values = _values(settings)
+    assert values["sojourn_migrations_in_doubt"] == 1
+    assert not [name for name in values if name.startswith("sojourn_migrations_total")]
+    ledger.close(migration, _result())
+    assert _values(settings)["sojourn_migrations_in_doubt"] == 0
+    assert _values(settings)[f'sojourn_migrations_total{{{WAY},source="alpha",state="completed"}}'] == 1
+
+
+def test_a_failure_is_counted_by_step_and_code(ledger: Ledger, settings: Settings) -> None:
+    """What did not arrive has no freeze that could be compared."""
+    failure = {"code": "CRIU_FAILED", "step": "dump", "message": "no", "hint": "", "host": "alpha", "log": ""}
+    _ended(ledger, _result(State.ROLLED_BACK, failure=failure))
+    values = _values(settings)
+    assert values['sojourn_failures_total{code="CRIU_FAILED",step="dump"}'] == 1
+    assert not [name for name in values if name.startswith("sojourn_freeze_seconds")]
+
+
+def test_open_ones_by_their_state(ledger: Ledger, settings: Settings) -> None:
+    """What waits and what moves; what the ledger has forgotten is not told for ever."""
+    first, second = str(uuid4()), str(uuid4())
+    ledger.open_all([(first, PLAN, None), (second, PLAN, None)])
+    ledger.tell_state(first, State.RUNNING)
+    assert ledger.open_ones() == {first: State.RUNNING, second: State.QUEUED}
+    store = Store(settings.redis_url)
+    store.remove(key(second))
+    assert _values(settings)['sojourn_migrations_open{state="queued"}'] == 0
+    assert list(store.fields(OPEN)) == [first]
+
+
+def test_a_ledger_that_is_told_again_knows_the_open_ones(ledger: Ledger) -> None:
+    """A host tells what its journal knows; an end that another host has told stands."""
+    moving, ended = str(uuid4()), str(uuid4())
+    ledger.open(ended, PLAN)
+    ledger.close(ended, _result())
+    account = ledger.account(ended)
+    assert account is not None
+    told = [(moving, State.RUNNING), (ended, State.RUNNING)]
+    ledger.hear("alpha", [replace(account, id=name, state=state, result=None) for name, state in told])
+    assert ledger.open_ones() == {moving: State.RUNNING}
+
+
+def test_hosts_and_queue(settings: Settings) -> None:
+    """What each host says of itself, whether it is silent or cordoned, and how long the queue is."""
+    collector = cluster_collector(settings)
+    for host in HOSTS:
+        collector.registry.announce(replace(ALPHA, name=host), 100)
+    collector.registry.cordon("beta")
+    collector.registry.withdraw("alpha")
+    collector.queue.put([Entry(str(uuid4()), str(uuid4()), PLAN.to_json())])
+    values = _values(settings)
+    assert (values['sojourn_host_up{host="alpha"}'], values['sojourn_host_up{host="beta"}']) == (0, 1)
+    assert values['sojourn_host_cordoned{host="beta"}'] == 1
+    assert values['sojourn_host_free_bytes{host="beta"}'] > 0
+    assert 'sojourn_host_free_bytes{host="alpha"}' not in values
+    assert values['sojourn_queue_length{standing="waiting"}'] == 1
+
+
+def test_without_redis() -> None:
+    """A scrape fails in no way: it says that Redis is away, and nothing else."""
+    assert _values(Settings(redis_url=NOWHERE)) == {"sojourn_redis_up": 0}
+
+
+def test_buckets_of_another_version() -> None:
+    """What was counted with other bounds is kept, in the next bucket that there is."""
+    assert tally.cumulated({"0.7": 2, "5.0": 1, "+Inf": 1}, (1, 5)) == [("1", 2), ("5", 3), ("+Inf", 4)]
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    """Give out a host in whose journal a dump has begun and a restore has failed."""
+    host = Host(Settings(host="alpha", redis_url=NOWHERE, state_dir=tmp_path, metrics_port=_free_port()))
+    entry = host.journal.open("0123abcd", Role.SOURCE, PLAN)
+    host.journal.start_step(entry, "examine", "alpha")
+    host.journal.finish_step(entry, "examine", Outcome("fine"))
+    host.journal.start_step(entry, "dump", "alpha")
+    host.journal.claim_tree(entry, [Member(identity(1))])
+    host.journal.advance(entry, Phase.FREEZING)
+    other = host.journal.open("4567cdef", Role.DESTINATION, PLAN)
+    host.journal.start_step(other, "restore", "alpha")
+    host.journal.fail_step(other, "restore", Failure("X", "no"))
+    return host
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def test_a_host_tells_of_its_journal(host: Host) -> None:
+    """Phases, what is held, for how long a tree has been frozen, steps, lanes that died. No Redis is asked."""
+    text = exposition(HostCollector(host, {"main": 3})).decode()
+    assert 'sojourn_worker_migrations{host="alpha",phase="freezing",role="source"} 1.0' in text
+    assert 'sojourn_worker_held{host="alpha",kind="tree"} 1.0' in text
+    assert 'sojourn_worker_steps_total{host="alpha",outcome="failed",step="restore"} 1.0' in text
+    assert 'sojourn_worker_step_seconds_count{host="alpha",step="examine"} 1.0' in text
+    assert 'step="dump"' not in text
+    assert 'sojourn_worker_lane_restarts_total{host="alpha",lane="main"} 3.0' in text
+    (frozen,) = re.findall(r'sojourn_worker_frozen_seconds{host="alpha"} (.+)', text)
+    assert 0 < float(frozen) < 60
+
+
+def test_scrapes_in_a_hurry_read_the_journal_once(host: Host) -> None:
+    """What the last one found is told again."""
+    collector = HostCollector(host, {})
+    first = exposition(collector)
+    host.journal.open("89abcdef", Role.SOURCE, PLAN)
+    assert exposition(collector) == first
+
+
+SERVER = "from sojourn.host import this_host; from workers.metrics import serve; serve(this_host(), {'main': 0})"
+
+
+def test_a_worker_serves_them(host: Host, tmp_path: Path) -> None:
+    """By HTTP, on the port that is set; it waits for one that is taken, and hurts nobody meanwhile."""
+    port = host.settings.metrics_port
+    environment = {"SOJOURN_HOST": "alpha", "SOJOURN_STATE_DIR": str(tmp_path), "SOJOURN_METRICS_PORT": str(port)}
+    environment |= {"SOJOURN_REDIS_URL": NOWHERE, "PYTHONPATH": ":".join([str(ROOT), *sys.path])}
+    child = spawn([sys.executable, "-c", SERVER], output=tmp_path / "log", env=environment)
+
+    def answer() -> bytes:
+        try:
+            return bytes(urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read())
+        except OSError:
+            return b""
+
+    try:
+        assert b"sojourn_worker_held" in eventually(answer)
+        assert _checked("check", "metrics", stdin=answer().decode()) == ""
+    finally:
+        child.kill()
+
+
+def test_a_port_that_is_taken_is_told(host: Host, tmp_path: Path) -> None:
+    """The server stays and asks again later, so that its supervisor need not start it over and over."""
+    port = host.settings.metrics_port
+    environment = {"SOJOURN_HOST": "alpha", "SOJOURN_STATE_DIR": str(tmp_path), "SOJOURN_METRICS_PORT": str(port)}
+    environment |= {"PYTHONPATH": ":".join([str(ROOT), *sys.path])}
+    with socket.create_server(("127.0.0.1", port)):
+        child = spawn([sys.executable, "-c", SERVER], output=tmp_path / "log", env=environment)
+        try:
+            eventually(lambda: f"No metrics on 127.0.0.1 port {port}" in (tmp_path / "log").read_text())
+            assert child.poll() is None
+        finally:
+            child.kill()
+
+
+def _checked(*words: str | Path, stdin: str | None = None) -> str:
+    """Return what promtool has to say; skip where it is not installed, fail where it must be."""
+    program = shutil.which("promtool") or shutil.which("promtool", path=str(Path(sys.executable).parent))
+    if program is None:
+        (pytest.fail if variable("CI") == "true" else pytest.skip)("promtool is not installed")
+    done = run([program, *words], deadline_s=30, check=False, stdin=stdin)
+    return "" if done.returncode == 0 and not done.stderr else done.stdout + done.stderr
+
+
+def test_promtool_accepts_the_rules() -> None:
+    """Each expression parses, each annotation is a template."""
+    assert _checked("check", "rules", DEPLOY / "prometheus/alerts.yml") == ""
+
+
+def test_promtool_accepts_the_metrics(ledger: Ledger, settings: Settings) -> None:
+    """Names, types and help of every metric are as Prometheus wants them; all of them have a value."""
+    failure = {"code": "CRIU_FAILED", "step": "dump", "message": "no", "hint": "", "host": "alpha", "log": ""}
+    _ended(ledger, _result(State.CLEANUP_PENDING, failure=failure))
+    collector = cluster_collector(settings)
+    collector.registry.announce(ALPHA, 100)
+    text = exposition(collector).decode()
+    told = {line.split("{")[0].split(" ")[0] for line in text.splitlines() if not line.startswith("#")}
+    assert told == {name for family in metrics.FAMILIES for name in family.names}
+    assert _checked("check", "metrics", stdin=text) == ""
+
+
+@pytest.mark.parametrize("file", ["prometheus/alerts.yml", "grafana/sojourn.json"])
+def test_dashboard_and_rules_name_metrics_that_there_are(file: str) -> None:
+    """A metric that was renamed would leave an empty panel, or an alert that never comes."""
+    named = set(re.findall(r"\bsojourn_[a-z_]+\b", (DEPLOY / file).read_text()))
+    assert named
+    assert named - NAMES == set()
+
+
+def test_every_metric_is_on_the_dashboard() -> None:
+    """Of a distribution its buckets are enough."""
+    panels = json.loads((DEPLOY / "grafana/sojourn.json").read_text())["panels"]
+    shown = " ".join(target["expr"] for panel in panels for target in panel["targets"])
+    families = (*metrics.FAMILIES, *worker_metrics.FAMILIES)
+    assert [family.name for family in families if not any(name in shown for name in family.names)] == []
+
+
+def test_every_metric_is_documented_and_no_other() -> None:
+    """The tables of the page on monitoring list them by their names."""
+    page = (ROOT / "docs/monitoring.md").read_text()
+    documented = set(re.findall(r"^\| `(sojourn_[a-z_]+)` \|", page, re.MULTILINE))
+    families = (*metrics.FAMILIES, *worker_metrics.FAMILIES)
+    named = {family.name if family.bounds else next(iter(family.names)) for family in families}
+    assert documented == named
+
+
+def test_every_alert_is_documented_and_no_other() -> None:
+    """Whoever is woken by one finds what to do about it."""
+    alerts = set(re.findall(r"- alert: (\w+)", (DEPLOY / "prometheus/alerts.yml").read_text()))
+    page = (ROOT / "docs/monitoring.md").read_text()
+    assert set(re.findall(r"^\| `(Sojourn\w+)` \|", page, re.MULTILINE)) == alerts
