@@ -126,6 +126,8 @@ class Migration:
         """Read the journal again: CRIU's action script and the holder write to it too."""
         entry = self.host.journal.entry(self.id, self.role)
         assert entry is not None  # noqa: S101  (rows are never deleted)
+        if entry.phase is not self.phase:
+            self.host.journal.witness(entry)
         self.entry = entry
 
     def errand(self, *, address: str, port: int, purposes: tuple[str, ...], deadline_s: float) -> Errand:

@@ -1,10 +1,11 @@
 """The journal: what this host knows of its migrations, on its own disk. The journals are the truth.
 
-One SQLite file per host, with three tables:
+One SQLite file per host, with four tables:
 
 ``migration``  one row per migration and role: plan, phase, facts of other hosts, the frozen tree, the verdict
 ``step``       one row per step that ran here: times, outcome or failure
 ``held``       one row per thing that must be given back: a mount, a frozen tree, a slot
+``passed``     one row per phase that was logged: each is one line of the log, whoever wrote the phase
 
 A phase is written *before* the act that it permits, and only by compare-and-set.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import sqlite3
 import time
@@ -24,7 +26,10 @@ from typing import Any
 
 from sojourn.commit import compare_and_set, connect, pause
 from sojourn.errors import JournalFailed, PhaseConflict, Temporary
+from sojourn.log import STEP
 from sojourn.model import Failure, Json, Member, Outcome, Phase, Plan, Role, StepRecord
+
+log = logging.getLogger(__name__)
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS migration (
@@ -41,6 +46,10 @@ CREATE TABLE IF NOT EXISTS step (
 CREATE TABLE IF NOT EXISTS held (
     id TEXT NOT NULL, role TEXT NOT NULL, kind TEXT NOT NULL, what TEXT NOT NULL,
     PRIMARY KEY (id, role, kind, what)
+) STRICT;
+CREATE TABLE IF NOT EXISTS passed (
+    id TEXT NOT NULL, role TEXT NOT NULL, phase TEXT NOT NULL, at REAL NOT NULL,
+    PRIMARY KEY (id, role, phase)
 ) STRICT;
 """
 
@@ -117,13 +126,16 @@ class Journal:
 
     def open(self, migration: str, role: Role, plan: Plan, phase: Phase | None = None) -> Entry:
         """Make the row of a migration, in its role's first phase unless told otherwise; keep it if it is there."""
-        now = time.time()
-        self._db.execute(
-            "INSERT OR IGNORE INTO migration (id, role, phase, plan, created, updated) VALUES (?, ?, ?, ?, ?, ?)",
-            (migration, role, phase or FIRST_PHASE[role], json.dumps(plan.to_json()), now, now),
-        )
+        now, first = time.time(), phase or FIRST_PHASE[role]
+        with self._transaction():
+            made = self._db.execute(
+                "INSERT OR IGNORE INTO migration (id, role, phase, plan, created, updated) VALUES (?, ?, ?, ?, ?, ?)",
+                (migration, role, first, json.dumps(plan.to_json()), now, now),
+            ).rowcount
+            passed = self._note(migration, role, [first] if made else [])
         entry = self.entry(migration, role)
         assert entry is not None  # noqa: S101  (rows are never deleted)
+        _log(entry, passed)
         return entry
 
     def entry(self, migration: str, role: Role) -> Entry | None:
@@ -169,13 +181,44 @@ class Journal:
         """
         self.pause(f"{phase}.before")
         permitted = phase in PERMITTED.get(entry.phase, ())
-        if not permitted or not compare_and_set(self._db, entry.id, entry.role, entry.phase, phase):
+        with self._transaction():
+            written = permitted and compare_and_set(self._db, entry.id, entry.role, entry.phase, phase)
+            passed = self._note(entry.id, entry.role, [entry.phase, phase] if written else [])
+        if not written:
             now = self.entry(entry.id, entry.role)
             raise PhaseConflict(
                 f"Migration {entry.id} can not become {phase} here: it is {now.phase if now else 'unknown'}."
             )
+        _log(entry, passed)
         self.pause(f"{phase}.after")
         return self._again(entry)
+
+    def witness(self, entry: Entry) -> None:
+        """Log what another program wrote, CRIU's action script, if nobody has done so yet. Raises JournalFailed."""
+        if self._last_passed(entry.id, entry.role) is not entry.phase:
+            with self._transaction():
+                passed = self._note(entry.id, entry.role, [entry.phase])
+            _log(entry, passed)
+
+    def passed(self, migration: str, role: Role) -> list[Phase]:
+        """Return the phases that a migration has passed here and that were logged, in their order."""
+        rows = self._db.execute("SELECT phase FROM passed WHERE id = ? AND role = ? ORDER BY rowid", (migration, role))
+        return [Phase(phase) for (phase,) in rows]
+
+    def _last_passed(self, migration: str, role: Role) -> Phase | None:
+        return next(reversed(self.passed(migration, role)), None)
+
+    def _note(self, migration: str, role: Role, phases: Sequence[Phase]) -> list[tuple[Phase | None, Phase]]:
+        """Note phases as passed, with those that must have been passed on the way; return what is to be logged."""
+        last, noted = self._last_passed(migration, role), []
+        for phase in phases:
+            for each in _way(last, phase):
+                self._db.execute(
+                    "INSERT OR IGNORE INTO passed VALUES (?, ?, ?, ?)", (migration, role, each, time.time())
+                )
+                noted.append((last, each))
+                last = each
+        return noted
 
     def pause(self, instant: str) -> None:
         """Stand still at a named instant if a test asked for it (``sojourn.commit.pause``)."""
@@ -316,11 +359,11 @@ class Journal:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._db.execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:  # a full disk has rolled it back already
                 self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
 
     def _again(self, entry: Entry) -> Entry:
         now = self.entry(entry.id, entry.role)
@@ -345,6 +388,26 @@ def lock(path: Path, deadline_s: float) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _way(last: Phase | None, phase: Phase) -> list[Phase]:
+    """Return the phases from behind one to another, the shortest way; what it was opened as, if nothing is known."""
+    if last is phase:
+        return []
+    following = PERMITTED.get(last, set()) if last else set()
+    if last is None or phase in following:
+        return [phase]
+    ways = [[each, *way] for each in sorted(following) if (way := _way(each, phase))]
+    return min(ways, key=len, default=[])
+
+
+def _log(entry: Entry, passed: Iterable[tuple[Phase | None, Phase]]) -> None:
+    """Log each change of phase once: one event, with the migration's id, which is the same on both hosts."""
+    host = entry.plan.host_of(entry.role)
+    for before, after in passed:
+        told = f"from {before} to {after}" if before else f"opened as {after}"
+        context = {"migration": entry.id, "host": host, "step": STEP.get(), "role": str(entry.role)}
+        log.info("%s: %s", host, told, extra={**context, "from": before and str(before), "to": str(after)})
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
 from datetime import UTC, datetime
 
 #: Attributes that a log call may pass in ``extra``; they become keys of the JSON line.
-CONTEXT = ("migration", "host", "step")
+CONTEXT = ("migration", "host", "step", "role", "from", "to")
+
+#: The step that this process works on, for what is logged below it.
+STEP: ContextVar[str] = ContextVar("step", default="")
+
+
+@contextlib.contextmanager
+def working_on(step: str) -> Iterator[None]:
+    """Let what is logged meanwhile name this step."""
+    token = STEP.set(step)
+    try:
+        yield
+    finally:
+        STEP.reset(token)
 
 
 class JsonFormatter(logging.Formatter):

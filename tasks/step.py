@@ -32,6 +32,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from sojourn.errors import JournalFailed, PhaseConflict, SojournError, Temporary
 from sojourn.host import Host, Migration, this_host
 from sojourn.journal import lock
+from sojourn.log import working_on
 from sojourn.model import Failure, Json, Message, Outcome, Phase, Plan, Role, StepRecord
 
 log = logging.getLogger("sojourn.step")
@@ -111,7 +112,8 @@ def step(
             message = Message.join(handed if isinstance(handed, list) else [handed])
             delivery = Delivery(this_host(), message, name, begins_in, opens=opens, undo=undo)
             try:
-                with lock(delivery.migration_lock, deadline_s * LOCK_SHARE) if locks else contextlib.nullcontext():
+                held = lock(delivery.migration_lock, deadline_s * LOCK_SHARE) if locks else contextlib.nullcontext()
+                with working_on(name), held:
                     return delivery.answer(work)
             except (JournalFailed, OSError) as error:
                 return delivery.hand_on(delivery.give_up(_failure(error)))

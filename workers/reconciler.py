@@ -14,6 +14,7 @@ import time
 from sojourn.errors import SojournError, StoreUnreachable, Temporary
 from sojourn.host import SECONDS_PER_DAY, Host, Migration
 from sojourn.journal import Entry, lock
+from sojourn.log import working_on
 from sojourn.model import Message, Phase, State, StepRecord
 from sojourn.original import resume_original
 from sojourn.recovery import Move, account_of, end_known, finish, next_move
@@ -106,7 +107,7 @@ class Reconciler:
 
     def _look_at(self, entry: Entry) -> None:
         try:
-            with lock(self.host.directory(entry.id).lock, LOCK_S):
+            with working_on("reconcile"), lock(self.host.directory(entry.id).lock, LOCK_S):
                 move = self._move_on_alone(entry)
         except Temporary:
             return
@@ -117,6 +118,7 @@ class Reconciler:
         """Do what this host may do by itself; return what the row needed."""
         migration = Migration(self.host, entry)
         migration.refresh()
+        self.host.journal.witness(migration.entry)  # whoever wrote its phase may have died before it was logged
         with contextlib.suppress(StoreUnreachable):
             migration.hear_operator()
         still_s = time.time() - migration.entry.updated

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -23,6 +24,8 @@ from sojourn.model import Failure, Json, Message, Phase, Role, State, Verdict, d
 from sojourn.registry import Pace
 from workflows.dispatch import make_room
 from workflows.join import concluded
+
+log = logging.getLogger("sojourn.conclude")
 
 #: What a dump is told to have failed of when it can not say why itself: its page server may.
 DUMP_KNOWS_NOT = {ChannelFailed.code, CriuFailed.code}
@@ -52,10 +55,17 @@ def close(app: Any, message: Message) -> Json:  # noqa: ANN401
     if result["failure"]:
         ledger.tell_failure(message.id, Failure(**result["failure"]))
     ledger.close(message.id, result)
+    _log_end(message, result)
     _remember_pace(this_host(), result)
     answer(app, result)
     _leave_the_queue(account, result)
     return result
+
+
+def _log_end(message: Message, result: Json) -> None:
+    why = f": {result['failure']['message']}" if result["failure"] else ""
+    context = {"migration": message.id, "host": this_host().name, "step": "conclude", "to": str(result["state"])}
+    log.info("%s: %s%s", message.plan.describe(), result["state"], why, extra=context)
 
 
 def tell_doubt(message: Message, why: str) -> None:
@@ -103,6 +113,7 @@ def not_begun(app: Any, message: Message, error: SojournError) -> None:  # noqa:
     failure = asdict(Failure(error.code, error.message, error.hint))
     result = {**result_of(message, None), "state": state, "owner": message.plan.source, "failure": failure}
     host.ledger.close(message.id, result)
+    _log_end(message, result)
     answer(app, result)
     account = host.ledger.account(message.id)
     concluded(account.part if account else None, result)

@@ -12,6 +12,7 @@ from typing import Any
 
 from celery import shared_task
 
+from sojourn import commit
 from sojourn.errors import CommandFailed, Temporary
 from sojourn.host import Host, Migration, this_host
 from sojourn.model import Json, Message, Outcome, Phase, Role
@@ -105,6 +106,34 @@ PIPELINE = Pipeline(
     Step(second, On.DESTINATION, undo=undo_second),
     Step(third, On.SOURCE, undo=undo_third, frozen=True),
     Step(fourth, On.BOTH),
+)
+
+
+def _passing(name: str, *phases: Phase, **how: Any) -> HostStep:
+    """Make a step that writes these phases; what CRIU's action script writes in the middle of one is written so."""
+
+    def work(migration: Migration) -> Outcome:
+        _act(migration, name)
+        for phase in phases:
+            migration.become(phase)
+        if phases and phases[-1] is Phase.RESTORING:
+            for moment in commit.TRANSITIONS:
+                assert commit.main(str(migration.host.journal.path), migration.id, moment) == 0
+            migration.refresh()
+        return Outcome(f"{name} is done", ENDS.get(name, {}))
+
+    work.__name__ = f"test_{name}"
+    return step(**{"deadline_s": 15, **how})(work)
+
+
+ENDS: dict[str, Json] = {"arrive": {"verdict": "restored"}, "leave": {"source_phase": "retired"}}
+
+#: A pipeline that writes the phases of a real migration.
+PHASED = Pipeline(
+    Step(zeroth, On.BOTH),
+    Step(_passing("freeze", Phase.FREEZING, Phase.FROZEN, Phase.RELEASED), On.SOURCE),
+    Step(_passing("arrive", Phase.RESTORING), On.DESTINATION),
+    Step(_passing("leave", Phase.RETIRED, begins_in={Phase.RELEASED}), On.SOURCE),
 )
 
 

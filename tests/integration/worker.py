@@ -13,6 +13,7 @@ import sys
 from sojourn.host import this_host
 from sojourn.log import configure
 from sojourn.preflight import candidate
+from sojourn.settings import load
 from tests.integration import steps
 from workers.lane import run
 from workers.reconciler import Reconciler
@@ -22,7 +23,7 @@ from workflows.migrate import PIPELINES
 
 def main(host: str, *options: str) -> None:
     """Run until killed."""
-    configure("text")
+    configure(load().log_format)
     PIPELINES["stop-and-copy"] = steps.PIPELINE
     candidate.survey = lambda worker: steps.trees(this_host())
     if "--reconcile" in options and os.fork() == 0:
