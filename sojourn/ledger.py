@@ -60,6 +60,9 @@ end
 return known
 """
 
+#: So many results are read in one round trip.
+READ_AT_ONCE = 500
+
 #: How long one blocking read waits before it looks whether it should go on.
 WAIT_S = 1.0
 
@@ -223,6 +226,16 @@ class Ledger:
         """
         told = self._store.script(ALL_OPEN, [OPEN, key("")])
         return {migration: State(state) for migration, state in zip(told[::2], told[1::2], strict=True)}
+
+    def results(self, since: float) -> Iterator[Json]:
+        """Yield the results of those that were asked for since then and have ended, oldest first.
+
+        Raises StoreUnreachable.
+        """
+        ids = self._store.ranked_from(INDEX, since)
+        for start in range(0, len(ids), READ_AT_ONCE):
+            keys = [key(migration) for migration in ids[start : start + READ_AT_ONCE]]
+            yield from (json.loads(told) for told in self._store.field_of_each(keys, "result") if told)
 
     def tallied(self) -> dict[tuple[str, ...], float]:
         """Return what finished migrations add up to (``sojourn.tally``). Raises StoreUnreachable."""

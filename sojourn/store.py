@@ -71,6 +71,13 @@ class Store:
             value = self._redis.hget(key, field)
         return None if value is None else str(value)
 
+    def field_of_each(self, keys: Sequence[str], field: str) -> list[str | None]:
+        """Return one field of many hashes in one round trip, None where it is not there."""
+        with self._answering(), self._redis.pipeline(transaction=False) as block:
+            for key in keys:
+                block.hget(key, field)
+            return [None if value is None else str(value) for value in block.execute()]
+
     def put(self, key: str, value: str, *, expire_s: float) -> None:
         """Set a key that vanishes by itself."""
         with self._answering():
@@ -115,6 +122,11 @@ class Store:
         """Return the members of a sorted set with the highest scores, highest first."""
         with self._answering():
             return list(self._redis.zrevrange(key, 0, count - 1))
+
+    def ranked_from(self, key: str, score: float) -> list[str]:
+        """Return the members of a sorted set with at least this score, lowest first."""
+        with self._answering():
+            return list(self._redis.zrangebyscore(key, score, "+inf"))
 
     def forget_below(self, key: str, score: float) -> None:
         """Drop the members of a sorted set whose score is lower."""

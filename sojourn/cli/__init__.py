@@ -6,9 +6,26 @@ import sys
 
 import typer
 
-from sojourn.cli import capacity, check, intervene, lab, logs, look, many, metrics, migrate, output, serve
+from sojourn.cli import (
+    capacity,
+    check,
+    history,
+    intervene,
+    lab,
+    logs,
+    look,
+    many,
+    metrics,
+    migrate,
+    output,
+    serve,
+    watch,
+)
 from sojourn.errors import SojournError, UsageError
 from sojourn.settings import variable
+
+#: As a shell tells the end of a program by SIGPIPE.
+BROKEN_PIPE = 141
 
 app = typer.Typer(
     name="sojourn",
@@ -21,6 +38,8 @@ app.add_typer(lab.app, name="lab")
 migrate.add_to(app)
 check.add_to(app)
 look.add_to(app)
+watch.add_to(app)
+history.add_to(app)
 logs.add_to(app)
 intervene.add_to(app)
 many.add_to(app)
@@ -40,6 +59,9 @@ def main() -> None:
     except typer.TyperException as error:
         output.fail(UsageError(error.format_message(), "See --help."), as_json=as_json)
         sys.exit(UsageError.exit_code)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        output.abandon_stdout()
+        sys.exit(BROKEN_PIPE)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except Exception as error:  # the edge: people get a sentence, developers the traceback

@@ -15,8 +15,11 @@ from rich.text import Text
 
 from sojourn.cli.output import console, megabytes, milliseconds
 from sojourn.errors import StoreUnreachable
-from sojourn.ledger import Event, Ledger
+from sojourn.ledger import Account, Event, Ledger
 from sojourn.model import State, StepRecord
+
+#: The kinds of events that are of a migration.
+KINDS = ("state", "step", "progress", "failure")
 
 
 class Display:
@@ -28,6 +31,11 @@ class Display:
         self.state = State.QUEUED
         self.steps: dict[tuple[str, str], StepRecord] = {}
         self.bytes, self.total = 0.0, 0.0
+
+    def begin_with(self, account: Account) -> None:
+        """Take in what the ledger knows of a migration that began earlier."""
+        self.started, self.state = account.created, account.state
+        self.steps = {(step.name, step.host): step for step in account.steps}
 
     def take(self, event: Event) -> None:
         """Take one event of this migration in."""
@@ -60,15 +68,20 @@ class Display:
         return head
 
 
-def watch(ledger: Ledger, bookmark: str, migration: str, title: str) -> State:
-    """Show the migration until it has ended; return how. Redis may go away and come back meanwhile."""
+def watch(ledger: Ledger, bookmark: str, migration: str, title: str, account: Account | None = None) -> State:
+    """Show the migration until it has ended; return how. Redis may go away and come back meanwhile.
+
+    ``account`` is what is known of one that began before the ``bookmark``.
+    """
     display = Display(title)
+    if account:
+        display.begin_with(account)
     if console.is_terminal:
         with Live(display, console=console, refresh_per_second=12, transient=True):
-            for event in _events(ledger, bookmark, migration):
+            for event in events(ledger, bookmark, migration, in_doubt_ends=account is None):
                 display.take(event)
         return display.state
-    for event in _events(ledger, bookmark, migration):
+    for event in events(ledger, bookmark, migration):
         display.take(event)
         _print_line(event)
     return display.state
@@ -77,32 +90,40 @@ def watch(ledger: Ledger, bookmark: str, migration: str, title: str) -> State:
 def silently(ledger: Ledger, bookmark: str, migration: str) -> State:
     """Wait until the migration has ended; return how."""
     state = State.QUEUED
-    for event in _events(ledger, bookmark, migration):
+    for event in events(ledger, bookmark, migration):
         state = State(event.data["state"]) if event.kind == "state" else state
     return state
 
 
-def _events(ledger: Ledger, bookmark: str, migration: str) -> Iterator[Event]:
+def events(ledger: Ledger, bookmark: str, migration: str, *, in_doubt_ends: bool = True) -> Iterator[Event]:
     """Yield the events of one migration up to its end. If the stream was lost, the ledger's own word ends it."""
     while True:
         try:
             for event in ledger.follow(bookmark):
                 if event and event.migration == migration:
                     yield event
-                    if event.kind == "state" and State(event.data["state"]).final:
+                    if event.kind == "state" and _is_end(State(event.data["state"]), in_doubt_ends=in_doubt_ends):
                         return
         except StoreUnreachable:
             time.sleep(1)
             bookmark = "0-0"
 
 
-def _print_line(event: Event) -> None:
+def _is_end(state: State, *, in_doubt_ends: bool) -> bool:
+    return state.final if in_doubt_ends else state.definite
+
+
+def sentence(event: Event) -> str:
+    """Return an event as one line for people; empty for those that people need not be told one by one."""
     if event.kind == "step" and event.data["ended"]:
         took = milliseconds((event.data["ended"] - event.data["started"]) * 1000)
-        console.print(
-            f"{event.data['host']}: {event.data['name']} ({took}): {escape(event.data['outcome'])}",
-            soft_wrap=True,
-        )
+        return f"{event.data['host']}: {event.data['name']} ({took}): {event.data['outcome']}"
+    return ""
+
+
+def _print_line(event: Event) -> None:
+    if line := sentence(event):
+        console.print(escape(line), soft_wrap=True)
 
 
 def _mark(step: StepRecord) -> RenderableType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated
 
@@ -13,9 +14,13 @@ from rich.table import Table
 from sojourn.cli import output, timeline
 from sojourn.cli.cluster import Cluster
 from sojourn.cli.options import Id
-from sojourn.cli.output import console, megabytes, milliseconds
+from sojourn.cli.output import coloured, console, megabytes, milliseconds
 from sojourn.ledger import Account
 from sojourn.model import Json, Plan, Role, dead, where_it_runs
+from sojourn.registry import HostInfo
+
+#: Terminals that are not so wide get fewer columns.
+WIDE = 80
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -37,25 +42,20 @@ def list_migrations(
     if json:
         output.as_json([account.to_json() for account in accounts])
         return
+    console.print(_listed(accounts, wide=console.width >= WIDE))
+
+
+def _listed(accounts: list[Account], *, wide: bool) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("id", "pid", "from", "to", "state", "runs on", "downtime", "asked"):
-        table.add_column(column)
+    for column in ("id", "pid", "from", "to", "state", *(["runs on", "downtime", "asked"] if wide else ["downtime"])):
+        table.add_column(column, no_wrap=column != "state")
     for account in accounts:
-        downtime = (account.result or {}).get("downtime_ms")
+        downtime = milliseconds((account.result or {}).get("downtime_ms"))
         asked = time.strftime("%H:%M:%S", time.localtime(account.created))
         plan = account.plan
-        table.add_row(
-            *(
-                account.id[:8],
-                str(plan.pid),
-                plan.source,
-                plan.destination,
-                _coloured(account),
-                account.owner or "?",
-            ),
-            *(milliseconds(downtime), asked),
-        )
-    console.print(table)
+        end = [account.owner or "?", downtime, asked] if wide else [downtime]
+        table.add_row(account.id[:8], str(plan.pid), plan.source, plan.destination, coloured(account.state), *end)
+    return table
 
 
 def show(
@@ -67,7 +67,7 @@ def show(
     if json:
         output.as_json(account.to_json())
         return
-    console.print(f"[bold]{account.plan.describe()}[/]  {_coloured(account)}  [dim]{account.id}[/]")
+    console.print(f"[bold]{account.plan.describe()}[/]  {coloured(account.state)}  [dim]{account.id}[/]")
     console.print(where_it_runs(account.state, account.owner))
     if account.resolved:
         console.print(escape(_word(account.resolved, account.plan)), soft_wrap=True)
@@ -87,27 +87,28 @@ def hosts(json: AsJson = False) -> None:
     if json:
         output.as_json({name: asdict(info) if info else None for name, info in known.items()})
         return
+    console.print(_described(known, wide=console.width >= WIDE))
+
+
+def _described(known: Mapping[str, HostInfo | None], *, wide: bool) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("host", "worker", "address", "criu", "kernel", "cpus", "memory free", "migrations"):
+    for column in (
+        "host",
+        "worker",
+        *(["address", "criu", "kernel", "cpus"] if wide else []),
+        "memory free",
+        "migrations",
+    ):
         table.add_column(column)
     for name, info in known.items():
         if info is None:
             table.add_row(name, "[red]down[/]")
             continue
         memory = f"{megabytes(info.free_bytes)} of {megabytes(info.memory_bytes)}"
-        table.add_row(
-            *(
-                name,
-                "[yellow]cordoned[/]" if info.cordoned else "[green]up[/]",
-                info.address,
-                info.criu,
-                info.kernel,
-                str(info.cpus),
-                memory,
-                str(info.running),
-            )
-        )
-    console.print(table)
+        worker = "[yellow]cordoned[/]" if info.cordoned else "[green]up[/]"
+        more = [info.address, info.criu, info.kernel, str(info.cpus)] if wide else []
+        table.add_row(name, worker, *more, memory, str(info.running))
+    return table
 
 
 def ps(
@@ -145,8 +146,3 @@ def _word(word: Json, plan: Plan) -> str:
     role = Role.DESTINATION if word["resolved"] == dead(Role.DESTINATION) else Role.SOURCE
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(word["resolved_at"]))
     return f"{word['resolved_by']} said at {when} that {plan.host_of(role)}, the {role}, is dead for good"
-
-
-def _coloured(account: Account) -> str:
-    colour = {0: "green", 1: "yellow"}.get(account.state.exit_code, "red")
-    return f"[{colour if account.state.final else 'cyan'}]{account.state}[/]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from sojourn.errors import SojournError
+from sojourn.model import State
 
 console = Console(highlight=False)
 complaints = Console(stderr=True, highlight=False)
@@ -18,6 +20,12 @@ complaints = Console(stderr=True, highlight=False)
 def as_json(data: Any) -> None:  # noqa: ANN401  (anything that JSON can say)
     """Print data for machines: one line."""
     sys.stdout.write(json.dumps(data) + "\n")
+
+
+def abandon_stdout() -> None:
+    """Write nothing more to a pipe that nobody reads, not even what is buffered when this program ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
 
 
 def fail(error: SojournError, *, as_json: bool) -> None:
@@ -49,6 +57,12 @@ def milliseconds(elapsed_ms: float | None) -> str:
     if elapsed_ms is None:
         return "-"
     return f"{elapsed_ms / 1000:.2f} s" if elapsed_ms >= 10_000 else f"{elapsed_ms:.0f} ms"
+
+
+def coloured(state: State) -> str:
+    """Return a state in the colour that says whether it is well."""
+    colour = {0: "green", 1: "yellow"}.get(state.exit_code, "red")
+    return f"[{colour if state.final else 'cyan'}]{state}[/]"
 
 
 def _escaped(text: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -13,14 +15,32 @@ from sojourn.model import StepRecord
 
 WIDTH = 24
 
+#: Terminals that are not so wide get no bars.
+WIDE = 80
+
 #: The steps between which the process does not run.
 FROZEN = {"dump", "copy_images", "restore"}
 
 
-def draw(steps: Sequence[StepRecord]) -> Table:
+@dataclass(frozen=True)
+class Timeline:
+    """The steps of a migration, drawn in the width that there is."""
+
+    steps: Sequence[StepRecord]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw it; without the bars where sentences would have no room beside them."""
+        yield _table(self.steps, bars=options.max_width >= WIDE)
+
+
+def draw(steps: Sequence[StepRecord]) -> Timeline:
     """Return the timeline. Bars share one scale; blue is work while the process runs, red while it is frozen."""
+    return Timeline(steps)
+
+
+def _table(steps: Sequence[StepRecord], *, bars: bool) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("step", "host", "when"):
+    for column in ("step", "host", *(["when"] if bars else [])):
         table.add_column(column, no_wrap=True)
     table.add_column("took", no_wrap=True, justify="right")
     table.add_column("what happened", overflow="fold")
@@ -30,7 +50,8 @@ def draw(steps: Sequence[StepRecord]) -> Table:
     end = max(step.ended or step.started for step in steps)
     for step in steps:
         outcome = f"[red]{escape(step.outcome)}[/]" if step.failed else escape(step.outcome)
-        table.add_row(step.name, step.host, _bar(step, begin, end), milliseconds(step.elapsed_ms), outcome)
+        bar = [_bar(step, begin, end)] if bars else []
+        table.add_row(step.name, step.host, *bar, milliseconds(step.elapsed_ms), outcome)
     return table
 
 
