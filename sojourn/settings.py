@@ -106,6 +106,10 @@ class Settings(BaseSettings):
     metrics_port: int = Field(
         default=0, ge=0, le=65535, description="The port on which a worker serves its metrics; 0: none."
     )
+    otel_endpoint: str = Field(
+        default="",
+        description="Where traces are sent, by OTLP over HTTP; empty: nowhere, as long as none is named else.",
+    )
     log_format: Literal["text", "json"] = Field(default="text", description="Log lines for people or for machines.")
 
     @classmethod

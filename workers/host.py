@@ -35,7 +35,7 @@ from sojourn.registry import HostInfo
 from workers.lane import run
 from workers.metrics import serve
 from workers.reconciler import Reconciler
-from workflows.app import the_app
+from workflows.app import the_app, trace_here
 from workflows.canvas import SHARED_QUEUE, lane
 
 log = logging.getLogger("sojourn.worker")
@@ -158,6 +158,7 @@ class Worker:
             serve(this_host(), self.restarts)
         if each is RECONCILER:
             say()
+            trace_here(self.host.settings)
             Reconciler(this_host()).run()
         worker_process_init.connect(_warm_up)
         worker_ready.connect(say, weak=False)

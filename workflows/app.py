@@ -10,7 +10,7 @@ from celery.signals import before_task_publish
 
 from sojourn.errors import UsageError
 from sojourn.settings import Settings, config_file, load
-from workflows import transport
+from workflows import tracing, transport
 from workflows.canvas import SHARED_QUEUE
 from workflows.signing import SignedRequest, signer
 
@@ -37,8 +37,21 @@ def create_app(settings: Settings) -> Any:  # noqa: ANN401  (Celery has no types
     transport.install()
     app = Celery("sojourn", task_cls=SojournTask, include=MODULES, set_as_current=True)
     app.conf.update(_configuration(settings), sojourn_key=key)
-    before_task_publish.connect(signer(key), weak=False, dispatch_uid="sojourn-signature")
+    _sign_last(key)
+    tracing.prepare(settings, lambda: _sign_last(key))
     return app
+
+
+def trace_here(settings: Settings) -> None:
+    """Trace what this process does, if a site asks for that; for a process that is in no pool."""
+    if tracing.is_wanted(settings):
+        tracing.start(settings, lambda: _sign_last(settings.key.get_secret_value()))
+
+
+def _sign_last(key: str) -> None:
+    """Sign messages after everybody else who is connected by now has added headers to them."""
+    before_task_publish.disconnect(dispatch_uid="sojourn-signature")
+    before_task_publish.connect(signer(key), weak=False, dispatch_uid="sojourn-signature")
 
 
 @cache

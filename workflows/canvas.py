@@ -18,6 +18,7 @@ from sojourn.errors import StoreUnreachable
 from sojourn.model import Json, Message
 from tasks.step import HostStep
 from workflows.pipeline import On, Pipeline
+from workflows.tracing import traced
 
 #: The queue that every worker consumes: planning, and joining the ends.
 SHARED_QUEUE = "sojourn"
@@ -75,12 +76,15 @@ def linked(rows: Rows, message: Message, conclude: Any, *, expires_s: float | No
     return chain(*links, conclude.s().set(queue=SHARED_QUEUE, ignore_result=True))
 
 
-def send(canvas: Any) -> Any:  # noqa: ANN401
-    """Send a canvas for whose results nobody here waits. Raises StoreUnreachable if Redis does not take it."""
+def send(canvas: Any, migration: str) -> Any:  # noqa: ANN401
+    """Send a migration's canvas, for whose results nobody here waits. Raises StoreUnreachable if Redis takes none."""
     # Celery's store of results gives up by a RuntimeError, after twenty seconds.
     away = (OperationalError, RuntimeError, *canvas.app.backend.connection_errors)
     try:
-        with denied_join_result():  # else this process would subscribe to every single result, for ever
+        with (
+            traced(migration, "sojourn.send"),
+            denied_join_result(),
+        ):  # else this process would subscribe to every single result, for ever
             return canvas.apply_async()
     except away as error:
         raise StoreUnreachable(f"Redis took no messages: {error}.", "Is it running?") from None

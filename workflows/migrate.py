@@ -82,7 +82,7 @@ def begin(message: Message, *, known: bool) -> bool:
     except SojournError as error:
         not_begun(the_app(), message, error)
         return False
-    send(forward(PIPELINES[message.plan.mode], message, conclude, roll_back))
+    send(forward(PIPELINES[message.plan.mode], message, conclude, roll_back), message.id)
     host.ledger.tell_state(message.id, State.RUNNING)
     return True
 
@@ -94,4 +94,4 @@ def roll_back(handed: Json) -> None:
     account = this_host().ledger.account(message.id)
     if account is None or not account.state.definite:  # an abort may have told its end already
         this_host().ledger.tell_state(message.id, State.ROLLING_BACK)
-    send(backward(PIPELINES[message.plan.mode], message, conclude))
+    send(backward(PIPELINES[message.plan.mode], message, conclude), message.id)

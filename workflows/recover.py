@@ -57,7 +57,7 @@ def settle(message: Message, expires_s: float) -> Any:  # noqa: ANN401  (Celery 
     Raises StoreUnreachable.
     """
     the_app()
-    return send(linked(SETTLE, message, conclude, expires_s=expires_s))
+    return send(linked(SETTLE, message, conclude, expires_s=expires_s), message.id)
 
 
 def abort(message: Message, *, waits: bool = False) -> Any:  # noqa: ANN401
@@ -68,7 +68,7 @@ def abort(message: Message, *, waits: bool = False) -> Any:  # noqa: ANN401
     the_app()  # an operator's program has none yet, and the canvas would go to no broker of ours
     if waits:
         return withdraw.apply_async((message.to_json(),), queue=SHARED_QUEUE)
-    return send(linked(ABORT, message, ask_the_destination))
+    return send(linked(ABORT, message, ask_the_destination), message.id)
 
 
 @shared_task(name="sojourn.withdraw", bind=True)
@@ -88,7 +88,7 @@ def ask_the_destination(self: Any, handed: Json) -> None:  # noqa: ANN401
     alone = message.facts.get("source_phase") == Phase.RESUMED
     if alone or message.plan.destination not in this_host().registry.alive():
         close(self.app, message)
-    send(linked(ABORT_FURTHER, message, conclude))
+    send(linked(ABORT_FURTHER, message, conclude), message.id)
 
 
 def report_given_up() -> None:
@@ -107,7 +107,7 @@ def resolve(message: Message, dead: Role) -> Any:  # noqa: ANN401
     """Act on an operator's word that one host is dead; the word is in the message's facts, and so in the journal."""
     the_app()
     then = {Role.DESTINATION: without_destination, Role.SOURCE: without_source}[dead]
-    return send(linked(WITHOUT[dead], message, then))
+    return send(linked(WITHOUT[dead], message, then), message.id)
 
 
 @shared_task(name="sojourn.without_destination", bind=True)
@@ -124,4 +124,4 @@ def without_source(self: Any, handed: Json) -> None:  # noqa: ANN401
 
 def _end_without(app: Any, message: Message, dead: Role) -> None:  # noqa: ANN401
     close(app, message)
-    send(linked(IF_BACK[dead], message, conclude))
+    send(linked(IF_BACK[dead], message, conclude), message.id)

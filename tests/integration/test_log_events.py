@@ -41,8 +41,8 @@ def form(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def logged(form: str, redis: Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Start a cluster whose workers log in that form, with reconcilers."""
-    quick = {"reconcile_s": 0.2, "stall_s": 0.5}
-    made = Cluster(redis, tmp_path_factory.mktemp(form), reconcile=True, log_format=form, **quick)
+    place = tmp_path_factory.mktemp(form)
+    made = Cluster(redis, place, reconcile=True, log_format=form, reconcile_s=0.2, stall_s=0.5)
     try:
         made.start()
         yield made
