@@ -26,6 +26,7 @@ from enum import StrEnum
 from uuid import NAMESPACE_OID, uuid5
 
 from sojourn.errors import UsageError
+from sojourn.ledger import EVENTS, EVENTS_KEPT
 from sojourn.model import Json, State
 from sojourn.placement import Planned
 from sojourn.queue import MAX_TRIES
@@ -43,21 +44,32 @@ CHUNK = 200
 #: What is told of a part only until more is known.
 PROVISIONAL = (State.IN_DOUBT, State.CLEANUP_PENDING)
 
+#: Tell those who follow the stream of events that something of a batch has changed; what it was is read in the batch.
+CHANGED = """
+local function changed(batch)
+  redis.call('XADD', '%s', 'MAXLEN', '~', %d, '*', 'migration', batch, 'kind', 'batch', 'data', '{}')
+end
+""" % (EVENTS, EVENTS_KEPT)  # noqa: UP031  (Lua has braces)
+
 #: Enter an end unless there is a final one; return whether the part had none, and how many have none yet.
 END = """
 local ends = ARGV[1] .. ':ends'
 local before = redis.call('HGET', ends, ARGV[2])
 local state = before and cjson.decode(before).state
-if not before or state == ARGV[4] or state == ARGV[5] then redis.call('HSET', ends, ARGV[2], ARGV[3]) end
+if not before or state == ARGV[5] or state == ARGV[6] then
+  redis.call('HSET', ends, ARGV[2], ARGV[3])
+  changed(ARGV[4])
+end
 return {before and 0 or 1, tonumber(redis.call('HGET', ARGV[1], 'total') or '0') - redis.call('HLEN', ends)}
 """
 
 #: Change the state if it is one of those that are named; return whether it was.
 TURN = """
 local state = redis.call('HGET', ARGV[1], 'state')
-for i = 3, #ARGV do
+for i = 4, #ARGV do
   if state == ARGV[i] then
     redis.call('HSET', ARGV[1], 'state', ARGV[2])
+    changed(ARGV[3])
     return 1
   end
 end
@@ -193,7 +205,8 @@ class Batches:
 
         What is known takes the place of a doubt, and what is cleaned up that of what was not; nothing else changes.
         """
-        new, left = self._store.script(END, [_key(batch), number, json.dumps(end), *PROVISIONAL])
+        told = (_key(batch), number, json.dumps(end), batch, *PROVISIONAL)
+        new, left = self._store.script(CHANGED + END, told)
         self._store.write([["EXPIRE", f"{_key(batch)}:ends", self._keep_s]])
         return int(left) if int(new) else None
 
@@ -212,7 +225,7 @@ class Batches:
 
     def turn(self, batch: str, to: BatchState, *states: BatchState) -> bool:
         """Change the state of a batch if it is one of ``states``; False if it is another one."""
-        return bool(self._store.script(TURN, [_key(batch), to, *states]))
+        return bool(self._store.script(CHANGED + TURN, [_key(batch), to, batch, *states]))
 
     def abort(self, batch: str, *, roll_back: bool) -> None:
         """Enter that nothing more of a batch shall begin, and whether those under way shall be rolled back."""
@@ -247,9 +260,12 @@ class Batches:
         """Whether nobody else has looked after a batch for so long."""
         return self._store.claim(f"{_key(batch)}:{LOOKED}", every_s)
 
-    def _put(self, batch: str, told: Json, state: BatchState) -> None:
-        encoded = {name: json.dumps(value) for name, value in told.items()} | {"state": str(state)}
-        self._store.put_fields(_key(batch), encoded, expire_s=self._keep_s)
+    def _put(self, batch: str, fields: Json, state: BatchState) -> None:
+        encoded = {name: json.dumps(value) for name, value in fields.items()} | {"state": str(state)}
+        words = [word for pair in encoded.items() for word in pair]
+        told: list[str | float] = ["migration", batch, "kind", "batch", "data", "{}"]
+        commands: list[list[str | float]] = [["HSET", _key(batch), *words], ["EXPIRE", _key(batch), self._keep_s]]
+        self._store.write([*commands, ["XADD", EVENTS, "MAXLEN", "~", EVENTS_KEPT, "*", *told]])
 
 
 def states_of(ends: Mapping[int, Json], total: int) -> dict[str, int]:

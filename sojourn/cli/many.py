@@ -32,6 +32,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ACT_S = 60
 
 
+#: While others keep the stream of events busy, it is looked so often whether the call itself has failed.
+LOOK_S = 1.0
+
+
 class Word(StrEnum):
     """What can be asked of a batch."""
 
@@ -175,7 +179,7 @@ def _start(cluster: Cluster, send: Any, *, detach: bool, json: bool) -> None:  #
         return
     if not json:
         console.print(f"[dim]batch {name}[/]")
-    record = _planned(cluster, name, answer)
+    record = _planned(cluster, name, bookmark, answer)
     try:
         record = (overview.lines if json else overview.watch)(cluster, record.id, bookmark)
     except KeyboardInterrupt:
@@ -185,9 +189,14 @@ def _start(cluster: Cluster, send: Any, *, detach: bool, json: bool) -> None:  #
     raise typer.Exit(0 if _is_clean(cluster, record) else 1)
 
 
-def _planned(cluster: Cluster, batch: str, answer: Any) -> Record:  # noqa: ANN401
+def _planned(cluster: Cluster, batch: str, bookmark: str, answer: Any) -> Record:  # noqa: ANN401
     """Wait until the batch was looked at as a whole. Raises what was said against it."""
-    while True:
+    looked = 0.0
+    for event in cluster.ledger.follow(bookmark):
+        of_another = event is not None and event.migration != batch
+        if of_another and time.monotonic() < looked + LOOK_S:
+            continue
+        looked = time.monotonic()
         record = cluster.batches.record(batch)
         if record and record.state is BatchState.REFUSED:
             failure = record.failure or {}
@@ -198,7 +207,7 @@ def _planned(cluster: Cluster, batch: str, answer: Any) -> Record:  # noqa: ANN4
             return record
         if answer.failed():
             raise answer.result
-        time.sleep(0.1)
+    raise AssertionError  # it is followed for ever
 
 
 def _is_clean(cluster: Cluster, record: Record) -> bool:

@@ -19,7 +19,7 @@ from sojourn.errors import StoreUnreachable
 from sojourn.ledger import Event
 from sojourn.model import Json, State
 
-#: How often the record of the batch is read again while its events are followed.
+#: The record of a batch is read again when it has changed, but not more often than so.
 READ_S = 0.5
 
 #: The table shows so many migrations at most.
@@ -165,13 +165,17 @@ def seconds(span_s: float | None) -> str:
 
 
 def _steps(overview: Overview, bookmark: str) -> Iterator[tuple[int, Json]]:
-    """Follow the batch; yield each part that ends. Redis may go away and come back meanwhile."""
-    read = 0.0
+    """Follow the batch; yield each part that ends. Redis may go away and come back meanwhile.
+
+    Its record is read when the stream of events says that it has changed, and at the beginning.
+    """
+    changed, read = True, 0.0
     while True:
         try:
             for event in overview.cluster.ledger.follow(bookmark):
-                if time.monotonic() > read + READ_S:
-                    read = time.monotonic()
+                changed = changed or (event is not None and event.migration == overview.batch)
+                if changed and (event is None or time.monotonic() > read + READ_S):
+                    changed, read = False, time.monotonic()
                     yield from ((number, overview.ends[number]) for number in overview.read())
                     if overview.record and overview.record.state.final:
                         return
@@ -179,4 +183,4 @@ def _steps(overview: Overview, bookmark: str) -> Iterator[tuple[int, Json]]:
                     overview.take(event)
         except StoreUnreachable:
             time.sleep(1)
-            bookmark = "0-0"
+            changed, bookmark = True, "0-0"
