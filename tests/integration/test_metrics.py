@@ -267,18 +267,34 @@ def test_a_port_that_is_taken_is_told(host: Host, tmp_path: Path) -> None:
             child.kill()
 
 
-def _checked(*words: str | Path, stdin: str | None = None) -> str:
-    """Return what promtool has to say; skip where it is not installed, fail where it must be."""
+def _promtool() -> str:
+    """Return the program; skip where it is not installed, fail where it must be."""
     program = shutil.which("promtool") or shutil.which("promtool", path=str(Path(sys.executable).parent))
     if program is None:
         (pytest.fail if variable("CI") == "true" else pytest.skip)("promtool is not installed")
-    done = run([program, *words], deadline_s=30, check=False, stdin=stdin)
+    return program
+
+
+def _told(*words: str | Path) -> str:
+    """Return all that promtool says."""
+    done = run([_promtool(), *words], deadline_s=30, check=False)
+    return done.stdout + done.stderr
+
+
+def _checked(*words: str | Path, stdin: str | None = None) -> str:
+    """Return what promtool has against something; nothing is well."""
+    done = run([_promtool(), *words], deadline_s=30, check=False, stdin=stdin)
     return "" if done.returncode == 0 and not done.stderr else done.stdout + done.stderr
 
 
 def test_promtool_accepts_the_rules() -> None:
     """Each expression parses, each annotation is a template."""
     assert _checked("check", "rules", DEPLOY / "prometheus/alerts.yml") == ""
+
+
+def test_alerts_come_and_stay_away() -> None:
+    """At the times that are written down beside the metrics of an imagined hour."""
+    assert "SUCCESS" in _told("test", "rules", ROOT / "tests/integration/alerts.yml")
 
 
 def test_promtool_accepts_the_metrics(ledger: Ledger, settings: Settings) -> None:
