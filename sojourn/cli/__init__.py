@@ -24,9 +24,6 @@ from sojourn.cli import (
 from sojourn.errors import SojournError, UsageError
 from sojourn.settings import variable
 
-#: As a shell tells the end of a program by SIGPIPE.
-BROKEN_PIPE = 141
-
 app = typer.Typer(
     name="sojourn",
     help="Move running Linux processes between hosts without putting their memory on a disk.",
@@ -59,9 +56,6 @@ def main() -> None:
     except typer.TyperException as error:
         output.fail(UsageError(error.format_message(), "See --help."), as_json=as_json)
         sys.exit(UsageError.exit_code)
-    except BrokenPipeError:  # whoever read our output has seen enough
-        output.abandon_stdout()
-        sys.exit(BROKEN_PIPE)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except Exception as error:  # the edge: people get a sentence, developers the traceback

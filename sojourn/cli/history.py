@@ -114,7 +114,7 @@ def _table(lines: Sequence[Line], *, wide: bool) -> Table:
     for name in ("freeze", "downtime"):
         for percent in shown:
             title = f"{name} p{percent}" if percent == shown[0] else f"p{percent}"
-            table.add_column(title, justify="right")
+            table.add_column(title, justify="right", min_width=len(title.split(maxsplit=1)[0]))
     if wide:
         table.add_column("memory", justify="right")
     for line in lines:

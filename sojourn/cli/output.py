@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from typing import Any
 
@@ -20,12 +19,6 @@ complaints = Console(stderr=True, highlight=False)
 def as_json(data: Any) -> None:  # noqa: ANN401  (anything that JSON can say)
     """Print data for machines: one line."""
     sys.stdout.write(json.dumps(data) + "\n")
-
-
-def abandon_stdout() -> None:
-    """Write nothing more to a pipe that nobody reads, not even what is buffered when this program ends."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
 
 
 def fail(error: SojournError, *, as_json: bool) -> None:
