@@ -247,5 +247,5 @@ def _say_how_to_look(lab: Lab) -> None:
     _say_heading("The lab stays")
     _say(f"export SOJOURN_CONFIG={lab.config}")
     _say("sojourn list                           its migrations")
-    _say("sojourn flower                         the workers and their tasks, in a browser: http://127.0.0.1:5555")
+    _say(f"{lab.plan.flower_url:<38} the same in a browser; {lab.flower_login}")
     _say(f"sojourn lab down --name {NAME}           takes it down")

@@ -19,7 +19,7 @@ from lab.errors import LabFailed
 from lab.host import Host, end
 from lab.layer import CACHE, Report, locked
 from lab.network import Network
-from lab.plan import DISKS, HOSTS, HUB, STATE, Plan, Setting
+from lab.plan import DISKS, FLOWER_USER, HOSTS, HUB, OUTSIDE, STATE, Plan, Setting
 from sojourn.errors import ProcessGone, UsageError
 from sojourn.model import Identity
 from sojourn.process import identity
@@ -71,6 +71,11 @@ class Lab:
     def config(self) -> Path:
         """The settings with which the outside's ``sojourn`` talks to this lab."""
         return STATE / self.name / "sojourn.toml"
+
+    @property
+    def flower_login(self) -> str:
+        """How to get into the hub's Flower, in words."""
+        return f"user {FLOWER_USER}, password {self.plan.flower_password}"
 
     def host(self, name: str) -> Host:
         """Return one host, or the hub. Raises UsageError if the lab has none of that name."""
@@ -151,7 +156,11 @@ class Lab:
             planned = replace(planned, settings={**planned.settings, **settings})
         else:
             self._remove()  # what an interrupted start, or a lab before this machine's last boot, has left
-            keys = {"key": secrets.token_hex(32), "password": secrets.token_hex(16)}
+            keys = {
+                "key": secrets.token_hex(32),
+                "password": secrets.token_hex(16),
+                "flower_password": secrets.token_hex(8),
+            }
             planned = Plan(
                 self.name, network.free_subnet(), HOSTS[:hosts], settings=dict(settings), state_mb=state_mb, **keys
             )
@@ -161,7 +170,7 @@ class Lab:
     def _boot_missing(self, planned: Plan, layers: list[Path]) -> list[str]:
         Network(planned).lay()
         planned.shared.mkdir(mode=0o755, parents=True, exist_ok=True)
-        plan.write_privately(self.config, services.settings(planned, "outside", planned.outside_address))
+        plan.write_privately(self.config, services.settings(planned, OUTSIDE, planned.outside_address))
         missing = [host for name in planned.machines if not (host := Host(planned, name)).is_up]
         for host in missing:  # side by side; the hub is the first, since the workers look for its Redis
             self._report(f"{host.name}: booting")

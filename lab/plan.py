@@ -25,8 +25,14 @@ HOSTS = (
 )
 HUB = "hub"
 
+#: This machine, as the lab's hosts call it.
+OUTSIDE = "outside"
+
 #: Short enough for the name of a network interface, and free of the dash that parts the names of namespaces.
 NAME = re.compile(r"[a-z][a-z0-9]{0,11}")
+
+FLOWER_PORT = 5555
+FLOWER_USER = "sojourn"
 
 OUTSIDE_NUMBER = 1
 HUB_NUMBER = 2
@@ -52,6 +58,7 @@ class Plan:
     password: str
     settings: dict[str, Setting] = field(default_factory=dict)
     state_mb: int | None = None
+    flower_password: str = ""
 
     @property
     def state(self) -> Path:
@@ -81,6 +88,11 @@ class Plan:
     def redis_url(self) -> str:
         """The hub's Redis, with the password."""
         return f"redis://:{self.password}@{self.address(HUB)}:6379/0"
+
+    @property
+    def flower_url(self) -> str:
+        """The hub's Flower, as this machine's browser reaches it."""
+        return f"http://{self.address(HUB)}:{FLOWER_PORT}"
 
     def number(self, host: str) -> int:
         """Return the last number of a host's address."""

@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from lab.plan import HOSTS, HUB, Plan, Setting, write_privately
+from lab.plan import FLOWER_PORT, FLOWER_USER, HOSTS, HUB, OUTSIDE, Plan, Setting, write_privately
 
 #: runsv runs this; output goes to a file of the host's own, which a crash does not take away.
 RUN = "#!/bin/sh\nexec >>/var/log/sojourn/{name}.log 2>&1 </dev/null\nexec {command}\n"
@@ -50,6 +50,7 @@ def settings(plan: Plan, host: str, address: str) -> str:
         "address": address,
         "redis_url": plan.redis_url,
         "key": plan.key,
+        **_flower(plan, host),
         **plan.settings,
     }
     # JSON writes strings, numbers and truth values as TOML does.
@@ -62,10 +63,18 @@ def names(host: str) -> tuple[str, ...]:
 
 
 def _hosts(plan: Plan) -> str:
-    lines = [("127.0.0.1", "localhost"), (plan.outside_address, "outside")]
+    lines = [("127.0.0.1", "localhost"), (plan.outside_address, OUTSIDE)]
     # Also those that the lab may grow to: a host that runs by then is not told.
     lines += [(plan.address(machine), machine) for machine in (HUB, *HOSTS)]
     return "".join(f"{address} {name}\n" for address, name in lines)
+
+
+def _flower(plan: Plan, host: str) -> dict[str, Setting]:
+    """Return where Flower listens and who may use it: on the hub for this machine's browser, outside for itself."""
+    auth = {"flower_auth": f"{FLOWER_USER}:{plan.flower_password}"} if plan.flower_password else {}
+    if host == HUB and auth:
+        return {"flower_address": plan.address(HUB), "flower_port": FLOWER_PORT, **auth}
+    return {"state_dir": str(plan.state / OUTSIDE), **auth} if host == OUTSIDE else {}
 
 
 def _redis(plan: Plan) -> str:

@@ -19,7 +19,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -207,13 +207,17 @@ class Ledger:
 
     def account(self, migration: str) -> Account | None:
         """Return one migration, None if the ledger does not know it. Raises StoreUnreachable."""
-        fields = {name: json.loads(value) for name, value in self._store.fields(key(migration)).items()}
-        return _account(migration, fields) if "plan" in fields else None
+        return _account(migration, self._store.fields(key(migration)))
+
+    def accounts(self, migrations: Sequence[str]) -> list[Account]:
+        """Return those of several migrations that the ledger knows, in their order. Raises StoreUnreachable."""
+        read = self._store.fields_of([key(migration) for migration in migrations])
+        found = (_account(migration, fields) for migration, fields in zip(migrations, read, strict=True))
+        return [account for account in found if account]
 
     def latest(self, count: int) -> list[Account]:
         """Return the migrations that were asked for last, newest first. Raises StoreUnreachable."""
-        accounts = (self.account(migration) for migration in self._store.highest(INDEX, count))
-        return [account for account in accounts if account]
+        return self.accounts(self._store.highest(INDEX, count))
 
     def find(self, prefix: str) -> list[str]:
         """Return the ids that begin so, for people who do not type whole ones."""
@@ -247,13 +251,17 @@ class Ledger:
 
     def follow(self, after: str, going_on: Callable[[], bool] = lambda: True) -> Iterator[Event | None]:
         """Yield events as they come, and None about once a second when none came, while ``going_on``."""
-        last = after
         while going_on():
-            entries = self._store.read(EVENTS, last, wait_s=WAIT_S)
-            if not entries:
+            events, after = self.read(after)
+            if not events:
                 yield None
-            for last, fields in entries:  # noqa: B007  (the last id read is where the next read begins)
-                yield Event(fields["migration"], fields["kind"], json.loads(fields["data"]))
+            yield from events
+
+    def read(self, after: str) -> tuple[list[Event], str]:
+        """Return the events behind a place, and the place behind them; wait about a second for the first one."""
+        entries = self._store.read(EVENTS, after, wait_s=WAIT_S)
+        events = [Event(fields["migration"], fields["kind"], json.loads(fields["data"])) for _, fields in entries]
+        return events, entries[-1][0] if entries else after
 
     def _tell(self, migration: str, kind: str, event: Json, fields: Json | None, also: Sequence[Command] = ()) -> None:
         """Write fields, what belongs to them, and the event, as one block."""
@@ -294,7 +302,10 @@ def _encoded(fields: Json) -> dict[str, str]:
     return {name: json.dumps(value) for name, value in fields.items()}
 
 
-def _account(migration: str, fields: dict[str, Any]) -> Account:
+def _account(migration: str, encoded: Mapping[str, str]) -> Account | None:
+    fields: dict[str, Any] = {name: json.loads(value) for name, value in encoded.items()}
+    if "plan" not in fields:
+        return None
     steps = [StepRecord(**value) for name, value in fields.items() if name.startswith("step:")]
     return Account(
         id=migration,

@@ -150,6 +150,10 @@ class Registry:
         cordoned = self._store.members(CORDONED)
         return said | {name: replace(info, cordoned=True) for name in cordoned if (info := said.get(name))}
 
+    def is_cordoned(self, name: str) -> bool:
+        """Whether nothing new may go to a host, whether it answers or not. Raises StoreUnreachable."""
+        return name in self._store.members(CORDONED)
+
     def _check_known(self, name: str) -> None:
         known = sorted(self._store.members(KNOWN))
         if name not in known:

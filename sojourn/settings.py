@@ -110,6 +110,13 @@ class Settings(BaseSettings):
         default="",
         description="Where traces are sent, by OTLP over HTTP; empty: nowhere, as long as none is named else.",
     )
+    flower_address: str = Field(default="127.0.0.1", description="The address on which Flower listens.")
+    flower_port: int = Field(default=5555, ge=1, le=65_535, description="The port on which Flower listens.")
+    flower_auth: SecretStr = Field(
+        default=SecretStr(""),
+        description="Who may use Flower, as `user:password`; without it Flower listens on loopback only, and its pages "
+        "have no buttons.",
+    )
     log_format: Literal["text", "json"] = Field(default="text", description="Log lines for people or for machines.")
 
     @classmethod

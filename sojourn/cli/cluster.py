@@ -1,37 +1,5 @@
-"""The cluster as the command line sees it: the ledger, the registry and the queue, without a host of its own."""
+"""The cluster as the command line sees it."""
 
-from __future__ import annotations
+from sojourn.cluster import Cluster
 
-from sojourn.batch import Batches
-from sojourn.errors import UsageError
-from sojourn.host import SECONDS_PER_DAY
-from sojourn.ledger import Account, Ledger
-from sojourn.queue import Queue
-from sojourn.registry import Registry
-from sojourn.settings import load
-from sojourn.store import Store
-
-
-class Cluster:
-    """The ways to ask Redis, from this machine's settings."""
-
-    def __init__(self) -> None:
-        settings = load()
-        store = Store(settings.redis_url)
-        self.ledger = Ledger(store, settings.keep_days * SECONDS_PER_DAY)
-        self.registry = Registry(store)
-        self.queue = Queue(store, settings.lease_s)
-        self.batches = Batches(store, settings.keep_days * SECONDS_PER_DAY)
-
-    def find(self, prefix: str) -> Account:
-        """Return the migration whose id begins so. Raises UsageError if there is none, or more than one."""
-        ids = self.ledger.find(prefix)
-        if len(ids) != 1:
-            have = f"{len(ids)} migrations have" if ids else "No migration has"
-            raise UsageError(
-                f"{have} an id that begins with {prefix!r}.", "Take more of the id: `sojourn list` shows them."
-            )
-        account = self.ledger.account(ids[0])
-        if account is None:
-            raise UsageError(f"The ledger has forgotten migration {ids[0]}.")
-        return account
+__all__ = ["Cluster"]

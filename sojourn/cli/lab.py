@@ -66,6 +66,8 @@ def up(
         return
     _say_what_runs(lab, booted, time.monotonic() - started)
     out.print(f"export SOJOURN_CONFIG={lab.config}", highlight=False)
+    if lab.plan.flower_password:
+        _say(f"Flower: {lab.plan.flower_url}, {lab.flower_login}")
 
 
 @app.command()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
+from sojourn.errors import SojournError
 from sojourn.settings import load, override
 
 
@@ -28,10 +30,20 @@ def worker(
 
 
 def flower(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Where to listen.")] = 5555,
-    address: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Where to listen, instead of `flower_port`.")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="The address to listen on, instead of `flower_address`.")] = None,
 ) -> None:
-    """Run Flower, the web page of the workers and their tasks. Exit status: 0; 1 if it is not installed."""
-    from workflows.app import the_app  # noqa: PLC0415
+    """Run Flower, the web page of migrations, workers and their tasks, until it is asked to end (SIGTERM).
 
-    the_app().start(["flower", f"--address={address}", f"--port={port}"])
+    Exit status: 0; 2 usage, such as an address that others can reach without `flower_auth`; 1 if it is not installed.
+    """
+    if find_spec("flower") is None:
+        raise SojournError("Flower is not installed.", "Install Sojourn with it: pip install 'sojourn[flower]'.")
+    override(flower_port=None if port is None else str(port), flower_address=address)
+    from sojourn.log import configure  # noqa: PLC0415
+    from web.app import serve  # noqa: PLC0415  (Flower and Celery are slow to import)
+
+    configure(load().log_format)
+    serve(load())

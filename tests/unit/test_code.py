@@ -15,7 +15,7 @@ from sojourn.settings import environment
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-PACKAGES = ("sojourn", "tasks", "workflows", "workers", "lab")
+PACKAGES = ("sojourn", "tasks", "workflows", "workers", "web", "lab")
 
 FORBIDDEN = [
     re.compile(r"\b(pypi|pythonhosted|npmjs|rubygems)\.(org|com)\b"),
@@ -99,7 +99,7 @@ def test_one_catch_all_at_each_edge() -> None:
     """``except Exception`` stands at the edge of a step and of the command line, and nowhere else."""
     found = {
         str(path.relative_to(ROOT))
-        for path in _modules("sojourn", "tasks", "workflows", "workers")
+        for path in _modules("sojourn", "tasks", "workflows", "workers", "web")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.ExceptHandler) and _catches_all(node)
     }

@@ -1,0 +1,120 @@
+"""A real browser without a window, and what tests ask of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+
+from sojourn.settings import variable
+from tests.conftest import Found, eventually
+
+#: A page may take so long to show something; nothing waits for it when it is there.
+PATIENCE_S = 30
+
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars"),
+    # Back and forward must load a page, not wake one that was kept.
+    "--disable-features=BackForwardCache",
+)
+
+
+def require_browser() -> None:
+    """Skip, with the reason, where there is no Chromium; fail where there must be one."""
+    missing = [program for program in ("chromium", "chromedriver") if not shutil.which(program)]
+    if missing and variable("CI"):
+        pytest.fail(f"{' and '.join(missing)} are not installed, and CI must have them")
+    if missing:
+        pytest.skip(f"{' and '.join(missing)} are not installed: apt-get install chromium chromium-driver")
+
+
+class Browser:
+    """One window of Chromium at Flower, logged in unless told otherwise."""
+
+    def __init__(self, base: str, profile: Path, *, login: str = "", wide: int = 1400, dark: bool = False) -> None:
+        options = webdriver.ChromeOptions()
+        options.binary_location = str(shutil.which("chromium"))
+        for flag in (*FLAGS, f"--user-data-dir={profile}", f"--window-size={wide},900"):
+            options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        service = webdriver.ChromeService(executable_path=str(shutil.which("chromedriver")), log_output=os.devnull)
+        self.driver = webdriver.Chrome(options=options, service=service)
+        self.driver.set_page_load_timeout(PATIENCE_S)
+        self.base = base
+        if login:
+            self.driver.get(_with(base, login))  # as a person does who types it once; the browser keeps it
+        self.resize(wide)
+        self.look(dark=dark)
+
+    def close(self) -> None:
+        """End the browser."""
+        self.driver.quit()
+
+    def resize(self, wide: int, high: int = 900) -> None:
+        """Give the window another size; narrower than a window of the desktop may be."""
+        size = {"width": wide, "height": high, "deviceScaleFactor": 1, "mobile": False}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+    def look(self, *, dark: bool) -> None:
+        """Say which colours the system prefers."""
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+
+    def open(self, path: str) -> None:
+        """Go to a page of Flower's."""
+        self.driver.get(self.base + path)
+
+    def run(self, script: str, *arguments: object) -> Any:
+        """Run a function's body in the page, and return what it returns."""
+        return self.driver.execute_script(script, *arguments)
+
+    def wait(self, script: str, *arguments: object, within_s: float = PATIENCE_S) -> Any:
+        """Return what a script returns as soon as that is something."""
+        return eventually(lambda: self.run(script, *arguments), within_s=within_s)
+
+    def until(self, condition: Callable[[], Found], *, within_s: float = PATIENCE_S) -> Found:
+        """Wait for a condition."""
+        return eventually(condition, within_s=within_s)
+
+    def text(self, selector: str = "body") -> str:
+        """Return the text of the first element that fits, empty if there is none."""
+        return str(self.run("return document.querySelector(arguments[0])?.innerText ?? ''", selector))
+
+    def see(self, words: str, selector: str = "body", *, within_s: float = PATIENCE_S) -> None:
+        """Wait until an element shows these words."""
+        eventually(lambda: words in self.text(selector), within_s=within_s)
+
+    def click(self, selector: str) -> None:
+        """Click as a person does."""
+        self.until(lambda: self.driver.find_elements(By.CSS_SELECTOR, selector))
+        self.driver.find_element(By.CSS_SELECTOR, selector).click()
+
+    def type(self, selector: str, words: str) -> None:
+        """Type into a field."""
+        self.driver.find_element(By.CSS_SELECTOR, selector).send_keys(words)
+
+    def shoot(self, file: Path, *, high: int | None = None) -> None:
+        """Take a picture of the page from its top, ``high`` pixels, or all of it."""
+        tall = high or int(self.run("return Math.min(2400, document.documentElement.scrollHeight)"))
+        wide = int(self.run("return window.innerWidth"))
+        self.resize(wide, tall)
+        self.driver.save_screenshot(str(file))
+        self.resize(wide)
+
+    def complaints(self) -> list[str]:
+        """Return what the browser's console has complained of since it was asked last."""
+        told = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
+        return [str(line["message"]) for line in told if line["level"] == "SEVERE"]
+
+
+def _with(base: str, login: str) -> str:
+    parts = urlsplit(base)
+    return urlunsplit(parts._replace(netloc=f"{login}@{parts.netloc}", path="/migrations"))

@@ -1,0 +1,1 @@
+"""Flower with Sojourn's pages: what operators see and do in a browser."""

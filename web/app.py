@@ -1,0 +1,155 @@
+"""Flower as Sojourn starts it: one server and one Tornado application, with our pages on it.
+
+Files it writes: ``state_dir/flower/`` (0700), where Flower keeps the history of tasks from start to start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import logging
+import signal
+from typing import Any
+
+from flower.app import Flower
+from flower.command import apply_env_options, extract_settings
+from flower.events import Events
+from flower.inspector import Inspector
+from flower.options import options
+from flower.urls import settings as tornado_settings
+from tornado.ioloop import IOLoop
+
+from sojourn.cluster import Cluster
+from sojourn.errors import SojournError, UsageError
+from sojourn.model import Json
+from sojourn.settings import Settings
+from web import readable
+from web.feed import Feed
+from web.handlers import handlers
+from web.templates import Templates
+from workflows.app import the_app
+
+log = logging.getLogger("sojourn.flower")
+
+#: How often the history of tasks is written, beside at the end.
+SAVE_MS = 60_000
+
+#: What Flower's own table of tasks shows.
+COLUMNS = "name,state,args,result,received,runtime,worker,uuid"
+
+#: What a worker tells of tasks, with their arguments.
+LISTS = {"active", "reserved", "scheduled"}
+
+
+class ReadableEvents(Events):
+    """Flower's view of the tasks, with what people can read and may see."""
+
+    def on_event(self, event: Json) -> None:
+        """Take one event of Celery's in."""
+        super().on_event(readable.event(event))
+
+
+class ReadableInspector(Inspector):
+    """Flower's view of the workers, the same."""
+
+    def _on_update(self, workername: str, method: str, response: Any) -> None:  # noqa: ANN401
+        super()._on_update(workername, method, readable.tasks(response) if method in LISTS else response)
+
+
+def serve(settings: Settings) -> None:
+    """Run Flower until it is asked to end. Raises UsageError if strangers could reach it without a password."""
+    flower = application(settings)
+    try:
+        port = flower.start_http_server()
+    except OSError as error:
+        raise SojournError(
+            f"Flower can not listen on {settings.flower_address} port {settings.flower_port}: {error.strerror}.",
+            "Does another one run? `flower_port` and `flower_address` choose another place.",
+        ) from None
+    log.info("Flower is at http%s://%s:%s", "s" if flower.ssl_options else "", settings.flower_address, port)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: flower.io_loop.add_callback_from_signal(flower.stop))
+    flower.start()
+
+
+def application(settings: Settings) -> Any:  # noqa: ANN401  (Flower has no types)
+    """Return Flower with our pages on it, not yet listening. Raises UsageError."""
+    _configure(settings)
+    check_access(settings)
+    logging.getLogger("tornado.access").setLevel(logging.WARNING)
+    extract_settings()
+    capp, loop = the_app(), IOLoop.current()
+    cookies = {"samesite": "Strict", "secure": "ssl_options" in tornado_settings}
+    flower = Flower(
+        capp=capp,
+        options=options,
+        events=_events(capp, loop),
+        io_loop=loop,
+        **tornado_settings | {"template_loader": Templates(), "xsrf_cookie_kwargs": cookies},
+    )
+    flower.inspector = ReadableInspector(loop, capp, options.inspect_timeout / 1000)
+    cluster = Cluster()
+    feed = Feed(cluster, loop)
+    flower.add_handlers(r".*", handlers(cluster, feed))
+    feed.start()
+    return flower
+
+
+def check_access(settings: Settings) -> None:
+    """Raise UsageError if Flower would listen beyond loopback without asking who is there."""
+    if options.auth or options.basic_auth or is_loopback(settings.flower_address):
+        return
+    raise UsageError(
+        f"Flower would be open to everybody who can reach {settings.flower_address}.",
+        "Set `flower_auth` to user:password, or let it listen on 127.0.0.1.",
+    )
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches an address; a name other than ``localhost`` may mean anything."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+def _configure(settings: Settings) -> None:
+    """Set Flower's options: from its own ``FLOWER_…`` variables first, then from ours, which overrule them."""
+    apply_env_options()
+    place = settings.state_dir / "flower"
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    options.address, options.port = settings.flower_address, settings.flower_port
+    options.db, options.persistent, options.state_save_interval = str(place / "tasks"), True, SAVE_MS
+    options.tasks_columns = COLUMNS
+    # Flower's own buttons and API know nothing of migrations: they could end a worker's step, or send one.
+    options.read_only = True
+    # Sessions outlive a restart, and cannot be made by anybody who does not have the cluster's key.
+    options.cookie_secret = hmac.new(_key(settings), b"sojourn flower cookies", hashlib.sha256).hexdigest()
+    auth = settings.flower_auth.get_secret_value()
+    if auth:
+        options.basic_auth = [_credentials(auth)]
+
+
+def _key(settings: Settings) -> bytes:
+    return settings.key.get_secret_value().encode()
+
+
+def _credentials(auth: str) -> str:
+    user, _, password = auth.partition(":")
+    if not user or not password:
+        raise UsageError("The setting 'flower_auth' is wrong.", "Write it as user:password.")
+    return auth
+
+
+def _events(capp: Any, loop: IOLoop) -> ReadableEvents:  # noqa: ANN401
+    return ReadableEvents(
+        capp,
+        loop,
+        db=options.db,
+        persistent=options.persistent,
+        enable_events=options.enable_events,
+        state_save_interval=options.state_save_interval,
+        max_workers_in_memory=options.max_workers,
+        max_tasks_in_memory=options.max_tasks,
+    )

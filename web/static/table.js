@@ -1,0 +1,175 @@
+// The table of all migrations: built once, then changed cell by cell.
+
+import { follow } from "./live.js";
+
+const body = document.querySelector("#migrations tbody");
+const filters = document.getElementById("filters");
+const known = new Map();  // id: { row, line, cells, text }
+
+const FIELDS = ["state", "process", "route", "progress", "owner", "downtime", "asked", "batch"];
+const NAMES = { owner: "runs on", downtime: "downtime", asked: "asked", batch: "batch" };
+
+function megabytes(bytes) {
+  if (bytes === null) return "";
+  return bytes >= 1e9 ? `${(bytes / 1e9).toFixed(1)} GB` : `${(bytes / 1e6).toFixed(1)} MB`;
+}
+
+function link(kind, name, text) {
+  const anchor = document.createElement("a");
+  anchor.href = `/migrations/${kind}/${encodeURIComponent(name)}`;
+  anchor.textContent = text;
+  return anchor;
+}
+
+function badge(row) {
+  const state = document.createElement("span");
+  state.className = `state state-${row.look}`;
+  state.textContent = row.state;
+  return [state];
+}
+
+function progress(row) {
+  const words = document.createElement("small");
+  words.textContent = row.why || (row.rate ? `${row.step}, ${megabytes(row.rate)}/s` : row.step);
+  words.title = words.textContent;
+  if (row.percent === null || row.percent === 100) return [words];
+  const bar = document.createElement("progress");
+  bar.max = 100;
+  bar.value = row.percent;
+  bar.setAttribute("aria-label", `${row.percent} percent`);
+  return [bar, words];
+}
+
+const DRAW = {
+  state: badge,
+  process: (row) => [link("migration", row.id, `pid ${row.pid}`)],
+  route: (row) => [link("host", row.source, row.source), " → ", link("host", row.destination, row.destination)],
+  progress,
+  owner: (row) => [row.owner ?? "?"],
+  downtime: (row) => [row.downtime_ms === null ? "" : `${Math.round(row.downtime_ms)} ms`],
+  asked: (row) => [new Date(row.created * 1000).toLocaleTimeString([], { hourCycle: "h23" })],
+  batch: (row) => (row.batch ? [link("batch", row.batch, row.batch.slice(0, 8))] : []),
+};
+
+const USES = {
+  state: ["state", "look"],
+  process: ["pid"],
+  route: ["source", "destination"],
+  progress: ["why", "rate", "step", "percent"],
+  owner: ["owner"],
+  downtime: ["downtime_ms"],
+  asked: ["created"],
+  batch: ["batch"],
+};
+
+function text(row) {
+  return [row.id, `pid ${row.pid}`, row.source, row.destination, row.state, row.owner, row.batch, row.why, row.step]
+    .join(" ").toLowerCase();
+}
+
+function build(row) {
+  const line = document.createElement("tr");
+  line.dataset.id = row.id;
+  const cells = {};
+  for (const field of FIELDS) {
+    const cell = line.insertCell();
+    cell.className = `cell-${field}`;
+    if (NAMES[field]) cell.dataset.name = NAMES[field];
+    cell.append(...DRAW[field](row));
+    cells[field] = cell;
+  }
+  return { row, line, cells, text: text(row) };
+}
+
+function patch(entry, row) {
+  for (const field of FIELDS) {
+    if (USES[field].some((name) => entry.row[name] !== row[name])) entry.cells[field].replaceChildren(...DRAW[field](row));
+  }
+  entry.row = row;
+  entry.text = text(row);
+}
+
+// Put a new line where it belongs: those that were asked for last come first.
+function place(entry) {
+  let before = body.firstElementChild;
+  while (before && known.get(before.dataset.id).row.created > entry.row.created) before = before.nextElementSibling;
+  body.insertBefore(entry.line, before);
+}
+
+function fits(entry, wanted) {
+  const { row } = entry;
+  return (!wanted.text || wanted.text.split(/\s+/).every((word) => entry.text.includes(word)))
+    && (!wanted.state || row.state === wanted.state)
+    && (!wanted.host || row.source === wanted.host || row.destination === wanted.host)
+    && (!wanted.batch || row.batch === wanted.batch);
+}
+
+function wanted() {
+  const { text: words, state, host, batch } = filters.elements;
+  return { text: words.value.trim().toLowerCase(), state: state.value, host: host.value, batch: batch.value };
+}
+
+function choose(select, values) {
+  const there = new Set([...select.options].map((option) => option.value));
+  for (const value of [...values].sort()) {
+    if (value && !there.has(value)) select.add(new Option(select.name === "batch" ? value.slice(0, 8) : value, value));
+  }
+}
+
+function sift() {
+  const asked = wanted();
+  const counts = { waits: 0, runs: 0, good: 0, bad: 0 };
+  let shown = 0;
+  for (const entry of known.values()) {
+    const show = fits(entry, asked);
+    if (entry.line.hidden === show) entry.line.hidden = !show;
+    shown += show;
+    counts[entry.row.look === "turns" && entry.row.state === "rolling back" ? "runs" : entry.row.look] += 1;
+  }
+  for (const place of document.querySelectorAll("[data-count]")) place.textContent = counts[place.dataset.count];
+  document.getElementById("shown").textContent = shown === known.size ? `${shown}` : `${shown} of ${known.size}`;
+  document.getElementById("empty").hidden = known.size > 0;
+}
+
+function offer(rows) {
+  choose(filters.elements.state, new Set(rows.map((row) => row.state)));
+  choose(filters.elements.host, new Set(rows.flatMap((row) => [row.source, row.destination])));
+  choose(filters.elements.batch, new Set(rows.map((row) => row.batch)));
+}
+
+function some(rows) {
+  for (const row of rows) {
+    const entry = known.get(row.id);
+    if (entry) {
+      patch(entry, row);
+    } else {
+      known.set(row.id, build(row));
+      place(known.get(row.id));
+    }
+  }
+  offer(rows);
+  sift();
+}
+
+function all(rows) {
+  const ids = new Set(rows.map((row) => row.id));
+  for (const [id, entry] of known) {
+    if (!ids.has(id)) {
+      entry.line.remove();
+      known.delete(id);
+    }
+  }
+  if (known.size) return some(rows);
+  const lines = document.createDocumentFragment();
+  for (const row of rows.toSorted((one, other) => other.created - one.created)) {
+    known.set(row.id, build(row));
+    lines.append(known.get(row.id).line);
+  }
+  body.append(lines);
+  offer(rows);
+  return sift();
+}
+
+filters.addEventListener("input", sift);
+filters.addEventListener("submit", (event) => event.preventDefault());
+follow({ all, some });

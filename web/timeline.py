@@ -1,0 +1,184 @@
+"""The timeline of a migration as a picture: where each bar, the freeze and the commit stand. A template draws it.
+
+Across, everything is in percent, so that the picture fits any window; down, in pixels. Both hosts' clocks are taken as
+they are: where they disagree by some milliseconds, so do the bars. The ledger is told of the commit when the step that
+made it has ended, and there the picture marks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sojourn.ledger import Account
+from sojourn.model import State, StepRecord
+from web import figures
+
+ROW = 24
+HEAD = 30
+GAP = 10
+TOP = 26
+FOOT = 22
+
+#: The thinnest bar that can be seen, in percent.
+THIN = 0.4
+
+#: A label stands behind a bar that ends before this, in percent, and in front of one that begins behind the other.
+BEHIND, IN_FRONT = 58.0, 42.0
+
+#: Who commits: the restore, or the verdict that settled it.
+COMMITS = ("restore", "decide")
+
+#: What brings the process back to life on its source.
+RESUMES = ("resume", "reclaim")
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One step. ``kind`` is how it looks: run, frozen, failed or open (it has not ended)."""
+
+    name: str
+    took: str
+    outcome: str
+    kind: str
+    y: int
+    x: float
+    width: float
+    label_x: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One host with its steps, from top to bottom."""
+
+    host: str
+    role: str
+    y: int
+    height: int
+    bars: tuple[Bar, ...]
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """When the process did not run. ``known`` says whether it was measured, or may have been shorter."""
+
+    x: float
+    width: float
+    words: str
+    known: bool
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The whole timeline, ``height`` pixels high."""
+
+    height: int
+    bottom: int
+    lanes: tuple[Lane, ...]
+    ticks: tuple[tuple[float, str], ...]
+    freeze: Freeze | None
+    commit: float | None
+    owner: str | None
+
+
+class Scale:
+    """Instants, in seconds, to percent."""
+
+    def __init__(self, steps: Iterable[StepRecord], now: float) -> None:
+        found = list(steps)
+        self.begin = min(step.started for step in found)
+        self.now = max(now, self.begin)
+        self.end = max(max(step.started, self.ended(step)) for step in found)
+        self.length = max(self.end - self.begin, 0.001)
+
+    def ended(self, step: StepRecord) -> float:
+        """Return when a step ended, or now."""
+        return self.now if step.ended is None else step.ended
+
+    def at(self, instant: float) -> float:
+        """Return where an instant stands."""
+        return round(min(100.0, max(0.0, 100 * (instant - self.begin) / self.length)), 2)
+
+
+def draw(account: Account, now: float) -> Picture | None:
+    """Return the picture of a migration, None before its first step."""
+    if not account.steps:
+        return None
+    scale = Scale(account.steps, now)
+    frozen, lanes, y = _frozen(account, scale), [], TOP
+    for role, host in (("source", account.plan.source), ("destination", account.plan.destination)):
+        steps = [step for step in account.steps if step.host == host]
+        height = HEAD + ROW * max(1, len(steps))
+        bars = [_bar(step, scale, frozen, y + HEAD + ROW * number) for number, step in enumerate(steps)]
+        lanes.append(Lane(host, role, y, height, tuple(bars)))
+        y += height + GAP
+    bottom = y - GAP
+    ticks = tuple((part, figures.span(scale.length * part * 10)) for part in (0.0, 25.0, 50.0, 75.0, 100.0))
+    freeze = _freeze(account, frozen, scale) if frozen else None
+    commit = _commit(account)
+    mark = None if commit is None else scale.at(commit)
+    return Picture(bottom + FOOT, bottom, tuple(lanes), ticks, freeze, mark, account.owner)
+
+
+def _bar(step: StepRecord, scale: Scale, frozen: tuple[float, float] | None, y: int) -> Bar:
+    end = scale.ended(step)
+    x = scale.at(step.started)
+    width = max(THIN, round(scale.at(end) - x, 2))
+    x = min(x, 100 - width)
+    label, label_x = _label(x, x + width)
+    took = figures.span(step.elapsed_ms) if step.ended is not None else "…"
+    return Bar(step.name, took, step.outcome, _kind(step, end, frozen), y, x, width, label_x, label)
+
+
+def _kind(step: StepRecord, end: float, frozen: tuple[float, float] | None) -> str:
+    if step.failed:
+        return "failed"
+    if step.ended is None:
+        return "open"
+    return "frozen" if frozen and step.started < frozen[1] and end > frozen[0] else "run"
+
+
+def _label(begin: float, end: float) -> tuple[str, float]:
+    """Return where the label of a bar goes, and at which percent."""
+    if end <= BEHIND:
+        return "behind", end
+    return ("before", begin) if begin >= IN_FRONT else ("inside", begin)
+
+
+def _frozen(account: Account, scale: Scale) -> tuple[float, float] | None:
+    """Return the instants between which the process did not run, or may not have."""
+    dump = _step(account, "dump")
+    if dump is None:
+        return None
+    restored, downtime_ms = _commit(account), (account.result or {}).get("downtime_ms")
+    if restored is not None:
+        return (restored - downtime_ms / 1000 if downtime_ms else dump.started), restored
+    back = _step(account, *RESUMES)
+    if back and back.ended and not back.failed:
+        return dump.started, back.ended
+    return dump.started, scale.end if account.state.definite else scale.now
+
+
+def _freeze(account: Account, frozen: tuple[float, float], scale: Scale) -> Freeze:
+    measured = (account.result or {}).get("downtime_ms")
+    x, end = scale.at(frozen[0]), scale.at(frozen[1])
+    if measured:
+        words = f"frozen, downtime {figures.span(measured)}"
+    else:
+        words = f"frozen for at most {figures.span(1000 * (frozen[1] - frozen[0]))}"
+    return Freeze(x, round(max(THIN, end - x), 2), words, bool(measured))
+
+
+def _commit(account: Account) -> float | None:
+    """Return when the step that made the destination the owner had ended, None while it is not."""
+    if account.owner != account.plan.destination and account.state is not State.CLEANUP_PENDING:
+        return None
+    step = _step(account, *COMMITS)
+    return step.ended if step and not step.failed else None
+
+
+def _step(account: Account, *names: str) -> StepRecord | None:
+    """Return the last step of one of these names."""
+    found = [step for step in account.steps if step.name in names]
+    return found[-1] if found else None
