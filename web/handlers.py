@@ -13,6 +13,7 @@ import json
 import logging
 from base64 import b64decode
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,9 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
+
+#: Our own threads: Flower's are all busy with Celery when Redis does not answer, for as long as it does not.
+APART = ThreadPoolExecutor(max_workers=16, thread_name_prefix="page")
 
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
@@ -105,7 +109,7 @@ class Ours(BaseHandler):  # type: ignore[misc, unused-ignore]  # Flower has no t
 
     async def apart(self, call: Any, *args: Any) -> Any:  # noqa: ANN401
         """Run what may wait for Redis or a worker in a thread of its own."""
-        return await asyncio.get_running_loop().run_in_executor(self.application.executor, partial(call, *args))
+        return await asyncio.get_running_loop().run_in_executor(APART, partial(call, *args))
 
     def tasks_of(self, account: Any) -> dict[tuple[str, str], str]:  # noqa: ANN401
         """Return Flower's tasks of a migration: the latest of each step and host."""

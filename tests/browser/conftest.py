@@ -1,0 +1,44 @@
+"""Chromium and Flower: the real ones, or a reason why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sojourn.settings import variable
+from tests.browser.site import Browser, require_browser
+from tests.integration.conftest import redis, redis_there
+
+__all__ = ["redis", "redis_there"]
+
+CHECKOUT = Path(__file__).parents[2]
+
+Opens = Callable[..., Browser]
+
+
+@pytest.fixture(scope="session")
+def chromium() -> None:
+    """Skip, with the reason, where there is no browser; fail where there must be one."""
+    require_browser()
+
+
+@pytest.fixture
+def opens(chromium: None, tmp_path: Path) -> Iterator[Opens]:
+    """Return what opens a browser window, each with a profile of its own; all are closed at the end."""
+    opened: list[Browser] = []
+
+    def open_one(base: str, login: str = "") -> Browser:
+        opened.append(Browser(base, tmp_path / f"profile-{len(opened)}", login=login))
+        return opened[-1]
+
+    yield open_one
+    for browser in opened:
+        browser.close()
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Return where screenshots go: into the documentation if ``SOJOURN_PICTURES`` is set, else where they are lost."""
+    return CHECKOUT / "docs/images" if variable("SOJOURN_PICTURES") else tmp_path

@@ -1,0 +1,349 @@
+"""Flower's pages as an operator sees them: a real lab, real migrations, a real browser."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lab import workload
+from lab.host import within
+from lab.lab import Lab
+from lab.plan import FLOWER_USER
+from lab.workload import Workload
+from sojourn.ledger import Ledger
+from sojourn.registry import Registry
+from sojourn.store import Store
+from tests.browser.conftest import Opens
+from tests.browser.site import Browser, Door
+from tests.conftest import eventually
+from tests.lab.site import FAILPOINTS, Site, require_lab, runs_on
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
+
+#: One at a time leaves a host, so that a second one waits and can be seen to.
+SETTINGS = {"reconcile_s": 0.5, "announce_s": 0.5, "max_outgoing": 1, "stall_s": 30}
+
+TABLE = "/migrations"
+
+
+@dataclass
+class Place:
+    """The lab, and the ways to its Flower."""
+
+    site: Site
+    door: Door
+    login: str
+
+    @property
+    def lab(self) -> Lab:
+        """The lab."""
+        return self.site.lab
+
+    @property
+    def store(self) -> Store:
+        """The lab's Redis."""
+        return Store(self.lab.plan.redis_url)
+
+    def counter(self, host: str = "alpha") -> Workload:
+        """Start a process that can be moved."""
+        return workload.start(self.lab.host(host), "counter", mb=32, beat_ms=50)
+
+    def migrate(self, pid: int, *options: str, source: str = "alpha", destination: str = "beta") -> str:
+        """Ask for a migration; return its id."""
+        asked = self.site.sojourn("migrate", str(pid), "--from", source, "--to", destination, "--detach", *options)
+        assert asked.returncode == 0, asked.stderr
+        return asked.stdout.strip()
+
+    def stop_at(self, host: str, instant: str) -> None:
+        """Let the next migration stand still there."""
+        self.lab.host(host).run(["sh", "-c", f"mkdir -p {FAILPOINTS}; touch {FAILPOINTS}/{instant}"])
+
+    def stands(self, host: str, instant: str) -> None:
+        """Wait until one does."""
+        reached = ["test", "-e", f"{FAILPOINTS}/{instant}.reached"]
+        assert within(30, lambda: self.lab.host(host).run(reached, check=False).returncode == 0)
+
+    def go_on(self, host: str, *, stop_again_at: str = "") -> None:
+        """Let it go on, and perhaps the next one stand still."""
+        again = f"touch {FAILPOINTS}/{stop_again_at};" if stop_again_at else ""
+        self.lab.host(host).run(["sh", "-c", f"{again} rm -f {FAILPOINTS}/*.reached"])
+
+
+@pytest.fixture(scope="module")
+def made(chromium: None) -> Iterator[Place]:
+    """Two hosts with their workers, and the hub with its Flower."""
+    require_lab()
+    lab = Lab("browser")
+    lab.down()
+    lab.up(2, settings=SETTINGS)
+    login = f"{FLOWER_USER}:{lab.plan.flower_password}"
+    place = Place(Site(lab), Door(lab.plan.flower_url, login), login)
+    try:
+        eventually(place.door.answers, within_s=60)
+        yield place
+    finally:
+        lab.down()
+
+
+@pytest.fixture
+def place(made: Place) -> Iterator[Place]:
+    """Return the place, and take away afterwards what a test has left."""
+    yield made
+    for name in ("alpha", "beta"):
+        made.lab.host(name).run(["sh", "-c", f"rm -rf {FAILPOINTS}; pkill -KILL -f '[/]shared/' || true"])
+        Registry(made.store).uncordon(name)
+    open_ones = Ledger(made.store, 3600)
+    eventually(lambda: all(account.state.final for account in open_ones.latest(20)), within_s=60)
+
+
+@pytest.fixture
+def browser(place: Place, opens: Opens) -> Browser:
+    """Return a browser that has logged in."""
+    return opens(place.lab.plan.flower_url, place.login)
+
+
+def cell(migration: str, field: str) -> str:
+    """Return the selector of one cell of the table."""
+    return f'#migrations tr[data-id="{migration}"] .cell-{field}'
+
+
+def confirm(browser: Browser, button: str, typed: str = "") -> None:
+    """Press a button, type what it asks for, and agree."""
+    browser.click(button)
+    browser.until(lambda: browser.run("return document.getElementById('dialog').open"))
+    if typed:
+        browser.type("#dialog [name=typed]", typed)
+    browser.click("#dialog-yes")
+
+
+def test_a_migration_is_seen_from_queued_to_completed_without_loading_the_page_again(
+    place: Place, browser: Browser, pictures: Path
+) -> None:
+    """Two migrations from a host that lets one out at a time: the second waits, runs and arrives before our eyes."""
+    counters = [place.counter(), place.counter()]
+    browser.open(TABLE)
+    browser.see("Live", "#live-word")
+    browser.run("window.sameDocument = true")
+    place.stop_at("alpha", "dump.begin")
+    first = place.migrate(counters[0].pid)
+    place.stands("alpha", "dump.begin")
+    second = place.migrate(counters[1].pid)
+
+    browser.see("queued", cell(second, "state"))
+    browser.see("running", cell(first, "state"))
+    browser.see("dump on alpha", cell(first, "progress"))
+    place.go_on("alpha", stop_again_at="dump.begin")
+    browser.see("completed", cell(first, "state"))
+    browser.see("running", cell(second, "state"))
+    browser.see("dump on alpha", cell(second, "progress"))
+    assert 0 < int(browser.run(f"return document.querySelector('{cell(second, 'progress')} progress').value")) < 100
+    browser.shoot(pictures / "migrations.png", high=620)
+    place.go_on("alpha")
+    browser.see("completed", cell(second, "state"))
+    assert browser.text(cell(second, "owner")) == "beta"
+    assert browser.run("return window.sameDocument"), "the page was loaded again"
+    assert browser.complaints() == []
+
+
+def test_the_page_of_a_migration_draws_its_steps_the_freeze_and_the_commit(
+    place: Place, browser: Browser, pictures: Path
+) -> None:
+    """It is open from the first step on; afterwards each step leads to its task, and the logs are those of both."""
+    place.stop_at("beta", "preflight.begin")
+    migration = place.migrate(place.counter().pid)
+    place.stands("beta", "preflight.begin")
+    browser.open(f"/migrations/migration/{migration}")
+    browser.see("running", "#state")
+    browser.see("preflight", "svg.timeline")
+    place.go_on("beta")
+    browser.see("completed", "#state")
+    browser.see("The process runs on beta.", ".head")
+    browser.see("committed", "svg.timeline")
+    steps = browser.run("return [...document.querySelectorAll('.timeline .bar title')].map((each) => each.textContent)")
+    assert {step.split()[0] for step in steps} >= {"examine", "dump", "copy_images", "restore", "retire", "release"}
+    assert browser.run("return document.querySelector('.timeline .freeze').getBoundingClientRect().width") > 5
+    assert "MB/s" in browser.text(".facts")
+    browser.wait("return document.querySelectorAll('.steps td:last-child a').length >= 9")
+    browser.shoot(pictures / "migration.png", high=1000)
+
+    browser.click("#logs summary")
+    for log in ("dump.log", "restore.log"):
+        browser.see(log, "#logs")
+    browser.click(".steps td:last-child a")
+    browser.see(f"pid {browser_pid(place, migration)} from alpha to beta; migration {migration}", "#task-page")
+
+
+def browser_pid(place: Place, migration: str) -> int:
+    """Return the process that a migration moves."""
+    account = Ledger(place.store, 3600).account(migration)
+    assert account
+    return account.plan.pid
+
+
+def test_a_migration_that_failed_shows_why_and_what_to_do(place: Place, browser: Browser) -> None:
+    """The freeze may not last as long as it must: the code, the sentence and the hint are there, and where it runs."""
+    counter = place.counter()
+    migration = place.migrate(counter.pid, "--max-freeze", "0.001")
+    browser.open(f"/migrations/migration/{migration}")
+    browser.see("rolled back", "#state")
+    browser.see("Allow more with `--max-freeze`", "#failure .hint")
+    browser.see("The process runs on alpha.", ".head")
+    assert runs_on(place.lab.host("alpha"), counter)
+    assert "Abort" not in browser.text(".head"), "there is nothing left to abort"
+
+
+def test_an_abort_by_button_gives_the_migration_up(place: Place, browser: Browser) -> None:
+    """The same as the command: the process stays, the ledger says who asked."""
+    counter = place.counter()
+    place.stop_at("beta", "page_server.begin")
+    migration = place.migrate(counter.pid)
+    place.stands("beta", "page_server.begin")
+    browser.open(f"/migrations/migration/{migration}")
+    browser.click("#abort")
+    browser.click("#dialog [value=no]")
+    assert browser.text("#state") == "running", "no was no"
+    confirm(browser, "#abort")
+    browser.see("reclaim", ".steps")
+    place.go_on("beta")
+    browser.see("aborted. The process runs on alpha.", "#said")
+    browser.see("aborted", "#state")
+    browser.see(f"Aborted by {FLOWER_USER} in Flower", "#failure")
+    assert runs_on(place.lab.host("alpha"), counter)
+
+
+def test_a_host_is_cordoned_and_drained_by_buttons(place: Place, browser: Browser, pictures: Path) -> None:
+    """A cordon is seen at once; a drain asks for the host's name, and shows the batch that it became."""
+    counters = [place.counter("beta"), place.counter("beta")]
+    browser.open("/migrations/host/alpha")
+    confirm(browser, "#cordon")
+    browser.see("alpha is cordoned", "#said")
+    browser.see("cordoned", "#state")
+    confirm(browser, "#uncordon")
+    browser.see("up", "#state")
+    browser.open("/migrations/host/beta")
+    browser.see("Memory free", ".facts")
+    browser.click("#drain")
+    assert not browser.driver.find_element("id", "dialog-yes").is_enabled(), "its name was not typed"
+    browser.click("#dialog [value=no]")
+    confirm(browser, "#drain", typed="beta")
+    browser.see("2 migrations are queued", "#said", within_s=60)
+    browser.click("#said a")
+    browser.see("finished", "#state", within_s=90)
+    browser.see("2 completed", ".counts")
+    browser.shoot(pictures / "batch.png", high=620)
+    assert all(runs_on(place.lab.host("alpha"), counter) for counter in counters)
+    browser.open("/migrations/host/beta")
+    browser.see("cordoned", "#state")
+    browser.shoot(pictures / "host.png", high=820)
+    assert browser.complaints() == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/tasks",
+        "/api/tasks",
+        "/migrations",
+        "/migrations/live",
+        "/migrations/host/alpha",
+        "/migrations/host/alpha/live",
+    ],
+)
+def test_who_has_not_said_who_they_are_sees_nothing(place: Place, path: str) -> None:
+    """Pages, streams and the API ask first."""
+    assert place.door.ask(path, login=False).code == 401
+    wrong = Door(place.door.base, f"{FLOWER_USER}:wrong")
+    assert wrong.ask(path).code == 401
+
+
+def test_who_has_not_said_who_they_are_can_do_nothing(place: Place) -> None:
+    """Not even with a token of ours."""
+    answer = place.door.ask("/migrations/host/alpha/cordon", {}, login=False, **place.door.token())
+    assert answer.code == 401
+    assert not Registry(place.store).is_cordoned("alpha")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "same-site"},
+        {"X_XSRFToken": "wrong"},
+        {"X_XSRFToken": ""},
+        {"Cookie": ""},
+    ],
+    ids=str,
+)
+def test_a_button_pressed_by_another_site_does_nothing(place: Place, headers: dict[str, str]) -> None:
+    """The browser would send the password along; the origin and the token tell whose page it was."""
+    button = "/migrations/host/alpha/cordon"
+    assert place.door.ask(button, {}, **place.door.token() | headers).code == 403
+    assert not Registry(place.store).is_cordoned("alpha")
+    assert place.door.ask(button, {}, **place.door.token()).code == 200, "as our own page does"
+    assert Registry(place.store).is_cordoned("alpha")
+
+
+def test_a_form_on_another_site_is_refused_in_a_browser_that_is_logged_in(
+    place: Place, browser: Browser, tmp_path: Path
+) -> None:
+    """A page elsewhere sends itself to the button as soon as it is looked at."""
+    target = f"{place.door.base}/migrations/host/alpha/cordon"
+    (tmp_path / "evil.html").write_text(
+        f'<form method="post" action="{target}"></form><script>document.forms[0].submit()</script>'
+    )
+    quiet = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), quiet) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        browser.driver.get(f"http://127.0.0.1:{server.server_port}/evil.html")
+        browser.see("Cross-site request forbidden")
+        server.shutdown()
+    assert not Registry(place.store).is_cordoned("alpha")
+
+
+def test_flowers_own_pages_show_workers_queues_and_tasks_and_no_secret(place: Place, browser: Browser) -> None:
+    """Both lanes of both hosts, their queues, and tasks in words; neither keys nor passwords nor addresses."""
+    counter = place.counter()
+    place.site.migrate(counter.pid, "alpha", "beta")
+    browser.open("/tasks")
+    browser.see(f"pid {counter.pid} from alpha to beta", "#tasks-table")
+    browser.see("sojourn.restore", "#tasks-table")
+    browser.open("/broker")
+    for queue in ("alpha", "alpha.frozen", "beta", "beta.frozen", "sojourn"):
+        browser.see(queue)
+    paths = ["/", "/tasks", "/broker", "/api/tasks?limit=1000", "/api/workers?refresh=1"]
+    pages = [place.door.ask(path) for path in [*paths, "/worker/main@alpha", "/worker/frozen@beta"]]
+    assert {page.code for page in pages} == {200}
+    for page in pages:
+        for secret in (place.lab.plan.key, place.lab.plan.password, place.lab.plan.flower_password, " at 0x"):
+            assert secret not in page.text
+    assert "sojourn.dump" in pages[3].text
+    assert "/usr/bin/python3" not in pages[3].text, "command lines may hold secrets of the processes"
+
+
+def test_flower_itself_can_not_be_used_to_send_or_end_a_step(place: Place) -> None:
+    """Its API and its buttons know nothing of migrations."""
+    for path in (
+        "/api/task/async-apply/sojourn.release",
+        "/api/task/send-task/sojourn.release",
+        "/api/worker/shutdown/main@alpha",
+    ):
+        assert place.door.ask(path, {}).code == 403
+
+
+def test_the_history_of_tasks_outlives_flower(place: Place) -> None:
+    """It is written when Flower ends, and there when it comes back."""
+    place.site.migrate(place.counter().pid, "alpha", "beta")
+    eventually(lambda: "sojourn.restore" in place.door.ask("/api/tasks?limit=1000").text)
+    hub = place.lab.host("hub")
+    hub.service("flower", "restart")
+    eventually(place.door.answers, within_s=60)
+    assert "sojourn.restore" in place.door.ask("/api/tasks?limit=1000").text
+    assert hub.run(["stat", "-c", "%a", "/var/lib/sojourn/flower"]).stdout.strip() == "700"

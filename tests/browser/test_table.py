@@ -1,0 +1,244 @@
+"""The table when there is much in it, and when Redis dies: a real Flower and a real Redis, without hosts."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from sojourn.ledger import Ledger
+from sojourn.model import Failure, Plan, State, StepRecord
+from sojourn.registry import HostInfo, Registry
+from sojourn.run import Child, spawn
+from sojourn.store import Store
+from tests.browser.conftest import CHECKOUT, Opens
+from tests.browser.site import PATIENCE_S, Browser, Door
+from tests.conftest import eventually
+from tests.integration.conftest import KEY, Redis
+
+MANY = 500
+LOGIN = "ann:apassword"
+
+#: Notes which lines of the table are touched from now on, and that none of them is replaced.
+WATCH = """
+window.touched = new Set();
+window.lines = [...document.querySelectorAll('#migrations tbody tr')];
+new MutationObserver((changes) => {
+  for (const change of changes) window.touched.add(change.target.closest('tr')?.dataset.id ?? change.target.tagName);
+}).observe(document.querySelector('#migrations tbody'),
+           { subtree: true, childList: true, characterData: true, attributes: true });
+"""
+
+#: Waits for all lines, then types into the search and waits until one is left; returns both times.
+USE = """
+const done = arguments[arguments.length - 1], many = arguments[0], wanted = arguments[1];
+const lines = () => document.querySelectorAll('#migrations tbody tr').length;
+const shown = () => document.querySelectorAll('#migrations tbody tr:not([hidden])').length;
+function look() {
+  if (lines() < many) return requestAnimationFrame(look);
+  const there = performance.now(), field = document.querySelector('[name=text]');
+  field.value = wanted;
+  field.dispatchEvent(new Event('input', { bubbles: true }));
+  requestAnimationFrame(() => done({ there, sifted: performance.now() - there, shown: shown() }));
+}
+look();
+"""
+
+
+@dataclass
+class Place:
+    """A Redis, a Flower, and the ledger between them."""
+
+    redis: Redis
+    door: Door
+    directory: Path
+    child: Child | None = None
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger."""
+        return Ledger(Store(self.redis.url), 3600)
+
+    def start(self) -> None:
+        """Start Flower on loopback and wait until it answers."""
+        settings = {"redis_url": self.redis.url, "key": KEY, "state_dir": str(self.directory / "state")}
+        settings |= {"flower_auth": LOGIN, "flower_port": self.door.base.rpartition(":")[2], "config": "/nonexistent"}
+        env = {f"SOJOURN_{name.upper()}": value for name, value in settings.items()}
+        argv = [sys.executable, "-P", "-m", "sojourn", "flower"]
+        self.child = spawn(argv, output=self.directory / "flower.log", env=env | {"PYTHONPATH": str(CHECKOUT)})
+        eventually(self.door.answers, within_s=60)
+
+    def fill(self, count: int) -> list[str]:
+        """Enter migrations that were asked for; return their ids."""
+        ids = [f"{number:08x}-0000-4000-8000-000000000000" for number in range(count)]
+        hosts = ["alpha", "beta", "gamma"]
+        asked = [
+            (each, Plan(1000 + number, hosts[number % 3], hosts[(number + 1) % 3]), None)
+            for number, each in enumerate(ids)
+        ]
+        self.ledger.open_all(asked)
+        return ids
+
+
+@pytest.fixture
+def place(chromium: None, redis: Redis, tmp_path: Path) -> Iterator[Place]:
+    """Start Flower at a Redis of our own."""
+    Store(redis.url).script("return redis.call('FLUSHALL')")
+    made = Place(redis, Door(f"http://127.0.0.1:{free_port()}", LOGIN), tmp_path)
+    made.start()
+    yield made
+    if made.child:
+        made.child.kill()
+
+
+def free_port() -> int:
+    """Return a port of the loopback that nobody has."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def test_five_hundred_migrations_are_there_at_once_and_a_change_touches_one_line(place: Place, opens: Opens) -> None:
+    """The times are printed, since a busy machine is slow; what is touched is counted."""
+    ids = place.fill(MANY)
+    browser = opens(place.door.base, LOGIN)
+    browser.driver.set_script_timeout(PATIENCE_S)
+    browser.count_work()
+    browser.open("/migrations")
+    used = browser.driver.execute_async_script(USE, MANY, f"pid {1000 + 77}")
+    print(
+        f"\n{MANY} rows interactive after {used['there']:.0f} ms, searched in {used['sifted']:.0f} ms; "
+        f"for both the page worked {browser.work_ms():.0f} ms"
+    )
+    assert used["shown"] == 1
+
+    browser.run("document.querySelector('[name=text]').value = ''")
+    browser.run("document.getElementById('filters').dispatchEvent(new Event('input'))")
+    browser.run(WATCH)
+    began = time.monotonic()
+    place.ledger.tell_state(ids[123], State.RUNNING)
+    browser.see("running", f'#migrations tr[data-id="{ids[123]}"] .cell-state')
+    print(f"a change was seen after {1000 * (time.monotonic() - began):.0f} ms")
+    assert browser.run("return [...window.touched]") == [ids[123]]
+    assert browser.run(
+        "return window.lines.every((line, place) => line === document.querySelectorAll('#migrations tbody tr')[place])"
+    ), "the lines are the same ones"
+
+    place.ledger.tell_step(ids[123], "source", StepRecord("dump", "alpha", time.time()))
+    for crossed in range(0, 100_000_000, 1_000_000):
+        place.ledger.tell_progress(ids[123], bytes=crossed, total=100_000_000)
+    browser.see("/s", f'#migrations tr[data-id="{ids[123]}"] .cell-progress')
+    assert browser.run("return [...window.touched]") == [ids[123]]
+
+
+def test_the_table_is_sifted_by_state_host_and_words(place: Place, opens: Opens) -> None:
+    """Each filter alone and together; what comes later is sifted too."""
+    ids = place.fill(9)
+    place.ledger.tell_state(ids[4], State.IN_DOUBT)
+    browser = opens(place.door.base, LOGIN)
+    browser.open("/migrations")
+    lines = "document.querySelectorAll('#migrations tbody tr:not([hidden])')"
+    shown = f"return [...{lines}].map((each) => each.dataset.id)"
+    browser.until(lambda: len(browser.run(shown)) == 9)
+    choose(browser, "state", "in doubt")
+    assert browser.run(shown) == [ids[4]]
+    choose(browser, "host", "alpha")
+    assert browser.run(shown) == [], "it is between beta and gamma"
+    choose(browser, "state", "")
+    assert len(browser.run(shown)) == 6
+    place.ledger.tell_state(ids[5], State.IN_DOUBT)
+    choose(browser, "state", "in doubt")
+    browser.until(lambda: browser.run(shown) == [ids[5]])
+    assert browser.text("[data-count=bad]") == "2"
+
+
+def announce(place: Place) -> None:
+    """Let a host say that it is there, with what real ones have."""
+    said = {"address": "192.0.2.11", "sojourn": "0", "criu": "4.2", "kernel": "6.12.0-amd64-with-a-long-name"}
+    more = {"machine": "x86_64", "cpus": 2, "memory_bytes": 2**34, "free_bytes": 2**33, "running": 0, "announced": 0.0}
+    info = HostInfo("alpha", **said, **more, cpu_flags=tuple(f"feature{n}" for n in range(60)))  # type: ignore[arg-type]
+    Registry(Store(place.redis.url)).announce(info, 1000)
+
+
+def choose(browser: Browser, name: str, value: str) -> None:
+    """Choose in one of the filters."""
+    script = "const each = document.querySelector(`[name=${arguments[0]}]`); each.value = arguments[1];"
+    browser.run(f"{script} each.dispatchEvent(new Event('input', {{ bubbles: true }}))", name, value)
+
+
+def test_when_redis_dies_the_pages_say_so_and_come_back_by_themselves(place: Place, opens: Opens) -> None:
+    """One sentence, on the table and on a single page; also on one that is opened meanwhile."""
+    ids = place.fill(3)
+    table, single = opens(place.door.base, LOGIN), opens(place.door.base, LOGIN)
+    table.open("/migrations")
+    single.open(f"/migrations/migration/{ids[0]}")
+    table.see("queued", "#migrations")
+    single.see("queued", "#state")
+    place.redis.stop()
+    for browser in (table, single):
+        browser.see("does not answer", "#away")
+        browser.see("Waiting", "#live-word")
+    assert "queued" in single.text("#live"), "what was known stays to be seen"
+    single.open(f"/migrations/migration/{ids[1]}")
+    single.see("does not answer", "#away")
+    place.redis.start()
+    place.fill(3)
+    place.ledger.tell_state(ids[1], State.RUNNING)
+    table.see("running", f'#migrations tr[data-id="{ids[1]}"]')
+    single.see("running", "#state")
+    for browser in (table, single):
+        browser.until(lambda browser=browser: not browser.text("#away"))  # type: ignore[misc]
+        assert browser.text("#live-word") == "Live"
+
+
+def test_when_flower_ends_a_page_says_so_and_comes_back_by_itself(place: Place, opens: Opens) -> None:
+    """A restart of Flower needs no reload."""
+    ids = place.fill(1)
+    browser = opens(place.door.base, LOGIN)
+    browser.open("/migrations")
+    browser.see("queued", "#migrations")
+    assert place.child
+    place.child.kill()
+    browser.see("The server does not answer", "#away")
+    place.start()
+    place.ledger.tell_state(ids[0], State.RUNNING)
+    browser.see("running", "#migrations")
+    browser.until(lambda: not browser.text("#away"))
+
+
+def test_what_a_process_calls_itself_is_never_taken_for_html(place: Place, opens: Opens) -> None:
+    """Reasons and outcomes hold names that any process may choose."""
+    (name,) = place.fill(1)
+    evil = "<img src=x onerror='window.hacked=1'><script>window.hacked=1</script>"
+    place.ledger.tell_step(name, "source", StepRecord("examine", "alpha", time.time(), time.time(), evil, failed=True))
+    place.ledger.tell_failure(name, Failure("EVIL", evil, evil))
+    place.ledger.tell_state(name, State.REFUSED)
+    browser = opens(place.door.base, LOGIN)
+    for path in ("/migrations", f"/migrations/migration/{name}", "/migrations/host/alpha"):
+        browser.open(path)
+        browser.wait("return document.body.innerText.includes('<script>') || location.pathname.endsWith('alpha')")
+        assert not browser.run("return window.hacked")
+    policy = place.door.ask("/migrations").headers["Content-Security-Policy"]
+    assert "script-src 'self'" in policy
+    assert "unsafe" not in policy
+
+
+def test_pages_fit_a_narrow_window_in_both_colours(place: Place, opens: Opens) -> None:
+    """Nothing is wider than the window; dark is dark."""
+    (name,) = place.fill(1)
+    place.ledger.tell_step(name, "source", StepRecord("examine", "alpha", time.time(), time.time(), "done"))
+    announce(place)
+    browser = opens(place.door.base, LOGIN)
+    for path in ("/migrations", f"/migrations/migration/{name}", "/migrations/host/alpha"):
+        for dark in (False, True):
+            browser.resize(390)
+            browser.look(dark=dark)
+            browser.open(path)
+            browser.see("alpha", "#sojourn")
+            assert browser.run("return document.documentElement.scrollWidth") <= 390, path
+            colour = browser.run("return getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]")
+            assert (int(colour) < 60) is dark
