@@ -80,6 +80,7 @@ def application(settings: Settings) -> Any:  # noqa: ANN401  (Flower has no type
     logging.getLogger("tornado.access").setLevel(logging.WARNING)
     extract_settings()
     capp, loop = the_app(), IOLoop.current()
+    capp.set_default()  # canvases are sent from other threads, which know of no application of their own
     cookies = {"samesite": "Strict", "secure": "ssl_options" in tornado_settings}
     flower = Flower(
         capp=capp,

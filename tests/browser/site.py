@@ -56,14 +56,21 @@ class Door:
     def __init__(self, base: str, login: str = "") -> None:
         self.base, self.login = base, login
 
-    def ask(self, path: str, fields: dict[str, str] | None = None, *, login: bool = True, **headers: str) -> Answer:
-        """Get a page, or post fields to it; words of headers are joined by ``_``."""
+    def ask(
+        self,
+        path: str,
+        fields: dict[str, str] | None = None,
+        *,
+        login: bool = True,
+        headers: dict[str, str] | None = None,
+    ) -> Answer:
+        """Get a page, or post fields to it."""
         data = None if fields is None else urllib.parse.urlencode(fields).encode()
         request = urllib.request.Request(self.base + path, data)
         if login and self.login:
             request.add_header("Authorization", "Basic " + base64.b64encode(self.login.encode()).decode())
-        for name, value in headers.items():
-            request.add_header(name.replace("_", "-"), value)
+        for name, value in (headers or {}).items():
+            request.add_header(name, value)
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
                 return Answer(answer.status, dict(answer.headers), answer.read().decode())
@@ -80,7 +87,7 @@ class Door:
     def token(self) -> dict[str, str]:
         """Return the headers that a page of ours would send with a button."""
         cookie = self.ask("/migrations").headers["Set-Cookie"].partition(";")[0]
-        return {"Cookie": cookie, "X_XSRFToken": cookie.partition("=")[2]}
+        return {"Cookie": cookie, "X-XSRFToken": cookie.partition("=")[2]}
 
 
 class Browser:
@@ -133,16 +140,24 @@ class Browser:
 
     def text(self, selector: str = "body") -> str:
         """Return the text of the first element that fits, empty if there is none."""
-        return str(self.run("return document.querySelector(arguments[0])?.innerText ?? ''", selector))
+        found = "const found = document.querySelector(arguments[0]);"
+        return str(self.run(f"{found} return found?.innerText ?? found?.textContent ?? ''", selector))
 
     def see(self, words: str, selector: str = "body", *, within_s: float = PATIENCE_S) -> None:
         """Wait until an element shows these words."""
-        eventually(lambda: words in self.text(selector), within_s=within_s)
+        try:
+            eventually(lambda: words in self.text(selector), within_s=within_s)
+        except AssertionError:
+            page = self.driver.current_url
+            pytest.fail(f"{page} shows {self.text(selector)!r} at {selector}, not {words!r}; {self.text('#said')}")
 
     def click(self, selector: str) -> None:
         """Click as a person does."""
         self.until(lambda: self.driver.find_elements(By.CSS_SELECTOR, selector))
-        self.driver.find_element(By.CSS_SELECTOR, selector).click()
+        found = self.driver.find_element(By.CSS_SELECTOR, selector)
+        # Flower's pages scroll smoothly, and a click would come before they are there.
+        self.run("arguments[0].scrollIntoView({ block: 'center', behavior: 'instant' })", found)
+        found.click()
 
     def type(self, selector: str, words: str) -> None:
         """Type into a field."""

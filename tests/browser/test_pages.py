@@ -265,7 +265,7 @@ def test_who_has_not_said_who_they_are_sees_nothing(place: Place, path: str) -> 
 
 def test_who_has_not_said_who_they_are_can_do_nothing(place: Place) -> None:
     """Not even with a token of ours."""
-    answer = place.door.ask("/migrations/host/alpha/cordon", {}, login=False, **place.door.token())
+    answer = place.door.ask("/migrations/host/alpha/cordon", {}, login=False, headers=place.door.token())
     assert answer.code == 401
     assert not Registry(place.store).is_cordoned("alpha")
 
@@ -274,10 +274,10 @@ def test_who_has_not_said_who_they_are_can_do_nothing(place: Place) -> None:
     "headers",
     [
         {"Origin": "http://evil.example"},
-        {"Sec_Fetch_Site": "cross-site"},
-        {"Sec_Fetch_Site": "same-site"},
-        {"X_XSRFToken": "wrong"},
-        {"X_XSRFToken": ""},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"X-XSRFToken": "wrong"},
+        {"X-XSRFToken": ""},
         {"Cookie": ""},
     ],
     ids=str,
@@ -285,9 +285,9 @@ def test_who_has_not_said_who_they_are_can_do_nothing(place: Place) -> None:
 def test_a_button_pressed_by_another_site_does_nothing(place: Place, headers: dict[str, str]) -> None:
     """The browser would send the password along; the origin and the token tell whose page it was."""
     button = "/migrations/host/alpha/cordon"
-    assert place.door.ask(button, {}, **place.door.token() | headers).code == 403
+    assert place.door.ask(button, {}, headers=place.door.token() | headers).code == 403
     assert not Registry(place.store).is_cordoned("alpha")
-    assert place.door.ask(button, {}, **place.door.token()).code == 200, "as our own page does"
+    assert place.door.ask(button, {}, headers=place.door.token()).code == 200, "as our own page does"
     assert Registry(place.store).is_cordoned("alpha")
 
 

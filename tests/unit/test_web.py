@@ -1,0 +1,235 @@
+"""Flower's pages without a browser: tasks in words, the picture of a timeline, rows, and who may listen where."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sojourn.ledger import Account, Event
+from sojourn.model import Failure, Plan, State, StepRecord
+from sojourn.run import Completed, run
+
+pytest.importorskip("flower")
+
+from web import readable, templates, timeline
+from web.app import is_loopback
+from web.rows import LOOKS, Crossing, look, row, steps_of
+
+PLAN = Plan(4242, "alpha", "beta")
+ID = "bc14c1d9-4380-43c8-b5dc-15f44498902a"
+MESSAGE = (
+    f"({{'id': '{ID}', 'plan': {{'pid': 4242, 'source': 'alpha', 'destination': 'beta', 'mode': 'stop-and-copy'}}, "
+    "'facts': {'needs': 'c$}41OON9=4E`$vpBr1', 'pages_bytes': 74441263, 'verdict': 'restored', "
+    "'dump_command': 'criu x'}},)"
+)
+
+
+def account(*steps: StepRecord, state: State = State.RUNNING, owner: str | None = "alpha", **more: Any) -> Account:
+    """Return a migration with these steps."""
+    return Account(ID, PLAN, state, 1000.0, owner, steps, **more)
+
+
+def step(name: str, host: str, begin: float, end: float | None, *, failed: bool = False) -> StepRecord:
+    """Return a step that took place in these seconds."""
+    return StepRecord(name, host, 1000 + begin, None if end is None else 1000 + end, "done", failed)
+
+
+ARRIVED = account(
+    step("examine", "alpha", 0, 1),
+    step("dump", "alpha", 2, 6),
+    step("restore", "beta", 7, 9),
+    step("retire", "alpha", 9, 10),
+    state=State.COMPLETED,
+    owner="beta",
+    result={"downtime_ms": 4000.0},
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (MESSAGE, f"pid 4242 from alpha to beta; migration {ID}; pages_bytes 74441263; verdict restored"),
+        (f"([{{'id': '{ID}', 'plan': {{...}}, 'facts': {{...}}}}],)", f"migration {ID}"),
+        (
+            f"{{'id': '{ID}', 'state': 'rolled back', 'owner': 'alpha', 'x': 1}}",
+            f"migration {ID}; rolled back, owner alpha",
+        ),
+        ("{'host': 'alpha', 'trees': [{'pid': 1, 'command': 'mysql -psecret'}]}", "processes or logs of a host"),
+        ("[{'pid': 7, 'command': 'mysql -psecret'}]", "processes or logs of a host"),
+        ("('alpha',)", "('alpha',)"),
+        ("<function f at 0x7f00beef>", "<function f>"),
+        ("x" * 1000, "x" * 300 + "…"),
+    ],
+    ids=str,
+)
+def test_arguments_and_results_are_put_into_words(text: str, words: str) -> None:
+    """What is ours is a sentence; what is not is short, and without addresses in memory."""
+    assert readable.words(text) == words
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "redis://:hunter2@192.0.2.1:6379/0",
+        "redis://ann:hunter2@192.0.2.1:6379/0",
+        "{'key': 'hunter2'}",
+        "{'sojourn_key': 'hunter2', 'a': 1}",
+        "password=hunter2",
+        "API_TOKEN: hunter2",
+    ],
+)
+def test_no_text_holds_a_key_or_a_password(text: str) -> None:
+    """Tracebacks and arguments of other people's tasks may hold some."""
+    assert "hunter2" not in readable.words(text)
+    assert "hunter2" not in readable.event({"type": "task-failed", "traceback": text})["traceback"]
+
+
+def test_an_event_keeps_what_is_no_text() -> None:
+    """Only the texts are changed."""
+    told = {"type": "task-received", "uuid": "1", "args": MESSAGE, "retries": 0, "result": None}
+    assert readable.event(told) == told | {"args": readable.words(MESSAGE)}
+
+
+def test_what_a_worker_lists_is_put_into_words_too() -> None:
+    """Its lists have the arguments themselves, and scheduled ones are wrapped."""
+    listed = {"args": [{"id": ID, "plan": {}, "facts": {}}], "kwargs": {}, "name": "sojourn.dump"}
+    assert readable.tasks([listed])[0]["args"] == f"migration {ID}"
+    assert readable.tasks([{"eta": "x", "request": listed}])[0]["request"]["args"] == f"migration {ID}"
+
+
+def test_the_picture_shades_the_downtime_and_marks_the_commit_at_its_end() -> None:
+    """The restore ended at the ninth of ten seconds, and the process had stood still for four."""
+    picture = timeline.draw(ARRIVED, now=2000.0)
+    assert picture is not None
+    assert picture.commit == 90.0
+    assert picture.freeze == timeline.Freeze(50.0, 40.0, "frozen, downtime 4000 ms", known=True)
+    assert [lane.host for lane in picture.lanes] == ["alpha", "beta"]
+    kinds = {bar.name: bar.kind for lane in picture.lanes for bar in lane.bars}
+    assert kinds == {"examine": "run", "dump": "frozen", "restore": "frozen", "retire": "run"}
+
+
+def test_a_rollback_is_shaded_until_the_resume_and_has_no_commit() -> None:
+    """How long it was frozen was not measured, so it is at most that."""
+    steps = [step("dump", "alpha", 0, 2, failed=True), step("refuse", "beta", 3, 4), step("resume", "alpha", 5, 8)]
+    picture = timeline.draw(account(*steps, state=State.ROLLED_BACK), now=2000.0)
+    assert picture is not None
+    assert picture.commit is None
+    assert picture.freeze == timeline.Freeze(0.0, 100.0, "frozen for at most 8000 ms", known=False)
+    assert picture.lanes[0].bars[0].kind == "failed"
+
+
+def test_a_step_under_way_reaches_to_now() -> None:
+    """Before it has ended nobody knows how long it takes."""
+    picture = timeline.draw(account(step("examine", "alpha", 0, 1), step("reserve", "alpha", 1, None)), now=1004.0)
+    assert picture is not None
+    bar = picture.lanes[0].bars[1]
+    assert (bar.x, bar.width, bar.kind, bar.took) == (25.0, 75.0, "open", "…")
+
+
+def test_every_bar_and_label_is_inside_the_picture() -> None:
+    """However short a step is, and wherever it stands."""
+    steps = [
+        step("a", "alpha", 0, 0),
+        step("b", "alpha", 0, 100),
+        step("c", "beta", 100, 100),
+        step("d", "beta", 50, 51),
+    ]
+    picture = timeline.draw(account(*steps), now=1100.0)
+    assert picture is not None
+    for lane in picture.lanes:
+        for bar in lane.bars:
+            assert bar.width > 0
+            assert bar.x + bar.width <= 100
+            assert lane.y <= bar.y < lane.y + lane.height
+            assert bar.label in {"behind", "before", "inside"}
+
+
+def test_there_is_no_picture_before_the_first_step() -> None:
+    """It waits in the queue."""
+    assert timeline.draw(account(state=State.QUEUED), now=2000.0) is None
+
+
+def test_progress_counts_steps_and_the_memory_that_has_crossed() -> None:
+    """Half of the memory is half of the dump."""
+    ended = [step(name, "alpha", 0, 1) for name in ("examine", "preflight", "page_server")]
+    half = Crossing().after(Event(ID, "progress", {"bytes": 0, "total": 100}), 1.0)
+    half = half.after(Event(ID, "progress", {"bytes": 50, "total": 100}), 2.0)
+    told = row(account(*ended, step("dump", "alpha", 1, None)), half)
+    assert steps_of("stop-and-copy") == 11
+    assert told["percent"] == round(100 * 3.5 / 11)
+    assert told["rate"] == 50.0
+    assert told["step"] == "dump on alpha"
+
+
+def test_a_row_of_what_has_ended_has_no_progress() -> None:
+    """What has arrived is whole; what turned back has a reason instead of a percentage."""
+    assert row(ARRIVED)["percent"] == 100
+    failure = Failure("X", "It was refused.")
+    told = row(account(state=State.REFUSED, failure=failure))
+    assert (told["percent"], told["why"], told["look"]) == (None, "It was refused.", "stayed")
+
+
+def test_every_look_has_its_colour() -> None:
+    """The style sheet knows each word for how a state looks."""
+    sheet = (Path(templates.OURS).parent / "static/migrations.css").read_text()
+    for state in State:
+        assert f".state-{look(state)}" in sheet
+    assert set(LOOKS) <= set(State)
+
+
+def test_flowers_navigation_gains_a_tab() -> None:
+    """It is found in Flower's own template, which another version may write differently."""
+    assert "reverse_url('migrations')" in templates.source("navbar.html")
+    assert templates.source("workers.html") == (templates.FLOWERS / "workers.html").read_text()
+
+
+def test_templates_escape_everything_but_what_the_server_has_rendered() -> None:
+    """The one raw place is the live part, which is rendered by an escaping template itself."""
+    raw = {path.name: re.findall(r"{% raw (.*?) %}", path.read_text()) for path in templates.OURS.glob("*.html")}
+    assert {name: found for name, found in raw.items() if found} == {"single.html": ["inner"]}
+    assert not [path.name for path in templates.OURS.glob("*.html") if "autoescape" in path.read_text()]
+
+
+def test_nothing_on_our_pages_comes_from_elsewhere() -> None:
+    """No address of another server in a template, a script or a style sheet, and no style or script inside a page."""
+    for path in [*templates.OURS.glob("*.html"), *(templates.OURS.parent / "static").iterdir()]:
+        text = path.read_text()
+        assert not re.search(r"(src|href|url|import|fetch)\W+(https?:)?//", text), path
+        assert not re.search(r"\son[a-z]+=|\sstyle=|<script(?! type=\"module\" src=)", text), path
+
+
+@pytest.mark.parametrize(
+    ("address", "loopback"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("192.0.2.1", False), ("", False)],
+)
+def test_loopback_is_told_from_the_rest(address: str, *, loopback: bool) -> None:
+    """A name may mean anything, and no address means all of them."""
+    assert is_loopback(address) is loopback
+
+
+def flower(tmp_path: Path, **settings: str) -> Completed:
+    """Run ``sojourn flower`` where it must not come to listen."""
+    given = {"config": "/nonexistent", "key": "k" * 32, "state_dir": str(tmp_path), **settings}
+    env = {f"SOJOURN_{name.upper()}": value for name, value in given.items()}
+    return run([sys.executable, "-m", "sojourn", "flower"], deadline_s=60, check=False, env=env)
+
+
+def test_flower_does_not_listen_to_everybody_without_a_password(tmp_path: Path) -> None:
+    """One sentence, what to do, and exit status 2."""
+    ended = flower(tmp_path, flower_address="192.0.2.1")
+    assert ended.returncode == 2
+    assert "open to everybody who can reach 192.0.2.1" in ended.stderr
+    assert "flower_auth" in ended.stderr
+
+
+@pytest.mark.parametrize("auth", ["secret", ":secret", "ann:"])
+def test_a_password_needs_a_user_and_a_user_a_password(tmp_path: Path, auth: str) -> None:
+    """What was meant is not guessed, and not printed."""
+    ended = flower(tmp_path, flower_auth=auth)
+    assert ended.returncode == 2
+    assert "user:password" in ended.stderr
+    assert "secret" not in ended.stderr
