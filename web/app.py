@@ -18,7 +18,7 @@ from flower.events import Events
 from flower.inspector import Inspector
 from flower.options import options
 from flower.urls import settings as tornado_settings
-from tornado.ioloop import IOLoop
+from tornado.ioloop import IOLoop, PeriodicCallback
 
 from sojourn.cluster import Cluster
 from sojourn.errors import SojournError, UsageError
@@ -34,6 +34,10 @@ log = logging.getLogger("sojourn.flower")
 
 #: How often the history of tasks is written, beside at the end.
 SAVE_MS = 60_000
+
+#: How often all workers are asked for their queues, and how long they have to answer.
+INSPECT_MS = 30_000
+ANSWER_MS = 2_000
 
 #: What Flower's own table of tasks shows.
 COLUMNS = "name,state,args,result,received,runtime,worker,uuid"
@@ -70,6 +74,8 @@ def serve(settings: Settings) -> None:
     log.info("Flower is at http%s://%s:%s", "s" if flower.ssl_options else "", settings.flower_address, port)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: flower.io_loop.add_callback_from_signal(flower.stop))
+    # Flower asks the workers for their queues at its start only, when those that start with it are not there yet.
+    PeriodicCallback(flower.update_workers, INSPECT_MS).start()
     flower.start()
 
 
@@ -122,7 +128,7 @@ def _configure(settings: Settings) -> None:
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     options.address, options.port = settings.flower_address, settings.flower_port
     options.db, options.persistent, options.state_save_interval = str(place / "tasks"), True, SAVE_MS
-    options.tasks_columns = COLUMNS
+    options.tasks_columns, options.inspect_timeout = COLUMNS, ANSWER_MS
     # Flower's own buttons and API know nothing of migrations: they could end a worker's step, or send one.
     options.read_only = True
     # Sessions outlive a restart, and cannot be made by anybody who does not have the cluster's key.
