@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import socket
-import time
 from typing import Annotated
 
 import typer
@@ -14,21 +13,11 @@ from sojourn.cli import output
 from sojourn.cli.cluster import Cluster
 from sojourn.cli.options import Id
 from sojourn.cli.output import console
-from sojourn.errors import Aborted, UsageError
+from sojourn.errors import UsageError
 from sojourn.ledger import Account
-from sojourn.model import Failure, Json, Message, Role, State, Verdict, dead, where_it_runs
-from sojourn.queue import Standing
+from sojourn.model import Role, State, where_it_runs
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the migration as JSON.")]
-
-#: How long an abort waits for what is in doubt, or for a silent host; what was asked waits in its queue.
-SILENCE_S = 10
-
-#: Where a migration stands in the queue before it has begun.
-WAITS = {Standing.WAITING, Standing.LATER}
-
-#: How long the host that is left may take to act on an operator's word; doubts may be told meanwhile.
-ACT_S = 60
 
 
 def add_to(app: typer.Typer) -> None:
@@ -45,15 +34,11 @@ def abort(migration: Id, json: AsJson = False) -> None:
     """
     cluster = Cluster()
     account = _unended(cluster, migration)
-    from workflows.recover import abort as start  # noqa: PLC0415  (Celery is slow to import: bad input is told at once)
+    from workflows.intervene import abort as start  # noqa: PLC0415  (Celery is slow to import: bad input is told at once)
 
-    cluster.ledger.tell_failure(account.id, Failure(Aborted.code, f"Aborted by {_who()}."))
-    bookmark = cluster.ledger.bookmark()
-    start(Message(account.id, account.plan), waits=cluster.queue.standing(account.id) in WAITS)
-    _await_end(cluster, bookmark, account, SILENCE_S)
-    ended = cluster.find(account.id)
-    _report(ended, json=json)
-    raise typer.Exit(0 if ended.state is State.ABORTED else ended.state.exit_code or 1)
+    answer = start(cluster, account, _who())
+    _report(answer.account, answer.silent, json=json)
+    raise typer.Exit(0 if answer.account.state is State.ABORTED else answer.account.state.exit_code or 1)
 
 
 def resolve(
@@ -75,34 +60,18 @@ def resolve(
     account = _unended(cluster, migration)
     gone, left = (Role.DESTINATION, Role.SOURCE) if destination_is_dead else (Role.SOURCE, Role.DESTINATION)
     cluster.registry.check_host(account.plan.host_of(left))
-    _ask(cluster, account, gone, yes=yes)
-    from workflows.recover import resolve as start  # noqa: PLC0415
+    from workflows.intervene import resolve as start  # noqa: PLC0415
+    from workflows.intervene import what_a_word_does  # noqa: PLC0415
 
-    bookmark, word = cluster.ledger.bookmark(), _word(gone)
-    cluster.ledger.tell_word(account.id, word)
-    verdict = {"verdict": Verdict.REFUSED} if gone is Role.DESTINATION else {}
-    start(Message(account.id, account.plan, word | verdict), gone)
-    _await_end(cluster, bookmark, account, ACT_S)
-    ended = cluster.find(account.id)
-    _report(ended, json=json)
-    raise typer.Exit(0 if ended.owner else ended.state.exit_code or 1)
+    _ask(what_a_word_does(cluster, account, gone), account.plan.host_of(gone), yes=yes)
+    answer = start(cluster, account, gone, _who())
+    _report(answer.account, answer.silent, json=json)
+    raise typer.Exit(0 if answer.account.owner else answer.account.state.exit_code or 1)
 
 
-def _word(gone: Role) -> Json:
-    """Return the operator's word as facts, which the ledger, the messages and the journals keep."""
-    return {"resolved": dead(gone), "resolved_by": _who(), "resolved_at": time.time()}
-
-
-def _ask(cluster: Cluster, account: Account, gone: Role, *, yes: bool) -> None:
+def _ask(what: str, host: str, *, yes: bool) -> None:
     """Say what will be done, and go on if that is agreed to; on stderr, so that JSON stays whole."""
-    plan = account.plan
-    host = plan.host_of(gone)
-    act = {
-        Role.DESTINATION: f"The original, process {plan.pid}, will run on {plan.source}; {host} will never run it.",
-        Role.SOURCE: f"{plan.destination} goes on alone if it has all of process {plan.pid}; if not, it is lost.",
-    }[gone]
-    answers = f"The worker of {host} answers: is it dead? " if host in cluster.registry.alive() else ""
-    typer.echo(f"{act} {answers}If {host} still runs the process, there will be two of it.", err=True)
+    typer.echo(what, err=True)
     if not yes and not typer.confirm(f"Is {host} dead for good?", err=True):
         raise typer.Abort
 
@@ -115,32 +84,9 @@ def _unended(cluster: Cluster, migration: str) -> Account:
     return account
 
 
-def _await_end(cluster: Cluster, bookmark: str, account: Account, patience_s: float) -> None:
-    """Wait for an end that is known; after ``patience_s`` one in doubt, or kept by a silent host, will do."""
-    until = time.monotonic() + patience_s
-    for event in cluster.ledger.follow(bookmark):
-        if event and event.migration == account.id and event.kind == "state" and State(event.data["state"]).definite:
-            return
-        if time.monotonic() > until and _is_in_doubt(cluster, account):
-            return
-
-
-def _is_in_doubt(cluster: Cluster, account: Account) -> bool:
-    """Whether nobody knows how it ended; tell so where a host stays silent."""
-    state, silent = cluster.find(account.id).state, _silent(cluster, account)
-    if silent and not state.definite:
-        cluster.ledger.tell_doubt(account.id)
+def _report(ended: Account, silent: str, *, json: bool) -> None:
+    if silent:
         output.warn(f"{silent} does not answer; what was asked waits for it.")
-    return state.final or bool(silent)
-
-
-def _silent(cluster: Cluster, account: Account) -> str:
-    """Return which of the two hosts do not answer, in words."""
-    alive = cluster.registry.alive()
-    return " and ".join(host for host in (account.plan.source, account.plan.destination) if host not in alive)
-
-
-def _report(ended: Account, *, json: bool) -> None:
     if json:
         output.as_json(ended.to_json())
         return
