@@ -37,7 +37,7 @@ SAVE_MS = 60_000
 
 #: How often all workers are asked for their queues, and how long they have to answer.
 INSPECT_MS = 30_000
-ANSWER_MS = 2_000
+ANSWER_MS = 2_000.0
 
 #: What Flower's own table of tasks shows.
 COLUMNS = "name,state,args,result,received,runtime,worker,uuid"
