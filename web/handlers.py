@@ -8,13 +8,12 @@ So a page that is opened while Redis is away says so, and fills itself later.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import logging
 from base64 import b64decode
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -129,6 +128,14 @@ class Ours(BaseHandler):  # type: ignore[misc, unused-ignore]  # Flower has no t
         """Return the live part of a page as HTML."""
         more = {"tasks": self.tasks_of(found["account"])} if "account" in found else {}
         return self.render_string(page.template, **found, **more).decode()
+
+
+class Files(StaticFileHandler):  # type: ignore[misc, unused-ignore]
+    """Our scripts and the style sheet; a browser asks each time whether they are new, since they name each other."""
+
+    def set_extra_headers(self, path: str) -> None:  # noqa: ARG002  (the signature is Tornado's)
+        """Let the browser keep a file, but not use it unasked."""
+        self.set_header("Cache-Control", "no-cache")
 
 
 class Table(Ours):
@@ -279,7 +286,7 @@ def handlers(cluster: Cluster, feed: Feed) -> list[Any]:
     return [
         url(r"/migrations", Table, with_, name="migrations"),
         (r"/migrations/live", LiveTable, with_),
-        (r"/migrations/static/(.*)", StaticFileHandler, {"path": str(STATIC)}),
+        (r"/migrations/static/(.*)", Files, {"path": str(STATIC)}),
         url(single, Single, with_, name="sojourn-single"),
         (f"{single}/live", LiveSingle, with_),
         (r"/migrations/migration/([0-9a-f-]{8,40})/logs", Logs, with_),
@@ -287,7 +294,6 @@ def handlers(cluster: Cluster, feed: Feed) -> list[Any]:
     ]
 
 
-@cache
 def asset(name: str) -> str:
-    """Return the address of a file of ours, which changes when the file does."""
-    return f"/migrations/static/{name}?v={hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]}"
+    """Return the address of a file of ours."""
+    return f"/migrations/static/{name}"
