@@ -18,10 +18,12 @@ from flower.events import Events
 from flower.inspector import Inspector
 from flower.options import options
 from flower.urls import settings as tornado_settings
+from prometheus_client import REGISTRY
 from tornado.ioloop import IOLoop, PeriodicCallback
 
 from sojourn.cluster import Cluster
 from sojourn.errors import SojournError, UsageError
+from sojourn.metrics import cluster_collector
 from sojourn.model import Json
 from sojourn.settings import Settings
 from web import readable
@@ -64,6 +66,7 @@ class ReadableInspector(Inspector):
 def serve(settings: Settings) -> None:
     """Run Flower until it is asked to end. Raises UsageError if strangers could reach it without a password."""
     flower = application(settings)
+    REGISTRY.register(cluster_collector(settings))  # Flower serves what is registered there on /metrics
     try:
         port = flower.start_http_server()
     except OSError as error:
