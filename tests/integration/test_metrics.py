@@ -193,13 +193,13 @@ def host(tmp_path: Path) -> Host:
     """Give out a host in whose journal a dump has begun and a restore has failed."""
     host = Host(Settings(host="alpha", redis_url=NOWHERE, state_dir=tmp_path, metrics_port=_free_port()))
     entry = host.journal.open("0123abcd", Role.SOURCE, PLAN)
-    host.journal.start_step(entry, "examine", "alpha")
+    host.journal.start_step(entry, "examine", "alpha", {})
     host.journal.finish_step(entry, "examine", Outcome("fine"))
-    host.journal.start_step(entry, "dump", "alpha")
+    host.journal.start_step(entry, "dump", "alpha", {})
     host.journal.claim_tree(entry, [Member(identity(1))])
     host.journal.advance(entry, Phase.FREEZING)
     other = host.journal.open("4567cdef", Role.DESTINATION, PLAN)
-    host.journal.start_step(other, "restore", "alpha")
+    host.journal.start_step(other, "restore", "alpha", {})
     host.journal.fail_step(other, "restore", Failure("X", "no"))
     return host
 
