@@ -77,8 +77,16 @@ class Reconciler:
         at_rest = [entry for entry in recent if entry.phase.final and now - entry.updated > stall_s]
         self._told &= {entry.id for entry in at_rest}
         for entry in at_rest:
-            if entry.id not in self._told:
+            if entry.id not in self._told and self._is_left_alone(entry, now - stall_s):
                 self._tell_again(entry)
+
+    def _is_left_alone(self, entry: Entry, since: float) -> bool:
+        """Whether no step works on a row, nor has since then: what it hands on is under way, and tells more."""
+        if any((step.ended or 0) > since for step in self.host.journal.steps(entry.id)):
+            return False
+        with contextlib.suppress(Temporary), lock(self.host.directory(entry.id).lock, 0):
+            return True
+        return False
 
     def _tell_again(self, entry: Entry) -> None:
         """Tell an end, by this host's knowledge alone or by settling, for which the other host must be there.
