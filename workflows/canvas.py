@@ -63,13 +63,14 @@ def meet(handed: list[Json]) -> Json:
 def linked(rows: Rows, message: Message, conclude: Any, *, expires_s: float | None = None) -> Any:  # noqa: ANN401
     """Chain the rows: the first is given the message, every other one what the one before returned."""
     links: list[Any] = []
+    whose = f"{message.plan.describe()}; migration {message.id}"
     for step, on, frozen in rows:
         handed = None if links else message
         hosts = on.hosts(message.plan)
         signatures = [step.signature(lane(host, frozen=frozen), message.plan, handed) for host in hosts]
         for signature in signatures:
-            # What a step hands on travels in the next message; nobody reads it a second time. Flower shows its id.
-            signature.set(expires=expires_s, ignore_result=True, argsrepr=message.id)
+            # What a step hands on travels in the next message; nobody reads it a second time. Flower shows whose it is.
+            signature.set(expires=expires_s, ignore_result=True, argsrepr=whose)
         if len(hosts) > 1 and links and isinstance(links[-1], group):
             links.append(meet.s().set(queue=SHARED_QUEUE, ignore_result=True))
         links.append(group(signatures) if len(hosts) > 1 else signatures[0])

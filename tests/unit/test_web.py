@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sojourn.ledger import Account, Event
-from sojourn.model import Failure, Plan, State, StepRecord
+from sojourn.model import Failure, Message, Plan, State, StepRecord
 from sojourn.run import Completed, run
 
 pytest.importorskip("flower")
@@ -18,6 +18,9 @@ pytest.importorskip("flower")
 from web import readable, templates, timeline
 from web.app import is_loopback
 from web.rows import LOOKS, Crossing, look, row, steps_of
+from workflows.canvas import linked
+from workflows.conclude import conclude
+from workflows.recover import ABORT
 
 PLAN = Plan(4242, "alpha", "beta")
 ID = "bc14c1d9-4380-43c8-b5dc-15f44498902a"
@@ -99,6 +102,14 @@ def test_what_a_worker_lists_is_put_into_words_too() -> None:
     listed = {"args": [{"id": ID, "plan": {}, "facts": {}}], "kwargs": {}, "name": "sojourn.dump"}
     assert readable.tasks([listed])[0]["args"] == f"migration {ID}"
     assert readable.tasks([{"eta": "x", "request": listed}])[0]["request"]["args"] == f"migration {ID}"
+
+
+def test_a_step_says_of_which_migration_it_is() -> None:
+    """Flower finds a migration's tasks by these words, and shows them as they are."""
+    *steps, _ = linked(ABORT, Message(ID, PLAN), conclude).tasks
+    told = {step.options["argsrepr"] for step in steps}
+    assert told == {f"pid 4242 from alpha to beta; migration {ID}"}
+    assert {readable.words(text) for text in told} == told
 
 
 def test_the_picture_shades_the_downtime_and_marks_the_commit_at_its_end() -> None:
