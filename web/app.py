@@ -28,7 +28,7 @@ from sojourn.model import Json
 from sojourn.settings import Settings
 from web import readable
 from web.feed import Feed
-from web.handlers import handlers
+from web.handlers import ELSEWHERE, Elsewhere, handlers
 from web.templates import Templates
 from workflows.app import the_app
 
@@ -101,6 +101,8 @@ def application(settings: Settings) -> Any:  # noqa: ANN401  (Flower has no type
     flower.inspector = ReadableInspector(loop, capp, options.inspect_timeout / 1000)
     cluster = Cluster()
     feed = Feed(cluster, loop)
+    if not asks_who():
+        flower.add_handlers(ELSEWHERE, [(r".*", Elsewhere)])
     flower.add_handlers(r".*", handlers(cluster, feed))
     feed.start()
     return flower
@@ -108,12 +110,17 @@ def application(settings: Settings) -> Any:  # noqa: ANN401  (Flower has no type
 
 def check_access(settings: Settings) -> None:
     """Raise UsageError if Flower would listen beyond loopback without asking who is there."""
-    if options.auth or options.basic_auth or is_loopback(settings.flower_address):
+    if asks_who() or is_loopback(settings.flower_address):
         return
     raise UsageError(
         f"Flower would be open to everybody who can reach {settings.flower_address}.",
         "Set `flower_auth` to user:password, or let it listen on 127.0.0.1.",
     )
+
+
+def asks_who() -> bool:
+    """Whether everybody who comes to Flower has to say who they are."""
+    return bool(options.auth or options.basic_auth)
 
 
 def is_loopback(address: str) -> bool:

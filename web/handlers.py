@@ -19,12 +19,15 @@ from typing import Any
 from urllib.parse import urlparse
 
 from flower.views import BaseHandler
+from flower.views.monitor import Metrics as FlowersMetrics
+from prometheus_client import generate_latest
 from tornado import web
 from tornado.iostream import StreamClosedError
 from tornado.web import StaticFileHandler, url
 
 from sojourn.cluster import Cluster
 from sojourn.errors import SojournError, StoreUnreachable, UsageError
+from sojourn.metrics import CONTENT_TYPE
 from sojourn.model import Json
 from web import figures
 from web.acts import ACTS, Asked, Done
@@ -54,7 +57,8 @@ POLICY = (
 #: Our own threads: Flower's are all busy with Celery when Redis does not answer, for as long as it does not.
 APART = ThreadPoolExecutor(max_workers=16, thread_name_prefix="page")
 
-LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+#: Every name but those of this machine's loopback, as Tornado matches the names that requests are for.
+ELSEWHERE = r"(?!(127\.0\.0\.1|\[?::1\]?|localhost)$).*"
 
 
 class Ours(BaseHandler):  # type: ignore[misc, unused-ignore]  # Flower has no types
@@ -71,12 +75,6 @@ class Ours(BaseHandler):  # type: ignore[misc, unused-ignore]  # Flower has no t
         self.set_header("X-Frame-Options", "DENY")
         self.set_header("Referrer-Policy", "same-origin")
         self.set_header("Cache-Control", "no-store")
-
-    def prepare(self) -> None:
-        """Where nobody is asked who they are, refuse a name that another site may have pointed at this machine."""
-        host = urlparse(f"//{self.request.host}").hostname
-        if not self.asks_who and host not in LOOPBACK:
-            raise web.HTTPError(403, "Without `flower_auth` these pages answer to localhost only.")
 
     def check_xsrf_cookie(self) -> None:
         """Refuse what another site has sent, and what has not read a page of ours first. Stricter than Flower."""
@@ -128,6 +126,14 @@ class Ours(BaseHandler):  # type: ignore[misc, unused-ignore]  # Flower has no t
         """Return the live part of a page as HTML."""
         more = {"tasks": self.tasks_of(found["account"])} if "account" in found else {}
         return self.render_string(page.template, **found, **more).decode()
+
+
+class Elsewhere(BaseHandler):  # type: ignore[misc, unused-ignore]
+    """A name that another site may have pointed at this machine, to read what nobody is asked a password for."""
+
+    def prepare(self) -> None:
+        """Refuse everything."""
+        raise web.HTTPError(403, "Without `flower_auth` Flower answers to localhost only.")
 
 
 class Files(StaticFileHandler):  # type: ignore[misc, unused-ignore]
@@ -279,6 +285,17 @@ class Press(Ours):
         self.write({"said": done.sentence, "hint": "", "see": see})
 
 
+class Metrics(FlowersMetrics):  # type: ignore[misc, unused-ignore]  # Flower has no types
+    """Flower's metrics and the cluster's; like Flower's own page of them, it asks nobody who they are."""
+
+    async def get(self) -> None:
+        """Answer in Prometheus's text format. Other pages go on meanwhile: Redis may take seconds not to answer."""
+        self.application.purge_offline_worker_metrics()
+        told = await asyncio.get_running_loop().run_in_executor(APART, generate_latest)
+        self.set_header("Content-Type", CONTENT_TYPE)
+        self.write(told)
+
+
 def handlers(cluster: Cluster, feed: Feed) -> list[Any]:
     """Return our handlers, for Tornado's ``add_handlers``."""
     with_ = {"cluster": cluster, "feed": feed}
@@ -291,6 +308,7 @@ def handlers(cluster: Cluster, feed: Feed) -> list[Any]:
         (f"{single}/live", LiveSingle, with_),
         (r"/migrations/migration/([0-9a-f-]{8,40})/logs", Logs, with_),
         (f"{single}/([a-z]+)", Press, with_),
+        (r"/metrics", Metrics),
     ]
 
 

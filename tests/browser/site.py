@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import shutil
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -39,55 +34,6 @@ def require_browser() -> None:
         pytest.fail(f"{' and '.join(missing)} are not installed, and CI must have them")
     if missing:
         pytest.skip(f"{' and '.join(missing)} are not installed: apt-get install chromium chromium-driver")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What Flower answered to a program: its code, its headers and its text."""
-
-    code: int
-    headers: dict[str, str]
-    text: str
-
-
-class Door:
-    """Flower as a program talks to it, which sends what a browser never would."""
-
-    def __init__(self, base: str, login: str = "") -> None:
-        self.base, self.login = base, login
-
-    def ask(
-        self,
-        path: str,
-        fields: dict[str, str] | None = None,
-        *,
-        login: bool = True,
-        headers: dict[str, str] | None = None,
-    ) -> Answer:
-        """Get a page, or post fields to it."""
-        data = None if fields is None else urllib.parse.urlencode(fields).encode()
-        request = urllib.request.Request(self.base + path, data)
-        if login and self.login:
-            request.add_header("Authorization", "Basic " + base64.b64encode(self.login.encode()).decode())
-        for name, value in (headers or {}).items():
-            request.add_header(name, value)
-        try:
-            with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
-                return Answer(answer.status, dict(answer.headers), answer.read().decode())
-        except urllib.error.HTTPError as error:
-            return Answer(error.code, dict(error.headers), error.read().decode())
-
-    def answers(self) -> bool:
-        """Whether Flower is there."""
-        try:
-            return self.ask("/migrations/static/live.js").code == 200
-        except OSError:
-            return False
-
-    def token(self) -> dict[str, str]:
-        """Return the headers that a page of ours would send with a button."""
-        cookie = self.ask("/migrations").headers["Set-Cookie"].partition(";")[0]
-        return {"Cookie": cookie, "X-XSRFToken": cookie.partition("=")[2]}
 
 
 class Browser:

@@ -21,8 +21,9 @@ from sojourn.ledger import Ledger
 from sojourn.registry import Registry
 from sojourn.store import Store
 from tests.browser.conftest import Opens
-from tests.browser.site import Browser, Door
+from tests.browser.site import Browser
 from tests.conftest import eventually
+from tests.integration.door import Door
 from tests.lab.site import FAILPOINTS, Site, require_lab, runs_on
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import socket
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from sojourn.ledger import Ledger
-from sojourn.model import Failure, Plan, State, StepRecord
+from sojourn.model import Failure, State, StepRecord
 from sojourn.registry import HostInfo, Registry
-from sojourn.run import Child, spawn
 from sojourn.store import Store
-from tests.browser.conftest import CHECKOUT, Opens
-from tests.browser.site import PATIENCE_S, Browser, Door
-from tests.conftest import eventually
-from tests.integration.conftest import KEY, Redis
+from tests.browser.conftest import Opens
+from tests.browser.site import PATIENCE_S, Browser
+from tests.integration.conftest import Redis
+from tests.integration.door import LOGIN, Flower
 
 MANY = 500
-LOGIN = "ann:apassword"
 
 #: Notes which lines of the table are touched from now on, and that none of them is replaced.
 WATCH = """
@@ -50,59 +44,17 @@ look();
 """
 
 
-@dataclass
-class Place:
-    """A Redis, a Flower, and the ledger between them."""
-
-    redis: Redis
-    door: Door
-    directory: Path
-    child: Child | None = None
-
-    @property
-    def ledger(self) -> Ledger:
-        """The ledger."""
-        return Ledger(Store(self.redis.url), 3600)
-
-    def start(self) -> None:
-        """Start Flower on loopback and wait until it answers."""
-        settings = {"redis_url": self.redis.url, "key": KEY, "state_dir": str(self.directory / "state")}
-        settings |= {"flower_auth": LOGIN, "flower_port": self.door.base.rpartition(":")[2], "config": "/nonexistent"}
-        env = {f"SOJOURN_{name.upper()}": value for name, value in settings.items()}
-        argv = [sys.executable, "-P", "-m", "sojourn", "flower"]
-        self.child = spawn(argv, output=self.directory / "flower.log", env=env | {"PYTHONPATH": str(CHECKOUT)})
-        eventually(self.door.answers, within_s=60)
-
-    def fill(self, count: int) -> list[str]:
-        """Enter migrations that were asked for; return their ids."""
-        ids = [f"{number:08x}-0000-4000-8000-000000000000" for number in range(count)]
-        hosts = ["alpha", "beta", "gamma"]
-        asked = [
-            (each, Plan(1000 + number, hosts[number % 3], hosts[(number + 1) % 3]), None)
-            for number, each in enumerate(ids)
-        ]
-        self.ledger.open_all(asked)
-        return ids
-
-
 @pytest.fixture
-def place(chromium: None, redis: Redis, tmp_path: Path) -> Iterator[Place]:
+def place(chromium: None, redis: Redis, tmp_path: Path) -> Iterator[Flower]:
     """Start Flower at a Redis of our own."""
     Store(redis.url).script("return redis.call('FLUSHALL')")
-    made = Place(redis, Door(f"http://127.0.0.1:{free_port()}", LOGIN), tmp_path)
+    made = Flower(redis, tmp_path)
     made.start()
     yield made
-    if made.child:
-        made.child.kill()
+    made.stop()
 
 
-def free_port() -> int:
-    """Return a port of the loopback that nobody has."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
-
-
-def test_five_hundred_migrations_are_there_at_once_and_a_change_touches_one_line(place: Place, opens: Opens) -> None:
+def test_five_hundred_migrations_are_there_at_once_and_a_change_touches_one_line(place: Flower, opens: Opens) -> None:
     """The times are printed, since a busy machine is slow; what is touched is counted."""
     ids = place.fill(MANY)
     browser = opens(place.door.base, LOGIN)
@@ -135,7 +87,7 @@ def test_five_hundred_migrations_are_there_at_once_and_a_change_touches_one_line
     assert browser.run("return [...window.touched]") == [ids[123]]
 
 
-def test_the_table_is_sifted_by_state_host_and_words(place: Place, opens: Opens) -> None:
+def test_the_table_is_sifted_by_state_host_and_words(place: Flower, opens: Opens) -> None:
     """Each filter alone and together; what comes later is sifted too."""
     ids = place.fill(9)
     place.ledger.tell_state(ids[4], State.IN_DOUBT)
@@ -156,7 +108,7 @@ def test_the_table_is_sifted_by_state_host_and_words(place: Place, opens: Opens)
     assert browser.text("[data-count=bad]") == "2"
 
 
-def announce(place: Place) -> None:
+def announce(place: Flower) -> None:
     """Let a host say that it is there, with what real ones have."""
     said = {"address": "192.0.2.11", "sojourn": "0", "criu": "4.2", "kernel": "6.12.0-amd64-with-a-long-name"}
     more = {"machine": "x86_64", "cpus": 2, "memory_bytes": 2**34, "free_bytes": 2**33, "running": 0, "announced": 0.0}
@@ -170,7 +122,7 @@ def choose(browser: Browser, name: str, value: str) -> None:
     browser.run(f"{script} each.dispatchEvent(new Event('input', {{ bubbles: true }}))", name, value)
 
 
-def test_when_redis_dies_the_pages_say_so_and_come_back_by_themselves(place: Place, opens: Opens) -> None:
+def test_when_redis_dies_the_pages_say_so_and_come_back_by_themselves(place: Flower, opens: Opens) -> None:
     """One sentence, on the table and on a single page; also on one that is opened meanwhile."""
     ids = place.fill(3)
     table, single = opens(place.door.base, LOGIN), opens(place.door.base, LOGIN)
@@ -195,14 +147,13 @@ def test_when_redis_dies_the_pages_say_so_and_come_back_by_themselves(place: Pla
         assert browser.text("#live-word") == "Live"
 
 
-def test_when_flower_ends_a_page_says_so_and_comes_back_by_itself(place: Place, opens: Opens) -> None:
+def test_when_flower_ends_a_page_says_so_and_comes_back_by_itself(place: Flower, opens: Opens) -> None:
     """A restart of Flower needs no reload."""
     ids = place.fill(1)
     browser = opens(place.door.base, LOGIN)
     browser.open("/migrations")
     browser.see("queued", "#migrations")
-    assert place.child
-    place.child.kill()
+    place.stop()
     browser.see("The server does not answer", "#away")
     place.start()
     place.ledger.tell_state(ids[0], State.RUNNING)
@@ -210,7 +161,7 @@ def test_when_flower_ends_a_page_says_so_and_comes_back_by_itself(place: Place, 
     browser.until(lambda: not browser.text("#away"))
 
 
-def test_what_a_process_calls_itself_is_never_taken_for_html(place: Place, opens: Opens) -> None:
+def test_what_a_process_calls_itself_is_never_taken_for_html(place: Flower, opens: Opens) -> None:
     """Reasons and outcomes hold names that any process may choose."""
     (name,) = place.fill(1)
     evil = "<img src=x onerror='window.hacked=1'><script>window.hacked=1</script>"
@@ -227,7 +178,7 @@ def test_what_a_process_calls_itself_is_never_taken_for_html(place: Place, opens
     assert "unsafe" not in policy
 
 
-def test_pages_fit_a_narrow_window_in_both_colours(place: Place, opens: Opens) -> None:
+def test_pages_fit_a_narrow_window_in_both_colours(place: Flower, opens: Opens) -> None:
     """Nothing is wider than the window; dark is dark."""
     (name,) = place.fill(1)
     place.ledger.tell_step(name, "source", StepRecord("examine", "alpha", time.time(), time.time(), "done"))
