@@ -244,6 +244,54 @@ def test_a_host_is_cordoned_and_drained_by_buttons(place: Place, browser: Browse
     assert browser.complaints() == []
 
 
+def test_a_batch_is_paused_and_goes_on_by_buttons(place: Place, browser: Browser) -> None:
+    """One of two is under way when it is paused: that one ends, the other waits until somebody says so."""
+    counters = [place.counter(), place.counter()]
+    place.stop_at("alpha", "dump.begin")
+    browser.open("/migrations/host/alpha")
+    confirm(browser, "#drain", typed="alpha")
+    browser.see("2 migrations are queued", "#said")
+    browser.click("#said a")
+    place.stands("alpha", "dump.begin")
+    confirm(browser, "[data-act$='/pause']")
+    browser.see("paused", "#state")
+    place.go_on("alpha")
+    browser.see("1 of 2 have ended", ".head")
+    browser.see("1 completed", ".counts")
+    browser.see("queued", ".steps")
+    confirm(browser, "[data-act$='/resume']")
+    browser.see("finished", "#state")
+    browser.see("2 completed", ".counts")
+    assert all(runs_on(place.lab.host("beta"), counter) for counter in counters)
+    assert browser.complaints() == []
+
+
+def test_a_word_on_a_dead_host_by_button_ends_the_doubt(place: Place, browser: Browser) -> None:
+    """The host's name must be typed. The process runs on its source again, and the page says on whose word."""
+    counter = place.counter()
+    place.stop_at("alpha", "copy_images.end")
+    migration = place.migrate(counter.pid)
+    place.stands("alpha", "copy_images.end")
+    place.lab.crash("beta")
+    try:
+        place.go_on("alpha")
+        browser.open(f"/migrations/migration/{migration}")
+        confirm(browser, "#abort")
+        browser.see("in doubt", "#state")
+        browser.see("does not answer", "#said")
+        browser.click("[data-gone=destination]")
+        assert not browser.driver.find_element("id", "dialog-yes").is_enabled(), "its name was not typed"
+        browser.click("#dialog [value=no]")
+        assert not runs_on(place.lab.host("alpha"), counter), "no was no"
+        confirm(browser, "[data-gone=destination]", typed="beta")
+        browser.see("The process runs on alpha.", "#said")
+        browser.see(f"{FLOWER_USER} in Flower said at", ".head")
+        assert runs_on(place.lab.host("alpha"), counter)
+    finally:
+        beta = place.site.host("beta")
+    eventually(lambda: place.site.answers(beta), within_s=60)
+
+
 @pytest.mark.parametrize(
     "path",
     [
