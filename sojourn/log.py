@@ -45,7 +45,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """``12:00:01.250 info migration step message``, the migration's id cut to eight characters."""
+    """``12:00:01.250 info migration step message``, the migration's id cut to twelve characters."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line for one record."""
