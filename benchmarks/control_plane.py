@@ -167,10 +167,10 @@ def _signature(site: Site) -> Callable[..., Any]:
     """Send each step to the worker that stands for its host."""
     real = HostStep.signature
 
-    def signature(self: HostStep, queue: str, *rest: Any) -> Any:  # noqa: ANN401
+    def signature(self: HostStep, queue: str, *rest: Any, **options: Any) -> Any:  # noqa: ANN401
         name, _, lane = queue.partition(".")
         worker = f"worker{int(name.removeprefix('host-')) % site.workers}"
-        return real(self, ".".join(filter(None, (worker, lane))), *rest).set(headers={STANDS_FOR: name})
+        return real(self, ".".join(filter(None, (worker, lane))), *rest, **options).set(headers={STANDS_FOR: name})
 
     return signature
 

@@ -21,6 +21,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -422,5 +423,10 @@ def _entry(
     migration: str, role: Role, phase: str, plan: str, facts: str, tree: str, created: float, updated: float
 ) -> Entry:
     members = tuple(Member.from_json(member) for member in json.loads(tree))
-    asked = Plan.from_json(json.loads(plan))
-    return Entry(migration, role, Phase(phase), asked, json.loads(facts), members, created, updated)
+    return Entry(migration, role, Phase(phase), _plan(plan), json.loads(facts), members, created, updated)
+
+
+@lru_cache(maxsize=64)
+def _plan(text: str) -> Plan:
+    """Return a plan as it was written once; a row is read many times while its migration moves."""
+    return Plan.from_json(json.loads(text))

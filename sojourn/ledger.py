@@ -159,7 +159,8 @@ class Ledger:
 
     def tell_step(self, migration: str, role: str, step: StepRecord) -> None:
         """Say that a step began, ended or failed."""
-        self._tell(migration, "step", {"role": role, **asdict(step)}, {f"step:{role}:{step.name}": asdict(step)})
+        told = vars(step)
+        self._tell(migration, "step", {"role": role, **told}, {f"step:{role}:{step.name}": told})
 
     def tell_progress(self, migration: str, **numbers: float) -> None:
         """Say how far a step has come; kept nowhere but in the stream of events."""

@@ -5,8 +5,9 @@ Everything here is frozen and turns into plain JSON and back. Nothing here touch
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
@@ -202,7 +203,7 @@ class Plan:
 
     def to_json(self) -> Json:
         """Return the plan as plain JSON."""
-        return asdict(self)
+        return dict(vars(self))
 
     @classmethod
     def from_json(cls, data: Json) -> Plan:
@@ -301,23 +302,17 @@ class Message:
         """Return the message with more facts; of two with the same name the later counts."""
         return replace(self, facts={**self.facts, **facts})
 
-    def to_json(self) -> Json:
-        """Return the message as plain JSON."""
-        return {"id": self.id, "plan": self.plan.to_json(), "facts": self.facts}
+    def to_text(self) -> str:
+        """Return the message as JSON text: what handles messages on their way need not look into it."""
+        return json.dumps({"id": self.id, "plan": self.plan.to_json(), "facts": self.facts})
 
     @classmethod
-    def from_json(cls, data: Json) -> Message:
-        """Build a message from untrusted JSON. Raises UsageError for anything that is not one."""
+    def from_text(cls, text: str) -> Message:
+        """Build a message from an untrusted text. Raises UsageError for anything that is not one."""
+        try:
+            data = json.loads(text)
+        except (TypeError, ValueError):
+            data = None
         if not isinstance(data, dict) or set(data) != {"id", "plan", "facts"}:
             raise UsageError("That is not a message of a migration.")
         return cls(data["id"], Plan.from_json(data["plan"]), data["facts"])
-
-    @classmethod
-    def join(cls, parts: Iterable[Json]) -> Message:
-        """Merge what the steps of one migration handed on side by side. Raises UsageError if their plans differ."""
-        first, *others = [cls.from_json(part) for part in parts] or [cls.from_json({})]
-        for other in others:
-            if (other.id, other.plan) != (first.id, first.plan):
-                raise UsageError(f"Messages of two migrations were mixed: {first.id} and {other.id}.")
-            first = first.with_facts(other.facts)
-        return first

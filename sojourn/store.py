@@ -1,7 +1,7 @@
 """The only door to Redis.
 
-Each operation is one command, one ``MULTI`` block or one script, so each is atomic. All of them raise
-StoreUnreachable, and only that, when Redis does not answer in time: nobody may wait long for Redis while
+Each operation is one command, one ``MULTI`` block or one script, so each is atomic, unless it says otherwise. All of
+them raise StoreUnreachable, and only that, when Redis does not answer in time: nobody may wait long for Redis while
 a tree is frozen, and no decision hangs on what Redis says.
 """
 
@@ -44,8 +44,8 @@ class Store:
             block.execute()
 
     def write(self, commands: Iterable[Sequence[str | float]]) -> None:
-        """Send commands that only write, as one block and in one round trip."""
-        with self._answering(), self._redis.pipeline() as block:
+        """Send commands that only write, in one round trip; a reader may see some of them before the others."""
+        with self._answering(), self._redis.pipeline(transaction=False) as block:
             for command in commands:
                 block.execute_command(*command)
             block.execute()

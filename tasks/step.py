@@ -33,7 +33,7 @@ from sojourn.errors import JournalFailed, PhaseConflict, SojournError, Temporary
 from sojourn.host import Host, Migration, this_host
 from sojourn.journal import lock
 from sojourn.log import working_on
-from sojourn.model import Failure, Json, Message, Outcome, Phase, Plan, Role, StepRecord
+from sojourn.model import Failure, Message, Outcome, Phase, Plan, Role, StepRecord
 
 log = logging.getLogger("sojourn.step")
 
@@ -73,11 +73,11 @@ class HostStep:
         """Return how long one attempt may take in a migration."""
         return self.deadline_s + (plan.max_freeze_s if self.in_freeze else 0)
 
-    def signature(self, queue: str, plan: Plan, message: Message | None = None) -> Any:  # noqa: ANN401  (no types)
-        """Return the Celery signature that delivers the step to a queue, with a message or the one before's result."""
-        arguments = (message.to_json(),) if message else ()
+    def signature(self, queue: str, plan: Plan, **options: Any) -> Any:  # noqa: ANN401  (no types)
+        """Return the Celery signature that delivers the step to a queue, with what the step before returned."""
         soft = self.limit_s(plan)
-        return self.task.signature(arguments, queue=queue, soft_time_limit=soft, time_limit=soft + HARD_LIMIT_AFTER_S)
+        limits = {"soft_time_limit": soft, "time_limit": soft + HARD_LIMIT_AFTER_S}
+        return self.task.s().set(queue=queue, **limits, **options)
 
 
 def step(
@@ -108,8 +108,8 @@ def step(
             throws=(StepFailed,),
             max_retries=retries,
         )
-        def task(self: Any, handed: Json | list[Json]) -> Json:  # noqa: ANN401
-            message = Message.join(handed if isinstance(handed, list) else [handed])
+        def task(self: Any, handed: str) -> str:  # noqa: ANN401
+            message = Message.from_text(handed)
             delivery = Delivery(this_host(), message, name, begins_in, opens=opens, undo=undo)
             try:
                 held = lock(delivery.migration_lock, deadline_s * LOCK_SHARE) if locks else contextlib.nullcontext()
@@ -145,7 +145,7 @@ class Delivery:
         self.context = {"migration": message.id, "host": host.name, "step": name}
         self.started = time.time()
 
-    def answer(self, work: Work) -> Json:
+    def answer(self, work: Work) -> str:
         """Return the message for the next step: from the record if this one is done, else by doing it."""
         migration = self._opened()
         # What is pending is not kept: the next attempt may do it.
@@ -172,11 +172,11 @@ class Delivery:
             raise StepFailed(failure.message)
         return Outcome(failure.message, {"pending": [f"{self.host.name}: {failure.message}"]})
 
-    def hand_on(self, outcome: Outcome) -> Json:
+    def hand_on(self, outcome: Outcome) -> str:
         """Return the message for the next step; what is pending adds up."""
         pending = [each for facts in (self.message.facts, outcome.facts) for each in facts.get("pending", [])]
         added = {"pending": pending} if pending else {}
-        return self.message.with_facts(outcome.facts | added).to_json()
+        return self.message.with_facts(outcome.facts | added).to_text()
 
     def _opened(self) -> Migration:
         """Return the migration as this host's journal has it; only a first step and an undo may open one."""

@@ -46,6 +46,7 @@ def tasks(listed: Iterable[Json]) -> list[Json]:
 
 def words(text: str) -> str:
     """Return the representation of arguments or of a result as people read it."""
+    text = text.replace('"', "'")  # steps hand on JSON in a text, results of migrations are mappings of Python
     about = [*_migration(text), *_came_to(text), *_facts(text)]
     if about:
         return "; ".join(about)

@@ -42,9 +42,8 @@ log = logging.getLogger("sojourn.worker")
 
 PR_SET_PDEATHSIG = 1
 
-#: Warnings of Celery that every worker would print: that it is root, which it must be, and that a future version may
-#: put errbacks on other tasks of a chord; what is used here is tested.
-KNOWN = ("superuser privileges", "task_allow_error_cb_on_chord_header")
+#: A warning of Celery that every worker would print: that it is root, which it must be.
+KNOWN = ("superuser privileges",)
 
 #: How long a lane may take to finish its steps when the worker is asked to end, before it is killed.
 PATIENCE_S = 20

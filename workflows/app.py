@@ -25,6 +25,10 @@ class SojournTask(Task):  # type: ignore[misc, unused-ignore]  # Celery has no t
 
     Request = SignedRequest
 
+    def apply_async(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401  (Celery has no types)
+        """Send the task. Its queue is declared by the worker that consumes it, so not once more for each message."""
+        return super().apply_async(*args, **{"declare": (), **options})
+
 
 def create_app(settings: Settings) -> Any:  # noqa: ANN401  (Celery has no types)
     """Return the application for these settings and make it the current one. Raises UsageError without a key."""

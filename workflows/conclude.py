@@ -37,10 +37,10 @@ LOOKING = {"examine", "preflight"}
 PACE_KEPT_S = 30 * 86_400
 
 
-@shared_task(name="sojourn.conclude", bind=True)
-def conclude(self: Any, handed: Json | list[Json]) -> Json:  # noqa: ANN401  (Celery has no types)
-    """Join the ends of both hosts, close the account, and answer the caller."""
-    return close(self.app, Message.join(handed if isinstance(handed, list) else [handed]))
+@shared_task(name="sojourn.conclude", bind=True, ignore_result=True)
+def conclude(self: Any, handed: str) -> Json:  # noqa: ANN401  (Celery has no types)
+    """Close the account, and answer the caller."""
+    return close(self.app, Message.from_text(handed))
 
 
 def close(app: Any, message: Message) -> Json:  # noqa: ANN401

@@ -13,7 +13,7 @@ from celery.exceptions import Ignore
 
 from sojourn.errors import SojournError
 from sojourn.host import this_host
-from sojourn.model import Json, Message, Plan, State
+from sojourn.model import Message, Plan, State
 from sojourn.queue import Entry
 from tasks.copy_images import copy_images
 from tasks.dump import dump, resume
@@ -87,10 +87,10 @@ def begin(message: Message, *, known: bool) -> bool:
     return True
 
 
-@shared_task(name="sojourn.roll_back")
-def roll_back(handed: Json) -> None:
+@shared_task(name="sojourn.roll_back", ignore_result=True)
+def roll_back(handed: str) -> None:
     """Undo everything, after whichever step failed; the hosts' journals decide what that means for each."""
-    message = Message.from_json(handed)
+    message = Message.from_text(handed)
     account = this_host().ledger.account(message.id)
     if account is None or not account.state.definite:  # an abort may have told its end already
         this_host().ledger.tell_state(message.id, State.ROLLING_BACK)

@@ -57,7 +57,7 @@ def settle(message: Message, expires_s: float) -> Any:  # noqa: ANN401  (Celery 
     Raises StoreUnreachable.
     """
     the_app()
-    return send(linked(SETTLE, message, conclude, expires_s=expires_s), message.id)
+    return send(linked(SETTLE, message, conclude, expires=expires_s), message.id)
 
 
 def abort(message: Message, *, waits: bool = False) -> Any:  # noqa: ANN401
@@ -67,24 +67,24 @@ def abort(message: Message, *, waits: bool = False) -> Any:  # noqa: ANN401
     """
     the_app()  # an operator's program has none yet, and the canvas would go to no broker of ours
     if waits:
-        return withdraw.apply_async((message.to_json(),), queue=SHARED_QUEUE)
+        return withdraw.apply_async((message.to_text(),), queue=SHARED_QUEUE)
     return send(linked(ABORT, message, ask_the_destination), message.id)
 
 
-@shared_task(name="sojourn.withdraw", bind=True)
-def withdraw(self: Any, handed: Json) -> None:  # noqa: ANN401
+@shared_task(name="sojourn.withdraw", bind=True, ignore_result=True)
+def withdraw(self: Any, handed: str) -> None:  # noqa: ANN401
     """Take a migration out of the queue and say that it has ended; abort it as any other if it has begun by now."""
-    message = Message.from_json(handed)
+    message = Message.from_text(handed)
     if this_host().queue.remove(message.id):
         close(self.app, message.with_facts(NEVER_BEGUN))
     else:
         abort(message)
 
 
-@shared_task(name="sojourn.ask_the_destination", bind=True)
-def ask_the_destination(self: Any, handed: Json) -> None:  # noqa: ANN401
+@shared_task(name="sojourn.ask_the_destination", bind=True, ignore_result=True)
+def ask_the_destination(self: Any, handed: str) -> None:  # noqa: ANN401
     """Go on with an abort. What is known without the destination is told at once, since that may never answer."""
-    message = Message.from_json(handed)
+    message = Message.from_text(handed)
     alone = message.facts.get("source_phase") == Phase.RESUMED
     if alone or message.plan.destination not in this_host().registry.alive():
         close(self.app, message)
@@ -110,16 +110,16 @@ def resolve(message: Message, dead: Role) -> Any:  # noqa: ANN401
     return send(linked(WITHOUT[dead], message, then), message.id)
 
 
-@shared_task(name="sojourn.without_destination", bind=True)
-def without_destination(self: Any, handed: Json) -> None:  # noqa: ANN401
+@shared_task(name="sojourn.without_destination", bind=True, ignore_result=True)
+def without_destination(self: Any, handed: str) -> None:  # noqa: ANN401
     """End a migration that the source has ended alone, and leave word for the destination."""
-    _end_without(self.app, Message.from_json(handed), Role.DESTINATION)
+    _end_without(self.app, Message.from_text(handed), Role.DESTINATION)
 
 
-@shared_task(name="sojourn.without_source", bind=True)
-def without_source(self: Any, handed: Json) -> None:  # noqa: ANN401
+@shared_task(name="sojourn.without_source", bind=True, ignore_result=True)
+def without_source(self: Any, handed: str) -> None:  # noqa: ANN401
     """End a migration that the destination has ended alone, and leave word for the source."""
-    _end_without(self.app, Message.from_json(handed), Role.SOURCE)
+    _end_without(self.app, Message.from_text(handed), Role.SOURCE)
 
 
 def _end_without(app: Any, message: Message, dead: Role) -> None:  # noqa: ANN401

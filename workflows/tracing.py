@@ -23,6 +23,8 @@ from typing import Any
 from celery.signals import task_prerun, worker_process_init, worker_process_shutdown
 
 from sojourn import __version__
+from sojourn.errors import UsageError
+from sojourn.model import Message
 from sojourn.settings import Settings, variable
 
 log = logging.getLogger("sojourn.tracing")
@@ -135,7 +137,5 @@ def _name_migration(args: Any = (), **_: object) -> None:  # noqa: ANN401  (what
     _BEGINNING.set(None)
     from opentelemetry import trace  # noqa: PLC0415
 
-    handed = args[0] if args else None
-    handed = handed[0] if isinstance(handed, list) and handed else handed
-    if isinstance(handed, dict) and isinstance(handed.get("id"), str):
-        trace.get_current_span().set_attribute("sojourn.migration", handed["id"])
+    with contextlib.suppress(UsageError):
+        trace.get_current_span().set_attribute("sojourn.migration", Message.from_text(args[0] if args else "").id)

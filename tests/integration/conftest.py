@@ -181,7 +181,7 @@ class Cluster:
 
     def send(self, step: Any, message: Message, host: str) -> Any:
         """Send one step to one host."""
-        return step.signature(host, message.plan, message).apply_async()
+        return step.signature(host, message.plan).apply_async((message.to_text(),))
 
     def under_way(self) -> set[str]:
         """Return the ids of the tasks that workers have begun."""

@@ -138,9 +138,9 @@ PHASED = Pipeline(
 
 
 @shared_task(name="test.roll_back")  # type: ignore[untyped-decorator, unused-ignore]  # Celery has no types
-def roll_back(handed: Json) -> None:
+def roll_back(handed: str) -> None:
     """Undo everything, and write down that it was asked for."""
-    message = Message.from_json(handed)
+    message = Message.from_text(handed)
     _write(this_host().settings.state_dir.parent, message.id, "roll_back")
     backward(PIPELINE, message, conclude).apply_async()
 

@@ -23,10 +23,6 @@ from tests.integration.steps import act, let_go
 from tests.integration.test_capacity import sojourn
 from workflows.batch import abort_batch, drain, migrate_many, resume_batch
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:task_allow_error_cb_on_chord_header:celery.exceptions.CPendingDeprecationWarning"
-)
-
 HOSTS = ("alpha", "beta", "gamma")
 
 

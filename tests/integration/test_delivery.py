@@ -38,7 +38,7 @@ def test_twice(cluster: Cluster) -> None:
     message = cluster.message()
     answers = [_sent(cluster, zeroth, message, "alpha").result for _ in range(2)]
     assert answers[0] == answers[1]
-    assert answers[0]["facts"] == {"zeroth_source": "alpha"}
+    assert Message.from_text(answers[0]).facts == {"zeroth_source": "alpha"}
     assert cluster.acts(message) == ["zeroth@alpha"]
 
 
@@ -122,7 +122,7 @@ def test_what_is_pending_is_not_kept(cluster: Cluster) -> None:
     message = cluster.message()
     assert _sent(cluster, zeroth, message, "alpha").successful()
     handed = _sent(cluster, undo_first, message.with_facts({"pending": ["alpha: full"], "word": 1}), "alpha").get()
-    assert handed["facts"]["pending"] == ["alpha: full"]
+    assert Message.from_text(handed).facts["pending"] == ["alpha: full"]
     entry = cluster.journal("alpha").entry(message.id, Role.SOURCE)
     assert entry is not None
     assert entry.facts == {"word": 1}
@@ -134,7 +134,8 @@ def test_an_undo_behind_a_step_that_does_not_end(cluster: Cluster) -> None:
     forward = cluster.send(zeroth, message, "alpha")
     eventually(lambda: cluster.acts(message))
     try:
-        assert "pending" in _sent(cluster, quick_undo, message, "alpha").get(timeout=5)["facts"]
+        handed = _sent(cluster, quick_undo, message, "alpha").get(timeout=5)
+        assert "pending" in Message.from_text(handed).facts
     finally:
         let_go(cluster.place, message.id)
         forward.get(timeout=10)

@@ -17,10 +17,6 @@ from tests.integration.steps import let_go
 from workflows.migrate import migrate
 from workflows.recover import abort
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:task_allow_error_cb_on_chord_header:celery.exceptions.CPendingDeprecationWarning"
-)
-
 EMPTY = Counts(0, 0, 0, 0)
 
 

@@ -18,10 +18,6 @@ from workflows.canvas import forward
 from workflows.conclude import conclude
 
 #: As in test_canvas.py.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:task_allow_error_cb_on_chord_header:celery.exceptions.CPendingDeprecationWarning"
-)
-
 ROLES = {"alpha": Role.SOURCE, "beta": Role.DESTINATION}
 ENDS = {"alpha": Phase.RETIRED, "beta": Phase.RESTORED}
 

@@ -21,7 +21,7 @@ Raw = dict[str, Any]
 
 def _captured(cluster: Cluster, message: Message) -> Raw:
     """Return a well signed message as it lies in Redis, taken from a queue that nobody reads."""
-    zeroth.signature("nowhere", message.plan, message).apply_async()
+    zeroth.signature("nowhere", message.plan).apply_async((message.to_text(),))
     client = Client.from_url(cluster.redis.url)
     raw: Raw = json.loads(client.brpop(["nowhere"], timeout=5)[1])  # type: ignore[index]  # it is not awaited
     return raw
@@ -54,7 +54,7 @@ def _no_text_as_signature(raw: Raw) -> None:
 
 
 def _another_pid(raw: Raw) -> None:
-    _body(raw, lambda body: body[0][0]["plan"].update(pid=1234))
+    _body(raw, lambda body: body[0].append(body[0].pop().replace('"pid": 4242', '"pid": 1234')))
 
 
 def _another_chain(raw: Raw) -> None:
@@ -113,6 +113,7 @@ def test_a_replayed_message_is_harmless(cluster: Cluster) -> None:
 
 def test_what_is_no_message_at_all(cluster: Cluster) -> None:
     """A signed step whose argument is no message touches nothing."""
-    answer = zeroth.task.signature(({"id": "../../etc", "plan": {}, "facts": {}},), queue="alpha").apply_async()
+    none = json.dumps({"id": "../../etc", "plan": {}, "facts": {}})
+    answer = zeroth.task.signature((none,), queue="alpha").apply_async()
     answer.get(timeout=10, propagate=False)
     assert answer.failed()

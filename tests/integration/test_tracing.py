@@ -21,9 +21,6 @@ pytest.importorskip("opentelemetry.instrumentation.celery", reason="the extra `o
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 #: As in test_canvas.py.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:task_allow_error_cb_on_chord_header:celery.exceptions.CPendingDeprecationWarning"
-)
 
 
 class Collector:

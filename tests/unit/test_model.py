@@ -97,7 +97,7 @@ messages = some.builds(
 @given(messages)
 def test_a_message_survives_json(message: Message) -> None:
     """What one host sends is what the other reads."""
-    assert Message.from_json(json.loads(json.dumps(message.to_json()))) == message
+    assert Message.from_text(message.to_text()) == message
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -105,51 +105,42 @@ def test_a_message_survives_json(message: Message) -> None:
 def test_what_is_no_message_is_refused(data: Any) -> None:
     """Whatever JSON comes that is no message, the answer is one usage error."""
     with pytest.raises(UsageError):
-        Message.from_json(data)
+        Message.from_text(json.dumps(data))
 
 
 @pytest.mark.parametrize("bad_id", ["", "short", "../../etc/passwd", "0123ABCD", "0" * 41, "0123abc\n", 12345678, None])
 def test_an_id_is_no_path(bad_id: object) -> None:
     """An id becomes a directory's name, so only hexadecimal digits and hyphens are one."""
     with pytest.raises(UsageError):
-        Message.from_json({"id": bad_id, "plan": PLAN, "facts": {}})
+        Message.from_text(json.dumps({"id": bad_id, "plan": PLAN, "facts": {}}))
 
 
 @pytest.mark.parametrize("facts", [None, [], "x", 5])
 def test_facts_are_a_mapping(facts: object) -> None:
     """Facts of any other shape are refused."""
     with pytest.raises(UsageError):
-        Message.from_json({"id": ID, "plan": PLAN, "facts": facts})
+        Message.from_text(json.dumps({"id": ID, "plan": PLAN, "facts": facts}))
 
 
 @pytest.mark.parametrize("plan", [{}, "pid", PLAN | {"pid": "x"}])
 def test_a_message_with_a_bad_plan(plan: object) -> None:
     """A message is only as good as its plan."""
     with pytest.raises(UsageError):
-        Message.from_json({"id": ID, "plan": plan, "facts": {}})
+        Message.from_text(json.dumps({"id": ID, "plan": plan, "facts": {}}))
 
 
 @pytest.mark.parametrize("plan", [None, 5, True, ["pid"], [], ""])
 def test_a_message_whose_plan_is_no_mapping(plan: object) -> None:
     """Nothing but a mapping is a plan, and the refusal is a usage error like any other."""
     with pytest.raises(UsageError):
-        Message.from_json({"id": ID, "plan": plan, "facts": {}})
+        Message.from_text(json.dumps({"id": ID, "plan": plan, "facts": {}}))
 
 
-def test_joining() -> None:
-    """Facts of steps that ran side by side are merged; of two with one name the later counts."""
-    plan = Plan.from_json(PLAN)
-    parts = [Message(ID, plan, {"a": 1, "b": 1}).to_json(), Message(ID, plan, {"b": 2}).to_json()]
-    assert Message.join(parts) == Message(ID, plan, {"a": 1, "b": 2})
-    assert Message.join(parts[:1]) == Message(ID, plan, {"a": 1, "b": 1})
-
-
-@pytest.mark.parametrize("other", [{"id": "ffffffff"}, {"plan": PLAN | {"pid": 7}}])
-def test_joining_two_migrations(other: dict[str, Any]) -> None:
-    """Messages of two migrations are never mixed."""
-    message = {"id": ID, "plan": PLAN, "facts": {}}
-    with pytest.raises(UsageError, match="were mixed"):
-        Message.join([message, {**message, **other}])
+@pytest.mark.parametrize("text", ["", "{", "no message", None, 5, {"id": ID}])
+def test_what_is_no_text_of_a_message(text: Any) -> None:
+    """Whatever comes in a message's place is refused as such."""
+    with pytest.raises(UsageError, match="not a message"):
+        Message.from_text(text)
 
 
 def test_a_member_survives_json() -> None:
