@@ -106,8 +106,8 @@ def test_what_a_worker_lists_is_put_into_words_too() -> None:
 
 def test_a_step_says_of_which_migration_it_is() -> None:
     """Flower finds a migration's tasks by these words, and shows them as they are."""
-    *steps, _ = linked(ABORT, Message(ID, PLAN), conclude).tasks
-    told = {step.options["argsrepr"] for step in steps}
+    first = linked(ABORT, Message(ID, PLAN), conclude)
+    told = {step.options["argsrepr"] for step in [first, *first.options["chain"]]}
     assert told == {f"pid 4242 from alpha to beta; migration {ID}"}
     assert {readable.words(text) for text in told} == told
 
