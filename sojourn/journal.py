@@ -101,18 +101,16 @@ class _Database(sqlite3.Connection):
 
     def execute(self, statement: str, values: Any = (), /) -> sqlite3.Cursor:  # noqa: ANN401  (SQLite's own signature)
         """Run one statement. Raises JournalFailed."""
-        with _told():
+        try:
             return super().execute(statement, values)
+        except sqlite3.OperationalError as error:
+            raise _failed(error) from None
 
 
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise JournalFailed(
-            f"The journal of this host failed: {error}.", "Is the disk full, or mounted read-only? See `state_dir`."
-        ) from None
+def _failed(error: sqlite3.OperationalError) -> JournalFailed:
+    return JournalFailed(
+        f"The journal of this host failed: {error}.", "Is the disk full, or mounted read-only? See `state_dir`."
+    )
 
 
 class Journal:
@@ -121,9 +119,11 @@ class Journal:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path = path
-        with _told():
+        try:
             self._db = connect(str(path), _Database)
             self._db.executescript(SCHEMA)
+        except sqlite3.OperationalError as error:
+            raise _failed(error) from None
 
     def open(self, migration: str, role: Role, plan: Plan, phase: Phase | None = None) -> Entry:
         """Make the row of a migration, in its role's first phase unless told otherwise; keep it if it is there."""
