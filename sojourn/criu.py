@@ -44,6 +44,10 @@ class Criu:
             raise CriuFailed(f"{self.path} does not say its version.", f"Try: {self.path} --version")
         return found[1]
 
+    def check(self) -> None:
+        """Let CRIU look whether it can work on this kernel. Raises CommandFailed with its last complaint."""
+        run([self.path, "check"], deadline_s=VERSION_DEADLINE_S)
+
     def has(self, feature: str) -> bool:
         """Whether kernel and CRIU have a feature of ``criu check --feature``, such as ``mem_dirty_track``."""
         check: list[Argument] = [self.path, "check", "--feature", feature]

@@ -175,6 +175,17 @@ class Store:
         with self._answering():
             self._redis.ping()
 
+    def about(self) -> dict[str, Any]:
+        """Return what Redis says of itself (INFO)."""
+        with self._answering():
+            return dict(self._redis.info())
+
+    def time(self) -> float:
+        """Return Redis's clock, in seconds since the epoch."""
+        with self._answering():
+            seconds, microseconds = self._redis.time()
+        return float(seconds + microseconds / 1e6)
+
     @contextlib.contextmanager
     def _answering(self) -> Iterator[None]:
         try:

@@ -9,6 +9,7 @@ import typer
 from sojourn.cli import (
     capacity,
     check,
+    doctor,
     history,
     intervene,
     lab,
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.add_typer(lab.app, name="lab")
 migrate.add_to(app)
 check.add_to(app)
+doctor.add_to(app)
 look.add_to(app)
 watch.add_to(app)
 history.add_to(app)
