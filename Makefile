@@ -4,7 +4,7 @@ BIN := .venv/bin
 RINGS := tests/unit tests/integration tests/lab tests/faults tests/browser
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint faults soak bench control clean
+.PHONY: help demo test lint wheel release faults soak bench control clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,14 @@ lint: ## check style, types and layers
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+wheel: ## build the wheel into dist/, as docs/install.md wants it
+	@bin/setup
+	@$(BIN)/python -m build --no-isolation --wheel
+
+release: ## build and check what would be published, in dist/; ARGS=--draft before everything is committed
+	@bin/setup
+	@$(BIN)/python bin/release.py $(ARGS)
 
 faults: ## run the whole fault matrix on several labs and write docs/failure.md (root, about an hour)
 	@bin/setup lab

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from sojourn import __version__
 from sojourn.cli import (
     capacity,
     check,
@@ -25,13 +27,31 @@ from sojourn.cli import (
 from sojourn.errors import SojournError, UsageError
 from sojourn.settings import variable
 
+
+def tell_version(wanted: bool) -> None:
+    """Print the version, if that is asked for, and end."""
+    if wanted:
+        sys.stdout.write(f"sojourn {__version__}\n")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="sojourn",
-    help="Move running Linux processes between hosts without putting their memory on a disk.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=tell_version, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Move running Linux processes between hosts without putting their memory on a disk."""
+
+
 app.add_typer(lab.app, name="lab")
 migrate.add_to(app)
 check.add_to(app)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sojourn import __version__
 from sojourn.run import Completed, run
 
 #: Nobody listens at port 1.
@@ -100,3 +101,9 @@ def test_a_bad_setting(environment: dict[str, str]) -> None:
     done = _sojourn({**environment, "SOJOURN_FREEZE_SLOTS": "many"}, "list")
     assert done.returncode == 2
     assert done.stderr.startswith("error: The setting 'freeze_slots' is wrong")
+
+
+def test_the_version(environment: dict[str, str]) -> None:
+    """It is that of the package, and needs neither settings nor Redis."""
+    done = _sojourn({**environment, "SOJOURN_FREEZE_SLOTS": "many"}, "--version")
+    assert (done.returncode, done.stdout) == (0, f"sojourn {__version__}\n")
