@@ -171,7 +171,7 @@ def _present(name: str, hosts: Mapping[str, HostInfo | None]) -> HostInfo:
     if info is None:
         raise HostUnreachable(
             f"The worker of host {name} does not answer.",
-            "Start it there: systemctl start sojourn, or sojourn worker.",
+            "Start it there: systemctl start sojourn-worker, or sojourn worker.",
         )
     return info
 

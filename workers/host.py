@@ -18,6 +18,7 @@ import os
 import platform
 import select
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from sojourn.errors import StoreUnreachable
 from sojourn.host import SECONDS_PER_DAY, Host, this_host
 from sojourn.log import configure
 from sojourn.registry import HostInfo
+from sojourn.settings import variable
 from workers.lane import run
 from workers.metrics import serve
 from workers.reconciler import Reconciler
@@ -131,6 +133,7 @@ class Worker:
         """Work until SIGTERM or SIGINT, then let the lanes finish their steps."""
         the_app().loader.import_default_modules()
         self._leave_pid()
+        _tell_systemd()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._end)
         for each in self.lanes:
@@ -216,6 +219,14 @@ class Worker:
     def _leave_pid(self) -> None:
         self.host.worker_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.host.worker_file.write_text(str(os.getpid()))
+
+
+def _tell_systemd() -> None:
+    """Say that the worker runs, where systemd asks for that (sd_notify(3)); the lanes take some seconds more."""
+    address = variable("NOTIFY_SOCKET")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to:
+            to.sendto(b"READY=1", address.replace("@", "\0", 1) if address.startswith("@") else address)
 
 
 def describe(host: Host, criu: str) -> HostInfo:

@@ -7,6 +7,7 @@ that as its finding.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -14,13 +15,16 @@ from sojourn.criu import Criu
 from sojourn.doctor import cluster, machine, place
 from sojourn.doctor.finding import Finding, Level, failure
 from sojourn.errors import SojournError, UsageError
-from sojourn.registry import HostInfo, Registry
+from sojourn.registry import Registry
 from sojourn.settings import Settings, config_file, load
 from sojourn.store import Store
 
 __all__ = ["Finding", "Level", "examine"]
 
 PROC = Path("/proc")
+
+#: How long a worker may take to announce its host, and how often the registry is asked for that.
+STARTING_S, ASK_AGAIN_S = 20.0, 0.5
 
 AS_ROOT = "Run it as root: sudo sojourn doctor"
 
@@ -69,15 +73,19 @@ def _of_the_cluster(settings: Settings) -> Iterator[tuple[str, Callable[[], Answ
     except SojournError:
         return
     yield "clock", lambda: cluster.clock(store)
-    yield "worker", lambda: _worker(settings, hosts)
+    yield "worker", lambda: _worker(settings, Registry(store))
     yield "peers", lambda: list(cluster.peers(settings.host, Criu(settings.criu).version(), hosts))
     yield "reach", lambda: list(cluster.reachable(settings.host, hosts))
 
 
-def _worker(settings: Settings, hosts: dict[str, HostInfo | None]) -> Finding:
+def _worker(settings: Settings, registry: Registry) -> Finding:
+    """Look at our worker; one that runs but has not announced itself may just have started, and is waited for."""
     file = settings.runtime_dir / "worker.pid"
     pid = int(file.read_text()) if file.exists() else None
-    return cluster.worker(settings.host, settings.address, hosts.get(settings.host), pid)
+    until = time.monotonic() + STARTING_S
+    while not (told := registry.hosts().get(settings.host)) and cluster.is_running(pid) and time.monotonic() < until:
+        time.sleep(ASK_AGAIN_S)
+    return cluster.worker(settings.host, settings.address, told, pid)
 
 
 def _asked(name: str, check: Callable[[], Answer]) -> Iterable[Finding]:

@@ -80,15 +80,15 @@ def clock(store: Store) -> Finding:
 
 def worker(name: str, address: str, told: HostInfo | None, pid: int | None) -> Finding:
     """Look whether our worker runs (``pid`` is what it left) and announces this host as it is set up now."""
-    runs = pid is not None and Path(f"/proc/{pid}").exists()
+    runs = is_running(pid)
     if told is None:
-        said = "runs but does not announce itself: it is starting, or can not reach Redis" if runs else "does not run"
+        said = "runs but does not announce itself: can it reach Redis?" if runs else "does not run."
         return failure(
-            "worker", f"The worker of {name} {said}.", "systemctl start sojourn-worker; journalctl -u sojourn-worker"
+            "worker", f"The worker of {name} {said}", "systemctl start sojourn-worker; journalctl -u sojourn-worker"
         )
     if not runs:
-        advice = "Give each host a `host` of its own."
-        return failure("worker", f"{name} is announced, but not from here: its worker does not run here.", advice)
+        advice = "systemctl start sojourn-worker; or, if another host bears that name, give this one another."
+        return failure("worker", f"{name} is announced, but its worker does not run here.", advice)
     ours = {"address": address, "Sojourn": __version__, "kernel": platform.release()}
     theirs = {"address": told.address, "Sojourn": told.sojourn, "kernel": told.kernel}
     stale = [f"{what} {theirs[what]} instead of {ours[what]}" for what in ours if theirs[what] != ours[what]]
@@ -96,6 +96,11 @@ def worker(name: str, address: str, told: HostInfo | None, pid: int | None) -> F
         advice = "If only this host bears that name: systemctl restart sojourn-worker"
         return warning("worker", f"The worker announces {named(stale)}.", advice)
     return ok("worker", f"it runs as process {pid}, and announces {name} at {told.address}")
+
+
+def is_running(pid: int | None) -> bool:
+    """Whether the process is there that a worker has left the PID of."""
+    return pid is not None and Path(f"/proc/{pid}").exists()
 
 
 def peers(name: str, criu: str, hosts: Mapping[str, HostInfo | None]) -> Iterator[Finding]:

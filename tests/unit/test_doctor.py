@@ -311,7 +311,7 @@ def test_the_clock(ahead_s: float, level: Level, word: str) -> None:
         (PEER, os.getpid(), Level.OK, "announces beta"),
         (None, None, Level.FAILURE, "does not run"),
         (None, os.getpid(), Level.FAILURE, "does not announce itself"),
-        (PEER, None, Level.FAILURE, "not from here"),
+        (PEER, None, Level.FAILURE, "does not run here"),
         (replace(PEER, sojourn="0.0.1"), os.getpid(), Level.WARNING, "Sojourn 0.0.1 instead of"),
         (replace(PEER, address="192.0.2.9"), os.getpid(), Level.WARNING, "address 192.0.2.9"),
     ],
