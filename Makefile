@@ -4,7 +4,7 @@ BIN := .venv/bin
 RINGS := tests/unit tests/integration tests/lab tests/faults tests/browser
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint wheel release faults soak bench control clean
+.PHONY: help demo test lint wheel release docs faults soak bench control clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,11 @@ faults: ## run the whole fault matrix on several labs and write docs/failure.md 
 soak: ## migrate 500 times back and forth under faults and write docs/soak.md (root, about an hour)
 	@bin/setup lab
 	@$(BIN)/python -m tests.faults.soak $(ARGS)
+
+docs: ## write what the code knows into docs/, the man pages, and HTML with its links checked: dist/docs/docs/index.html
+	@bin/setup
+	@$(BIN)/python -m manual
+	@$(BIN)/sphinx-build --fail-on-warning --quiet -c manual . dist/docs
 
 bench: ## measure the freeze against the same CRIU commands in a shell script (root)
 	@bin/setup lab

@@ -59,6 +59,9 @@ def history(
 ) -> None:
     """Tell the percentiles of freeze and downtime, per pair of hosts and mode, as far back as the ledger goes.
 
+    That is `keep_days`. Times are of migrations that arrived; a percentile is always a value that was measured
+    (nearest rank).
+
     Exit status: 0; 2 usage; 1 if Redis does not answer.
     """
     lines = summed(Cluster().ledger.results(_instant(since, time.time()) if since else 0))

@@ -29,8 +29,13 @@ def add_to(app: typer.Typer) -> None:
 def abort(migration: Id, json: AsJson = False) -> None:
     """Give a migration up: at once before the images have left, after that if the destination has not taken it.
 
+    Also while it is queued. Before `released` the source decides alone and the answer comes at once, even if the
+    destination is dead. After it the destination's verdict decides, and the answer says which way it went. If a host
+    stays silent for 10 s, the migration is told to be in doubt; what was asked waits in that host's queue.
+
     Exit status: 0 it was given up, the process runs on the source; 2 no such migration, or it has ended; 12 in doubt;
-    1 it was too late, the process runs on the destination.
+    1 it was too late, the process runs on the destination (16 if clean-up is pending there). Any other end has the
+    code that it has for `sojourn migrate`.
     """
     cluster = Cluster()
     account = _unended(cluster, migration)
@@ -43,14 +48,22 @@ def abort(migration: Id, json: AsJson = False) -> None:
 
 def resolve(
     migration: Id,
-    destination_is_dead: Annotated[bool, typer.Option(help="The destination is gone for good; resume here.")] = False,
-    source_is_dead: Annotated[bool, typer.Option(help="The source is gone for good; go on without it.")] = False,
+    destination_is_dead: Annotated[
+        bool, typer.Option(help="The destination is gone for good; resume the original.")
+    ] = False,
+    source_is_dead: Annotated[bool, typer.Option(help="The source is gone for good; the destination goes on.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: AsJson = False,
 ) -> None:
     """Decide what nobody else can: one of the two hosts will never answer again.
 
-    Say so only of a host that is switched off, and stays so: if it still runs the process, there will be two.
+    Exactly one of them must be named. Say so only of a host that is switched off, and stays so: if it still runs the
+    process, there will be two.
+
+    It says what it will do and asks. Who said so and when is kept in the journals and shown by `sojourn show`. If the
+    dead host comes back after all, the word waits there for it: a destination refuses, or ends what runs there of the
+    process once the original runs; a source retires its original if the destination has taken the process.
+
     Exit status: 0 the process runs; 2 usage; 12 in doubt; 13 lost; 14 the other host does not answer; 130 not agreed
     to; 1 anything else.
     """

@@ -55,7 +55,7 @@ def up(
 
     The first time, it builds the root of the hosts, which takes one to two minutes.
 
-    Exit codes: 0 the lab is up; 2 usage; 1 anything else.
+    Exit status: 0 the lab is up; 2 usage; 1 anything else.
     """
     started = time.monotonic()
     with _progress() as report:
@@ -74,7 +74,7 @@ def up(
 def prepare() -> None:
     """Build the root of the hosts, as the first start of a lab does. Quick where it is built already.
 
-    Exit codes: 0 it is built; 1 it could not be.
+    Exit status: 0 it is built; 1 it could not be.
     """
     outside.check()
     with _progress() as report:
@@ -91,7 +91,7 @@ def demo(
 
     It uses a lab of its own, named demo, and takes an earlier one of that name down first.
 
-    Exit codes: 0 every promise was kept; 1 one was not, or there could be no lab.
+    Exit status: 0 every promise was kept; 1 one was not, or there could be no lab.
     """
     demonstration.show(_progress, size_mb=mb, keep=keep)
 
@@ -105,7 +105,7 @@ def down(
 ) -> None:
     """Remove the lab with all that runs in it, its disks included. Harmless where there is none.
 
-    Exit codes: 0 nothing is left; 2 usage; 1 anything else.
+    Exit status: 0 nothing is left; 2 usage; 1 anything else.
     """
     names = all_names() if everything else [name]
     removed = [each for each in names if Lab(each).down()]
@@ -119,7 +119,7 @@ def down(
 def status(*, name: Name = DEFAULT_NAME, as_json: Json = False) -> None:
     """Show the lab's hosts.
 
-    Exit codes: 0 there is such a lab; 1 there is none.
+    Exit status: 0 there is such a lab; 1 there is none.
     """
     found = Lab(name).status()
     if as_json:
@@ -132,7 +132,7 @@ def status(*, name: Name = DEFAULT_NAME, as_json: Json = False) -> None:
 def execute(host: HostName, command: Command, *, name: Name = DEFAULT_NAME) -> None:
     """Run a command inside a host, with this terminal.
 
-    Exit codes: the command's.
+    Exit status: the command's.
     """
     run.replace(Lab(name).host(host).argv(_words(command)))
 
@@ -148,7 +148,7 @@ def launch(
 ) -> None:
     """Start a program on a host in a shape that migrates well, and print its PID.
 
-    Exit codes: 0 it runs; 1 it could not be started.
+    Exit status: 0 it runs; 1 it could not be started.
     """
     pid = Lab(name).host(host).launch(_words(command), log=log)
     _answer({"pid": pid, "host": host}, str(pid), as_json=as_json)
@@ -165,7 +165,7 @@ def start(
 ) -> None:
     """Start one of the lab's own workloads on a host, and print its PID and where it writes its status.
 
-    Exit codes: 0 it beats; 2 usage; 1 it could not be started.
+    Exit status: 0 it beats; 2 usage; 1 it could not be started.
     """
     started = workload.start(Lab(name).host(host), program, **({} if mb is None else {"mb": mb}))
     answer: dict[str, object] = {"pid": started.pid, "host": host, "status": str(started.file)}
@@ -176,7 +176,7 @@ def start(
 def cut(host: HostName, *, name: Name = DEFAULT_NAME, as_json: Json = False) -> None:
     """Pull a host's network cable.
 
-    Exit codes: 0 it is cut off; 2 usage; 1 anything else.
+    Exit status: 0 it is cut off; 2 usage; 1 anything else.
     """
     Lab(name).cut(host)
     _answer({"host": host, "state": "cut"}, f"{host} is cut off", as_json=as_json)
@@ -186,7 +186,7 @@ def cut(host: HostName, *, name: Name = DEFAULT_NAME, as_json: Json = False) -> 
 def heal(host: HostName, *, name: Name = DEFAULT_NAME, as_json: Json = False) -> None:
     """Plug a host's network cable in again.
 
-    Exit codes: 0 it is plugged in; 2 usage; 1 anything else.
+    Exit status: 0 it is plugged in; 2 usage; 1 anything else.
     """
     Lab(name).heal(host)
     _answer({"host": host, "state": "healed"}, f"{host} is plugged in", as_json=as_json)
@@ -196,7 +196,7 @@ def heal(host: HostName, *, name: Name = DEFAULT_NAME, as_json: Json = False) ->
 def crash(host: HostName, *, name: Name = DEFAULT_NAME, as_json: Json = False) -> None:
     """Take a host's power away: its processes and memory are gone, its disk stays.
 
-    Exit codes: 0 it is down; 2 usage; 1 anything else.
+    Exit status: 0 it is down; 2 usage; 1 anything else.
     """
     Lab(name).crash(host)
     _answer({"host": host, "state": "down"}, f"{host} is down", as_json=as_json)
@@ -206,7 +206,7 @@ def crash(host: HostName, *, name: Name = DEFAULT_NAME, as_json: Json = False) -
 def boot(host: HostName, *, name: Name = DEFAULT_NAME, as_json: Json = False) -> None:
     """Start a crashed host again, with the disk it had.
 
-    Exit codes: 0 it is up; 2 usage; 1 anything else.
+    Exit status: 0 it is up; 2 usage; 1 anything else.
     """
     with _progress() as report:
         Lab(name, report).boot(host)
@@ -223,7 +223,7 @@ def worker(
 ) -> None:
     """Start, stop, kill (its supervisor starts it again) or restart the worker of a host.
 
-    Exit codes: 0 done; 2 usage; 1 anything else.
+    Exit status: 0 done; 2 usage; 1 anything else.
     """
     words = {"start": "up", "stop": "down", "kill": "kill", "restart": "restart", "status": "status"}
     if command not in words:

@@ -30,8 +30,11 @@ def logs(
 ) -> None:
     """Show what CRIU and the page channel logged of one migration, on both hosts; of long logs the end.
 
-    Exit status: 0; 2 no such migration, or the host has no part in it; 14 a host does not answer, the other's logs are
+    The workers of the hosts read the files and send at most the last 256 kB of each, headed by host, path and size.
+    Characters that would steer the terminal are replaced. A host that does not answer is said; the other's logs are
     shown all the same.
+
+    Exit status: 0; 2 no such migration, or the host has no part in it; 14 a host does not answer.
     """
     account = Cluster().find(migration)
     hosts = _hosts(account, host)

@@ -108,6 +108,8 @@ def batch(
 ) -> None:
     """Show a batch, pause it, resume it, or abort it; one that was aborted can be resumed too.
 
+    A batch that is resumed after an abort tries again what did not arrive.
+
     Exit status: 0; 2 no such batch, or nothing that can be done to it now.
     """
     cluster = Cluster()

@@ -15,9 +15,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def metrics() -> None:
-    """Print the metrics of the cluster for Prometheus, for a look or a textfile collector. Exit status: 0.
+    """Print the metrics of the cluster for Prometheus, for a look or a textfile collector.
 
-    If Redis does not answer, `sojourn_redis_up 0` is all that is printed.
+    If Redis does not answer, `sojourn_redis_up 0` is all that is printed. Exit status: 0.
     """
     from sojourn.metrics import cluster_collector, exposition  # noqa: PLC0415  (one command of many needs the library)
 

@@ -64,7 +64,12 @@ def migrate(
     detach: Annotated[bool, typer.Option(help="Print the id and return at once.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the finished migration as JSON.")] = False,
 ) -> None:
-    """Move a running process, with its children and its memory, to another host; or many, by what they are."""
+    """Move a running process, with its children and its memory, to another host; or many, by what they are.
+
+    If the hosts have no room for it now, it waits in the queue: `sojourn queue` says why. With --plan, move all that a
+    plan file says, as one batch; with --command, --user, --cgroup, --unit or --all (several must hold for the same
+    process), all that they mean. The exit status of a batch is that of `sojourn drain`.
+    """
     selector = {"command": command, "user": user, "cgroup": cgroup, "unit": unit, "all": everything or None}
     which = {name: value for name, value in selector.items() if value is not None}
     if plan_file:

@@ -46,6 +46,8 @@ def watch(
 ) -> None:
     """Watch all migrations live, or one to its end; in a pipe, one line for each event.
 
+    Ctrl-C ends the display only, and says how to come back. Terminals that are narrow get fewer columns.
+
     Exit status: of one, that of `sojourn migrate`, or 2 if there is none; 130 Ctrl-C: migrations go on; 1 if Redis does
     not answer.
     """

@@ -9,8 +9,6 @@ import pytest
 
 from sojourn.diagnosis import MESSAGES, Row, diagnose, errors
 
-TROUBLESHOOTING = Path(__file__).parents[2] / "docs/troubleshooting.md"
-
 #: A line per row: its code, what the sentence must name, and CRIU's line.
 LINES = (Path(__file__).parent / "criu-messages.txt").read_text().splitlines()
 
@@ -47,25 +45,6 @@ def test_every_row_says_what_to_do_and_where_it_is_from() -> None:
         assert row.hint.endswith((".", ". ")), row
         assert re.fullmatch(r"([\w/.-]+\.c \w+(, )?)+(, ?\w+)*", row.source), row.source
         assert re.fullmatch(r"[A-Z][A-Z0-9_]+", row.code), row
-
-
-def _readable(pattern: str) -> str:
-    """Return a pattern as people read it: names of things and alternatives are dots."""
-    plain = re.sub(r"\(\?P<\w+>(?:[^()]|\\[()])*?(?<!\\)\)", "…", pattern)
-    plain = plain.replace(r"\s*", "").replace(r"Error \([^)]*\): ", "")
-    plain = re.sub(r"(\\[dSw]|\.|f)[+*]\??4?", "…", plain)
-    return re.sub(r"\\(.)", r"\1", plain)
-
-
-def _documented(row: Row) -> str:
-    means = re.sub(r"\{\w+\}", "…", row.sentence)
-    return f"| `{row.code}` | `{_readable(row.pattern)}` | {means[0].upper()}{means[1:]} | {row.hint} |"
-
-
-def test_the_documented_table_is_this_one() -> None:
-    """Every message that is known, sorted by its code; print what should stand there if it does not."""
-    wanted = "\n".join(_documented(row) for row in sorted(MESSAGES, key=lambda row: row.code))
-    assert wanted in TROUBLESHOOTING.read_text(), f"\n{wanted}"
 
 
 def test_the_first_known_message_decides() -> None:
