@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from manual import tables
+from manual import roff, tables
 from manual.commands import commands
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -34,7 +34,7 @@ def filled(page: Path, text: str, part: str, content: str) -> str:
 
 def pages() -> dict[Path, str]:
     """Return what every file shall hold that is generated, as a whole or in parts."""
-    found = {}
+    found = {DOCS / "man" / name: text for name, text in roff.pages().items()}
     for name, parts in PARTS.items():
         text = (DOCS / name).read_text()
         for part, make in parts.items():

@@ -24,12 +24,12 @@ TIMEOUT_S = 2.0
 class Store:
     """A connection to the cluster's Redis, made at the first command."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
         self._redis: Any = redis.Redis.from_url(
             url,
             decode_responses=True,
-            socket_timeout=TIMEOUT_S,
-            socket_connect_timeout=TIMEOUT_S,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
             retry=Retry(NoBackoff(), 1),
         )
         self._scripts: dict[str, Any] = {}

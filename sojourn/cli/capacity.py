@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
+from sojourn.cli import completion
 from sojourn.cli.cluster import Cluster
 from sojourn.cli.output import console
 
-HostName = Annotated[str, typer.Argument(metavar="HOST", help="The host.")]
+HostName = Annotated[str, typer.Argument(metavar="HOST", help="The host.", autocompletion=completion.hosts)]
 
 
 def add_to(app: typer.Typer) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sojourn.cli import output
+from sojourn.cli import completion, output
 from sojourn.cli.cluster import Cluster
 from sojourn.cli.options import Id
 from sojourn.cli.output import complaints, console, megabytes
@@ -24,7 +24,9 @@ def add_to(app: typer.Typer) -> None:
 
 def logs(
     migration: Id,
-    host: Annotated[str | None, typer.Option(metavar="HOST", help="Only the logs on this host.")] = None,
+    host: Annotated[
+        str | None, typer.Option(metavar="HOST", help="Only the logs on this host.", autocompletion=completion.hosts)
+    ] = None,
     errors: Annotated[bool, typer.Option("--errors", help="Only errors, with the lines around them.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from sojourn.cli import output, timeline
+from sojourn.cli import completion, output, timeline
 from sojourn.cli.cluster import Cluster
 from sojourn.cli.options import Id
 from sojourn.cli.output import coloured, console, megabytes, milliseconds
@@ -112,7 +112,7 @@ def _described(known: Mapping[str, HostInfo | None], *, wide: bool) -> Table:
 
 
 def ps(
-    host: Annotated[str, typer.Argument(help="The host to look at.")],
+    host: Annotated[str, typer.Argument(help="The host to look at.", autocompletion=completion.hosts)],
     json: AsJson = False,
 ) -> None:
     """List the processes of a host that could be migrated. Exit status: 0; 2 no such host; 14 host unreachable."""

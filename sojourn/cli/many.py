@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sojourn.batch import BatchState, Record, states_of
-from sojourn.cli import output, overview
+from sojourn.cli import completion, output, overview
 from sojourn.cli.cluster import Cluster
 from sojourn.cli.options import FileLocks, TcpEstablished, chosen
 from sojourn.cli.output import console
@@ -73,7 +73,7 @@ def migrate_lines(asked: list[Json], *, dry_run: bool, detach: bool, json: bool)
 
 
 def drain(
-    host: Annotated[str, typer.Argument(metavar="HOST", help="The host to empty.")],
+    host: Annotated[str, typer.Argument(metavar="HOST", help="The host to empty.", autocompletion=completion.hosts)],
     tcp_established: TcpEstablished = False,
     shell_job: Annotated[bool, typer.Option(help="Trees may belong to a shell's session or terminal.")] = False,
     file_locks: FileLocks = False,
@@ -100,7 +100,7 @@ def drain(
 
 
 def batch(
-    batch: Annotated[str, typer.Argument(help="The batch's id, or how it begins.")],
+    batch: Annotated[str, typer.Argument(help="The batch's id, or how it begins.", autocompletion=completion.batches)],
     word: Annotated[Word, typer.Argument(help="What to do.")] = Word.SHOW,
     finish: Annotated[bool, typer.Option("--finish", help="Abort: what is under way goes on to its end.")] = False,
     roll_back: Annotated[bool, typer.Option("--roll-back", help="Abort: what is under way is aborted too.")] = False,
@@ -142,7 +142,10 @@ def batches(
 
 
 def queue(
-    migration: Annotated[str | None, typer.Argument(help="A migration that waits: its id, or how it begins.")] = None,
+    migration: Annotated[
+        str | None,
+        typer.Argument(help="A migration that waits: its id, or how it begins.", autocompletion=completion.migrations),
+    ] = None,
     priority: Annotated[int | None, typer.Option(help="Give it this priority; a higher one goes first.")] = None,
     count: Annotated[int, typer.Option("--first", min=1, max=10_000, help="How many of those that wait.")] = 100,
     json: AsJson = False,

@@ -10,7 +10,7 @@ from uuid import uuid4
 import typer
 from rich.markup import escape
 
-from sojourn.cli import live, many, output, timeline
+from sojourn.cli import completion, live, many, output, timeline
 from sojourn.cli.cluster import Cluster
 from sojourn.cli.options import All, Cgroup, Command, FileLocks, Mode, ShellJob, TcpEstablished, Unit, User, chosen
 from sojourn.cli.output import console, megabytes, milliseconds
@@ -38,9 +38,18 @@ def migrate(
     pid: Annotated[
         int | None, typer.Argument(help="The process, by its PID on the source; its children move along.")
     ] = None,
-    source: Annotated[str | None, typer.Option("--from", metavar="HOST", help="The host where it runs.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="HOST", help="The host where it runs.", autocompletion=completion.hosts),
+    ] = None,
     destination: Annotated[
-        str | None, typer.Option("--to", metavar="HOST", help="The host where it shall run; auto: the best one.")
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="HOST",
+            help="The host where it shall run; auto: the best one.",
+            autocompletion=completion.destinations,
+        ),
     ] = None,
     plan_file: Annotated[
         Path | None, typer.Option("--plan", metavar="FILE", help="Migrate all that this file says, CSV or JSON.")

@@ -6,8 +6,14 @@ from typing import Annotated
 
 import typer
 
-Source = Annotated[str, typer.Option("--from", metavar="HOST", help="The host where it runs.")]
-Destination = Annotated[str, typer.Option("--to", metavar="HOST", help="The host where it shall run.")]
+from sojourn.cli import completion
+
+Source = Annotated[
+    str, typer.Option("--from", metavar="HOST", help="The host where it runs.", autocompletion=completion.hosts)
+]
+Destination = Annotated[
+    str, typer.Option("--to", metavar="HOST", help="The host where it shall run.", autocompletion=completion.hosts)
+]
 Mode = Annotated[str, typer.Option(help="How: stop-and-copy.")]
 TcpEstablished = Annotated[bool, typer.Option(help="Move established TCP connections along.")]
 ShellJob = Annotated[bool, typer.Option(help="The tree belongs to a shell's session or terminal.")]
@@ -28,4 +34,4 @@ def chosen(**options: bool) -> dict[str, bool]:
     return {name: True for name, on in options.items() if on}
 
 
-Id = Annotated[str, typer.Argument(help="The migration's id, or how it begins.")]
+Id = Annotated[str, typer.Argument(help="The migration's id, or how it begins.", autocompletion=completion.migrations)]

@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from sojourn.cli import live, output, timeline
+from sojourn.cli import completion, live, output, timeline
 from sojourn.cli.cluster import Cluster
 from sojourn.cli.output import complaints, console, megabytes, milliseconds
 from sojourn.errors import StoreUnreachable
@@ -41,7 +41,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def watch(
-    migration: Annotated[str | None, typer.Argument(metavar="[ID]", help="Only this one, to its end.")] = None,
+    migration: Annotated[
+        str | None,
+        typer.Argument(metavar="[ID]", help="Only this one, to its end.", autocompletion=completion.migrations),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each event.")] = False,
 ) -> None:
     """Watch all migrations live, or one to its end; in a pipe, one line for each event.

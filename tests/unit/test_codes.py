@@ -27,11 +27,14 @@ def written() -> set[str]:
 
 
 def _codes(node: ast.AST) -> Iterator[str]:
-    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-        if node.targets[0].id == "code" or node.targets[0].id.endswith("_CORDONED"):
-            yield from _text(node.value)
+    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and _names_code(node.targets[0].id):
+        yield from _text(node.value)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in TAKERS:
         yield from (code for argument in node.args[TAKERS[node.func.id] :][:1] for code in _text(argument))
+
+
+def _names_code(name: str) -> bool:
+    return name in {"code", "IS_CORDONED"}
 
 
 def _text(node: ast.expr) -> Iterator[str]:

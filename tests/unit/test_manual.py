@@ -49,7 +49,7 @@ def test_html_is_made_without_a_warning(tmp_path: Path) -> None:
     """Sphinx follows every link and every anchor."""
     if not SPHINX.exists():
         pytest.skip("Sphinx is not installed: pip install -e '.[docs]'")
-    argv = [SPHINX, "--fail-on-warning", "--keep-going", "--quiet", "-c", "manual", ".", tmp_path]
+    argv: list[str | Path] = [SPHINX, "--fail-on-warning", "--keep-going", "--quiet", "-c", "manual", ".", tmp_path]
     done = run(argv, deadline_s=240, check=False, cwd=CHECKOUT, env=environment())
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Migrate it" in (tmp_path / "docs/tutorial.html").read_text()

@@ -1,0 +1,161 @@
+"""Man pages, from the same source as the reference: sojourn(1) and sojourn.toml(5)."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
+
+from pydantic.fields import FieldInfo
+
+from manual import tables
+from manual.commands import NOTHING, Command, Option, commands
+from sojourn import __version__
+from sojourn.cli import app
+from sojourn.model import State, where_it_runs
+from sojourn.settings import DEFAULT_CONFIG, Settings
+
+#: Where the process runs after an end, where the program says it with a host's name.
+SOURCE, DESTINATION = "the source", "the destination"
+OWNERS = {
+    State.COMPLETED: DESTINATION,
+    State.CLEANUP_PENDING: DESTINATION,
+    State.ROLLED_BACK: SOURCE,
+    State.ABORTED: SOURCE,
+}
+
+#: An exit status that is of no single end.
+OTHERWISE = {1: "Anything else; the message says where the process runs.", 2: "Usage: nothing was touched."}
+
+FILES = {
+    str(DEFAULT_CONFIG): "Settings of this host, mode 0600: see sojourn.toml(5).",
+    "/var/lib/sojourn/journal.db": "The journal: the truth about every migration of this host. Never delete it.",
+    "/run/sojourn/": "Image directories, and CRIU's logs of each migration.",
+}
+
+VARIABLES = {
+    "SOJOURN_CONFIG": f"The settings, instead of {DEFAULT_CONFIG}.",
+    "SOJOURN_*": "Each setting, in capitals; it overrules the file.",
+    "NO_COLOR, COLUMNS": "As everywhere: no colours; the width of the output.",
+}
+
+INTRODUCTION = (
+    "Sojourn moves running Linux processes from one host to another; their memory crosses the network once.",
+    "A worker runs on each host, and the commands ask the workers.",
+    "A process has one owner. It is never lost and never runs twice: what is not known is not guessed.",
+    "Each failure is one sentence with a hint on standard error; with --json it is an object on standard output.",
+)
+
+CONFIGURATION = (
+    f"Settings of one host: a TOML file, {DEFAULT_CONFIG}, or the one that SOJOURN_CONFIG names.",
+    "It is read when a command or a worker starts. It holds the cluster's key, so its mode is 0600.",
+    "Each setting is also a variable of the environment, SOJOURN_ and its name in capitals. That overrules the file.",
+    "Options of the command line overrule both. A key that does not exist, or a value out of range, is refused.",
+)
+
+#: How wide a line of the source is.
+WIDTH = 78
+
+
+def pages() -> dict[str, str]:
+    """Return the man pages by their file names."""
+    return {"sojourn.1": sojourn(), "sojourn.toml.5": configuration()}
+
+
+def sojourn() -> str:
+    """Return the page of the command line."""
+    told = list(commands())
+    parts = [
+        _title("SOJOURN", 1, "User Commands"),
+        _section("NAME", [f"sojourn \\- {_purpose()}"]),
+        _section("SYNOPSIS", [".B sojourn", r"\fICOMMAND\fR [\fIOPTIONS\fR] [\fIARGUMENTS\fR]"]),
+        _section("DESCRIPTION", _paragraphs(INTRODUCTION)),
+        _section("COMMANDS", [line for each in told for line in _command(each)]),
+        _section("EXIT STATUS", ["Of a migration, where a command does not say otherwise:", *_statuses()]),
+        _section("ENVIRONMENT", _items((f"\\fB{_text(name)}\\fR", text) for name, text in VARIABLES.items())),
+        _section("FILES", _items((f"\\fI{_text(name)}\\fR", text) for name, text in FILES.items())),
+        _section("SEE ALSO", [".BR sojourn.toml (5),", ".BR criu (8)"]),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def configuration() -> str:
+    """Return the page of the settings."""
+    items = [
+        (
+            f"\\fB{_text(name)}\\fR ({_text(tables.kind(name, field))}; default: {_text(tables.default(name, field))})",
+            text,
+        )
+        for name, field in Settings.model_fields.items()
+        for text in [field.description or ""]
+    ]
+    parts = [
+        _title("SOJOURN.TOML", 5, "File Formats"),
+        _section("NAME", [r"sojourn.toml \- settings of sojourn"]),
+        _section("DESCRIPTION", _paragraphs(CONFIGURATION)),
+        _section("SETTINGS", _items(items)),
+        _section("SEE ALSO", [".BR sojourn (1)"]),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _setting(name: str, field: FieldInfo) -> str:
+    return f"\\fB{name}\\fR ({_one_line(tables.kind(name, field))}; default: {_one_line(tables.default(name, field))})"
+
+
+def _one_line(text: str) -> str:
+    return _text(text).replace("\n", " ")
+
+
+def _command(told: Command) -> list[str]:
+    name = told.usage.removeprefix("sojourn ")
+    status = [".PP", _text(f"Exit status: {told.status}")]
+    arguments = [(f"\\fI{_text(each.word.strip('[]'))}\\fR", each.meaning) for each in told.arguments if each.meaning]
+    options = [(_option(each), f"{each.meaning}{_default(each)}") for each in told.options]
+    return [f".SS {_one_line(name)}", *_paragraphs(told.paragraphs), *_items([*arguments, *options]), *status]
+
+
+def _option(option: Option) -> str:
+    names = ", ".join(f"\\fB{_text(name)}\\fR" for name in option.names)
+    return f"{names} \\fI{_text(option.value)}\\fR" if option.value else names
+
+
+def _default(option: Option) -> str:
+    if option.default == "required":
+        return " Required."
+    return f" Default: {option.default}." if option.value and option.default != NOTHING else ""
+
+
+def _purpose() -> str:
+    purpose = str(app.info.help).rstrip(".")
+    return _text(purpose[0].lower() + purpose[1:])
+
+
+def _statuses() -> list[str]:
+    ends = {state.exit_code: state for state in State if state.final}
+    told = {code: f"{end[0].upper()}{end[1:]}. {where_it_runs(end, OWNERS.get(end))}" for code, end in ends.items()}
+    return _items((str(code), text) for code, text in sorted((told | OTHERWISE).items()))
+
+
+def _title(name: str, section: int, volume: str) -> str:
+    return f'.TH {name} {section} "" "Sojourn {__version__}" "{volume}"'
+
+
+def _section(name: str, lines: Iterable[str]) -> str:
+    return "\n".join([f".SH {name}", *lines])
+
+
+def _paragraphs(texts: Sequence[str]) -> list[str]:
+    return [line for number, text in enumerate(texts) for line in ([".PP"] if number else []) + [_text(text)]]
+
+
+def _items(items: Iterable[tuple[str, str]]) -> list[str]:
+    return [line for term, text in items for line in (".TP", term, _text(text))]
+
+
+def _text(text: str) -> str:
+    """Return plain words for roff: its own characters masked, what stands in backquotes bold."""
+    masked = text.replace("\\", r"\e").replace("-", r"\-").replace("\N{EN DASH}", r"\(en").replace("'", r"\(aq")
+    bold = re.sub(r"`([^`]+)`", r"\\fB\1\\fR", masked)
+    lines = textwrap.wrap(bold, WIDTH, break_on_hyphens=False, break_long_words=False)
+    return "\n".join(rf"\&{line}" if line.startswith(".") else line for line in lines)
