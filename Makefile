@@ -40,10 +40,10 @@ soak: ## migrate 500 times back and forth under faults and write docs/soak.md (r
 	@bin/setup lab
 	@$(BIN)/python -m tests.faults.soak $(ARGS)
 
-docs: ## write what the code knows into docs/, the man pages, and HTML with its links checked: dist/docs/docs/index.html
+docs: ## write what the code knows into docs/, the man pages, and HTML with its links checked: build/docs/index.html
 	@bin/setup
 	@$(BIN)/python -m manual
-	@$(BIN)/sphinx-build --fail-on-warning --quiet -c manual . dist/docs
+	@$(BIN)/sphinx-build --fail-on-warning --quiet -c manual . build
 
 bench: ## measure the freeze against the same CRIU commands in a shell script (root)
 	@bin/setup lab
@@ -55,5 +55,5 @@ control: ## measure the queue, the canvas and the journals without CRIU: 10,000 
 
 clean: ## remove the demo's lab, .venv and caches; the hosts' root stays in /var/cache/sojourn
 	@if [ -e /run/sojourn-lab/demo ]; then $(BIN)/sojourn lab down --name demo; fi
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov dist
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov dist build
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

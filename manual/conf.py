@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+from sphinx.application import Sphinx
+
 from sojourn import __version__
 
 project = "Sojourn"
@@ -16,6 +20,21 @@ html_show_copyright = False
 # Headings are found by the anchors that GitHub gives them, so that one link works in both places.
 myst_heading_anchors = 4
 
-# The index is made of tables, so no page stands in a tree of contents. A code block need not say its language.
-suppress_warnings = ["toc.not_included"]
 highlight_language = "none"
+
+
+def setup(app: Sphinx) -> None:
+    """Let the navigation be made of the index, which is written for GitHub: a caption per heading, a page per link."""
+    app.connect("source-read", _add_contents)
+
+
+def _add_contents(_: Sphinx, page: str, source: list[str]) -> None:
+    if page == root_doc:
+        parts = re.split(r"^## (.*)$", source[0], flags=re.MULTILINE)[1:]
+        source[0] += "".join(map(_contents, parts[::2], parts[1::2]))
+
+
+def _contents(caption: str, text: str) -> str:
+    """Return a tree of contents that nobody sees in the page. A page is in it once, since a page has one place."""
+    links = dict.fromkeys(re.findall(r"\]\(([\w./-]+)\.md\)", text))
+    return f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(links) + "\n```\n"
