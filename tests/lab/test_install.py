@@ -32,7 +32,7 @@ pytestmark = pytest.mark.lab
 PAGE = CHECKOUT / "docs/install.md"
 
 #: Where the wheel is copied to, and the libraries are, on the machines.
-PLACE, LIBRARIES = "/root/sojourn", "/shared/libraries"
+PLACE, LIBRARIES = "/srv/sojourn", "/shared/libraries"
 
 #: pip there asks this directory and nothing else.
 SITE = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": LIBRARIES}
