@@ -78,7 +78,9 @@ class Reconciler:
         self._told &= {entry.id for entry in at_rest}
         for entry in at_rest:
             if entry.id not in self._told and self._is_left_alone(entry, now - stall_s):
-                self._tell_again(entry)
+                with working_on("reconcile"):
+                    self.host.journal.witness(entry)  # the steps that brought it to rest may have come after its phase
+                    self._tell_again(entry)
 
     def _is_left_alone(self, entry: Entry, since: float) -> bool:
         """Whether no step works on a row, nor has since then: what it hands on is under way, and tells more."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sojourn import commit
+from sojourn.journal import lock
 from sojourn.model import Message, Phase, Role
 from tests.conftest import eventually
 from tests.integration.conftest import PLAN, Cluster, Redis
@@ -92,13 +93,18 @@ def test_both_hosts_log_the_end_under_the_same_id(logged: Cluster, form: str) ->
     assert all(name in logged.log(host) for host in ROLES)
 
 
-def test_what_was_written_by_one_that_died_is_logged_by_the_reconciler(logged: Cluster, form: str) -> None:
-    """CRIU's action script committed, and the worker did not live to say so."""
+@pytest.mark.parametrize("held", [True, False], ids=["held", "at rest"])
+def test_what_was_written_by_one_that_died_is_logged_by_the_reconciler(
+    logged: Cluster, form: str, *, held: bool
+) -> None:
+    """CRIU's action script committed, and the worker did not live to say so; others may have cleaned up since."""
     message, journal = logged.message(), logged.journal("beta")
-    entry = journal.advance(journal.open(message.id, Role.DESTINATION, PLAN), Phase.RESTORING)
-    journal.hold(entry, "mount", "/nowhere")
-    for moment in commit.TRANSITIONS:
-        assert commit.main(str(journal.path), message.id, moment) == 0
+    with lock(logged.settings("beta").runtime_dir / message.id / "lock", 5):  # it is looked at when all is written
+        entry = journal.advance(journal.open(message.id, Role.DESTINATION, PLAN), Phase.RESTORING)
+        if held:
+            journal.hold(entry, "mount", "/nowhere")
+        for moment in commit.TRANSITIONS:
+            assert commit.main(str(journal.path), message.id, moment) == 0
     eventually(lambda: len(_transitions(logged, form, "beta", message)) == 2)
     events = _transitions(logged, form, "beta", message)
     assert [(each["from"], each["to"], each["step"]) for each in events] == [
