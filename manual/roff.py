@@ -6,7 +6,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from pydantic.fields import FieldInfo
+import typer
 
 from manual import tables
 from manual.commands import NOTHING, Command, Option, commands
@@ -99,10 +99,6 @@ def configuration() -> str:
     return "\n".join(parts) + "\n"
 
 
-def _setting(name: str, field: FieldInfo) -> str:
-    return f"\\fB{name}\\fR ({_one_line(tables.kind(name, field))}; default: {_one_line(tables.default(name, field))})"
-
-
 def _one_line(text: str) -> str:
     return _text(text).replace("\n", " ")
 
@@ -127,7 +123,7 @@ def _default(option: Option) -> str:
 
 
 def _purpose() -> str:
-    purpose = str(app.info.help).rstrip(".")
+    purpose = str(typer.main.get_command(app).help).strip().split("\n")[0].rstrip(".")
     return _text(purpose[0].lower() + purpose[1:])
 
 
