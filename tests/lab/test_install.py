@@ -27,7 +27,8 @@ from sojourn.settings import environment
 from tests.lab.machine import Machine
 from tests.lab.site import require_lab
 
-pytestmark = pytest.mark.lab
+#: pip and pipx take their time on a busy machine, on three hosts of which each begins with nothing.
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
 PAGE = CHECKOUT / "docs/install.md"
 
