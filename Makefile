@@ -1,7 +1,7 @@
 # Two commands are all that a fresh machine needs: `make demo` and `make test`. `make` alone lists the others.
 
 BIN := .venv/bin
-RINGS := tests/unit tests/integration tests/lab tests/faults tests/browser
+RINGS := tests/unit tests/integration tests/lab tests/faults tests/browser tests/compose
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint wheel release docs faults soak bench control clean
@@ -13,8 +13,8 @@ demo: ## set up, then migrate a process between two hosts and back, with proof (
 	@bin/setup lab
 	@$(BIN)/sojourn lab demo $(ARGS)
 
-test: ## set up, then run every ring of tests that this machine can: unit, integration, lab, faults, browser
-	@bin/setup browser
+test: ## set up, then run every ring of tests that this machine can: unit, integration, lab, faults, browser, compose
+	@bin/setup browser docker
 	@$(BIN)/pytest $(RINGS) $(ARGS)
 
 lint: ## check style, types and layers

@@ -145,11 +145,12 @@ def _write_apt_settings(root: Path, site: str) -> None:
     apt = root / "etc/apt"
     (apt / "sources.list").write_text("".join(f"deb {site} {suite} main\n" for suite in suites))
     (apt / "preferences.d/sojourn").write_text(PREFERENCES)
-    (apt / "apt.conf.d/90outside").write_text(_network_settings() + 'Acquire::Languages "none";\n')
+    (apt / "apt.conf.d/90outside").write_text(network_settings() + 'Acquire::Languages "none";\n')
     (root / "etc/resolv.conf").write_bytes(Path("/etc/resolv.conf").read_bytes())
 
 
-def _network_settings() -> str:
+def network_settings() -> str:
+    """Return what the outside's apt needs to reach its mirror, for a root that is made here."""
     lines = run(["apt-config", "dump", "Acquire"], deadline_s=ASK_S).stdout.splitlines()
     return "".join(f"{line}\n" for line in lines if line.startswith(NETWORK_SETTINGS))
 
