@@ -46,5 +46,5 @@ def cluster(engine: Engine) -> Engine:
 
 def is_healthy(engine: Engine, service: str) -> bool:
     """Whether a container's own health check says so."""
-    container = engine.compose("ps", "-q", service).stdout.strip()
-    return engine.docker("inspect", "--format", "{{.State.Health.Status}}", container).stdout.strip() == "healthy"
+    told = engine.docker("inspect", "--format", "{{.State.Health.Status}}", engine.container(service))
+    return told.stdout.strip() == "healthy"

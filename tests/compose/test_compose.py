@@ -30,13 +30,13 @@ for place in pathlib.Path("/proc").glob("[0-9]*"):
 
 def status(cluster: Engine) -> dict[str, Any]:
     """Return what the workload last wrote of itself."""
-    found: dict[str, Any] = json.loads(cluster.compose("exec", "beta", "cat", "/shared/counter.json").stdout)
+    found: dict[str, Any] = json.loads(cluster.inside("beta", "cat", "/shared/counter.json").stdout)
     return found
 
 
 def runs_on(cluster: Engine, host: str) -> bool:
     """Whether a process of the workload is in that container."""
-    return bool(cluster.compose("exec", host, "python3", "-c", FIND, COUNTER).stdout.strip())
+    return bool(cluster.inside(host, "python3", "-c", FIND, COUNTER).stdout.strip())
 
 
 def beats_on(cluster: Engine, host: str) -> bool:
@@ -54,7 +54,7 @@ def secret(cluster: Engine, name: str) -> str:
 def redis(cluster: Engine, user: str, password: str, *command: str) -> str:
     """Return Redis's answer to a user."""
     login = ["--user", user, "--pass", password, "--no-auth-warning"] if user else []
-    done = cluster.compose("exec", "redis", "redis-cli", *login, *command, check=False)
+    done = cluster.inside("redis", "redis-cli", *login, *command, check=False)
     return (done.stdout + done.stderr).strip()
 
 
@@ -79,10 +79,10 @@ def test_a_process_outlives_the_worker(cluster: Engine) -> None:
     """The worker is started again, and what runs on the host does not notice."""
     before = status(cluster)
     pid = "/run/sojourn/worker.pid"
-    killed = cluster.compose("exec", "alpha", "cat", pid).stdout
-    cluster.compose("exec", "alpha", "sh", "-c", f"kill -KILL $(cat {pid})")
-    eventually(lambda: cluster.compose("exec", "alpha", "cat", pid).stdout != killed, within_s=60)
-    eventually(lambda: cluster.compose("exec", "alpha", "healthy", check=False).returncode == 0, within_s=60)
+    killed = cluster.inside("alpha", "cat", pid).stdout
+    cluster.inside("alpha", "sh", "-c", f"kill -KILL $(cat {pid})")
+    eventually(lambda: cluster.inside("alpha", "cat", pid).stdout != killed, within_s=60)
+    eventually(lambda: cluster.inside("alpha", "healthy", check=False).returncode == 0, within_s=60)
     assert status(cluster)["counter"] > before["counter"]
     assert len(status(cluster)["arrivals"]) == len(before["arrivals"])
 
@@ -139,11 +139,11 @@ def test_the_cluster_itself_is_refused_nothing(cluster: Engine) -> None:
 
     before = refused()
     login = Door(f"http://127.0.0.1:{cluster.port}", f"admin:{secret(cluster, 'FLOWER_PASSWORD')}")
-    eventually(lambda: cluster.compose("exec", "alpha", "healthy", check=False).returncode == 0, within_s=60)
-    drain = cluster.compose("exec", "flower", "sojourn", "drain", "alpha", "--json", check=False)
+    eventually(lambda: cluster.inside("alpha", "healthy", check=False).returncode == 0, within_s=60)
+    drain = cluster.inside("flower", "sojourn", "drain", "alpha", "--json", check=False)
     assert drain.returncode in {0, 1}, drain.stderr
     for words in ("uncordon alpha", "hosts", "list", "queue", "batches", "history", "metrics", "ps beta"):
-        cluster.compose("exec", "flower", "sojourn", *words.split())
+        cluster.inside("flower", "sojourn", *words.split())
     for path in ("/", "/workers", "/broker", "/tasks", "/migrations", "/metrics"):
         assert login.ask(path).code == 200
     assert refused() == before
@@ -153,8 +153,8 @@ def test_no_container_is_privileged(cluster: Engine) -> None:
     """Hosts have the capabilities that the page explains, and the others none."""
     explained = set(re.findall(r"^\| `([A-Z_]+)` \|", PAGE.read_text(), re.MULTILINE))
     for service, wanted in (("alpha", explained), ("beta", explained), ("redis", set()), ("flower", set())):
-        container = cluster.compose("ps", "-q", service).stdout.strip()
-        config = json.loads(cluster.docker("inspect", "--format", "{{json .HostConfig}}", container).stdout)
+        told = cluster.docker("inspect", "--format", "{{json .HostConfig}}", cluster.container(service)).stdout
+        config = json.loads(told)
         assert not config["Privileged"]
         assert {name.removeprefix("CAP_") for name in config["CapAdd"] or []} == wanted
         assert config["CapDrop"] == ["ALL"]
@@ -170,4 +170,4 @@ def test_no_secret_is_committed_or_in_an_image(cluster: Engine) -> None:
     assert file.read_text() == written
     assert ".env" in (CHECKOUT / ".gitignore").read_text().splitlines()
     # Not even root may look everywhere there.
-    assert cluster.compose("exec", "alpha", "find", "/", "-xdev", "-name", ".env", check=False).stdout == ""
+    assert cluster.inside("alpha", "find", "/", "-xdev", "-name", ".env", check=False).stdout == ""
