@@ -44,6 +44,7 @@ from sojourn.model import Outcome, Phase, Role
 from sojourn.queue import Queue
 from sojourn.registry import HostInfo, Registry
 from sojourn.run import Child, spawn
+from sojourn.settings import load
 from sojourn.store import Store
 from tasks.step import HostStep, step
 from workers.lane import run
@@ -125,11 +126,12 @@ class Site:
 def work(number: int, site: Site) -> None:
     """Be one of the workers, until killed."""
     _stand_for_many(site)
+    from workflows.app import shared_queue  # noqa: PLC0415
     from workflows.migrate import PIPELINES  # noqa: PLC0415
 
     PIPELINES["stop-and-copy"] = EIGHT
     logging.getLogger("py.warnings").setLevel(logging.ERROR)
-    queues = ["sojourn", f"worker{number}", f"worker{number}.frozen"]
+    queues = [shared_queue(load()), f"worker{number}", f"worker{number}.frozen"]
     run(
         [
             *("--quiet", "worker", f"--hostname=main@worker{number}", f"--queues={','.join(queues)}", "--pool=prefork"),

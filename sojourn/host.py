@@ -36,7 +36,7 @@ class Host:
         self.journal = Journal(settings.state_dir / "journal.db")
         store = Store(settings.redis_url)
         self.ledger = Ledger(store, settings.keep_days * SECONDS_PER_DAY)
-        self.registry = Registry(store)
+        self.registry = Registry(store, settings.cluster)
         self.queue = Queue(store, settings.lease_s)
         self.batches = Batches(store, settings.keep_days * SECONDS_PER_DAY)
 

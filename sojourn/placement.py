@@ -1,9 +1,9 @@
 """Placement: to which host a tree should go, and why; a pure function over the registry's snapshot.
 
-A host must be able to take the tree: it answers, it is not cordoned, its CRIU, kernel and processor are compatible with
-the source's, and the memory is there, after everything that is planned already. Of those that can, the one wins that
-keeps most memory free; among about equals the one with less to do; then the one whose name comes first. So what is
-placed one after another spreads by itself, and the same question always has the same answer.
+A host must be able to take the tree: it answers, it is not cordoned, it has the source's key, its CRIU, kernel and
+processor are compatible with the source's, and the memory is there, after everything that is planned already. Of those
+that can, the one wins that keeps most memory free; among about equals the one with less to do; then the one whose name
+comes first. So what is placed one after another spreads by itself, and the same question always has the same answer.
 """
 
 from __future__ import annotations
@@ -144,6 +144,8 @@ def _absent(name: str, hosts: Hosts) -> str:
 
 def _incompatible(here: HostInfo, there: HostInfo) -> str:
     lacking = sorted(set(here.cpu_flags) - set(there.cpu_flags))
+    if here.cluster != there.cluster:
+        return f"{there.name}'s worker has another key than {here.name}'s."
     if here.machine != there.machine:
         return f"{there.name} is a machine of another kind: {there.machine}, not {here.machine}."
     if series(here.criu) != series(there.criu):

@@ -26,6 +26,9 @@ ROOM = "sojourn:room:"
 #: The code of a refusal because of that.
 IS_CORDONED = "CORDONED"
 
+#: The code of a refusal because a host has another key.
+OTHER_KEY = "OTHER_KEY"
+
 #: A host is gone when it has missed so many announcements.
 MISSED = 3
 
@@ -37,8 +40,9 @@ MEASURABLE_BYTES = 16_000_000
 class HostInfo:
     """What a host says of itself. ``running`` counts migrations that are not final in its journal.
 
-    ``load`` is the load average of the last minute, ``cpu_flags`` what its processor can do for programs, and the two
-    ``max_`` how many migrations it lets out and in at once. ``cordoned`` is said by an operator, not by the host.
+    ``cluster`` is the same on hosts with the same key. ``load`` is the load average of the last minute, ``cpu_flags``
+    what its processor can do for programs, and the two ``max_`` how many migrations it lets out and in at once.
+    ``cordoned`` is said by an operator, not by the host.
     """
 
     name: str
@@ -57,6 +61,7 @@ class HostInfo:
     max_outgoing: int = 0
     max_incoming: int = 0
     cordoned: bool = False
+    cluster: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,10 +73,10 @@ class Pace:
 
 
 class Registry:
-    """Reads and writes the registry."""
+    """Reads and writes the registry, for whoever has the key of a ``cluster``; without one none is asked for."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, cluster: str = "") -> None:
+        self._store, self._cluster = store, cluster
 
     def announce(self, info: HostInfo, every_s: float) -> None:
         """Say that the host is there, until it misses some announcements. Raises StoreUnreachable."""
@@ -93,8 +98,11 @@ class Registry:
         return {name: info for name, info in self.hosts().items() if info}
 
     def check_host(self, name: str) -> HostInfo:
-        """Return what a host says of itself. Raises UsageError if nobody knows it, HostUnreachable if it is silent."""
-        return _present(name, self.hosts())
+        """Return what a host says of itself.
+
+        Raises UsageError if nobody knows it, HostUnreachable if it is silent, Refused if it has another key.
+        """
+        return self._ours(_present(name, self.hosts()))
 
     def remember(self, source: str, destination: str, pace: Pace, keep_s: float) -> None:
         """Keep how fast a migration between two hosts was, unless it was too small to tell. Raises StoreUnreachable."""
@@ -120,11 +128,11 @@ class Registry:
         """Refuse a plan that can not work between these hosts, before anything is sent to them.
 
         Raises UsageError for a host that nobody knows, HostUnreachable for one whose worker is down, and
-        Refused if the destination is cordoned or the two run CRIU versions that do not understand each other (the
-        page server's header changed in 4.2).
+        Refused if one of them has another key, the destination is cordoned, or the two run CRIU versions that do not
+        understand each other (the page server's header changed in 4.2).
         """
         hosts = self._two(plan)
-        source, destination = (_present(name, hosts) for name in (plan.source, plan.destination))
+        source, destination = (self._ours(_present(name, hosts)) for name in (plan.source, plan.destination))
         if destination.cordoned:
             raise Refused(
                 f"{destination.name} is cordoned: nothing new goes there.",
@@ -138,6 +146,16 @@ class Registry:
                 "Install the same major and minor version of CRIU on both hosts.",
                 "CRIU_VERSION",
             )
+
+    def _ours(self, info: HostInfo) -> HostInfo:
+        """Refuse a host that would refuse all our messages; nothing is compared where one side does not tell."""
+        if self._cluster and info.cluster and info.cluster != self._cluster:
+            raise Refused(
+                f"The worker of host {info.name} has another key than this one.",
+                "Put the same `key` into sojourn.toml on every machine of the cluster, and start that worker again.",
+                OTHER_KEY,
+            )
+        return info
 
     def _two(self, plan: Plan) -> dict[str, HostInfo | None]:
         """Return the two hosts of a plan if both announce themselves, else all that are known."""

@@ -5,6 +5,8 @@ This is the only module that looks at the environment. ``SOJOURN_CONFIG`` names 
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 import socket
 import tomllib
@@ -118,6 +120,11 @@ class Settings(BaseSettings):
         "have no buttons.",
     )
     log_format: Literal["text", "json"] = Field(default="text", description="Log lines for people or for machines.")
+
+    @property
+    def cluster(self) -> str:
+        """Eight hexadecimal digits that are the same wherever the key is the same, and do not tell it."""
+        return hmac.new(self.key.get_secret_value().encode(), b"cluster", hashlib.sha256).hexdigest()[:8]
 
     @classmethod
     def settings_customise_sources(

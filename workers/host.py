@@ -37,8 +37,8 @@ from sojourn.settings import variable
 from workers.lane import run
 from workers.metrics import serve
 from workers.reconciler import Reconciler
-from workflows.app import the_app, trace_here
-from workflows.canvas import SHARED_QUEUE, lane
+from workflows.app import shared_queue, the_app, trace_here
+from workflows.canvas import lane
 
 log = logging.getLogger("sojourn.worker")
 
@@ -84,7 +84,7 @@ def lanes(host: Host) -> list[Lane]:
     """Return the lanes of a host."""
     settings = host.settings
     return [
-        Lane("main", (lane(host.name, frozen=False), SHARED_QUEUE), settings.concurrency),
+        Lane("main", (lane(host.name, frozen=False), shared_queue(settings)), settings.concurrency),
         Lane("frozen", (lane(host.name, frozen=True),), settings.freeze_slots),
     ]
 
@@ -233,6 +233,7 @@ def describe(host: Host, criu: str) -> HostInfo:
     """Return what this host says of itself now; ``criu`` is the version that was there when the worker began."""
     return HostInfo(
         name=host.name,
+        cluster=host.settings.cluster,
         address=host.settings.address,
         sojourn=__version__,
         criu=criu,
@@ -266,7 +267,7 @@ def _warm_up(**_: object) -> None:
         app.backend.client.ping()
         with app.producer_or_acquire() as producer:
             producer.connection.ensure_connection(max_retries=1)
-            producer.channel.queue_declare(SHARED_QUEUE)
+            producer.channel.queue_declare(app.conf.task_default_queue)
     except away:
         log.warning("Redis does not answer yet; the first steps will be slower.")
 

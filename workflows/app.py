@@ -11,7 +11,6 @@ from celery.signals import before_task_publish
 from sojourn.errors import UsageError
 from sojourn.settings import Settings, config_file, load
 from workflows import tracing, transport
-from workflows.canvas import SHARED_QUEUE
 from workflows.signing import SignedRequest, signer
 
 #: The modules whose tasks a worker must know.
@@ -46,6 +45,15 @@ def create_app(settings: Settings) -> Any:  # noqa: ANN401  (Celery has no types
     return app
 
 
+def shared_queue(settings: Settings) -> str:
+    """Return the queue that all workers with the same key consume: planning, and joining the ends.
+
+    A worker that was forgotten when the key changed consumes another one: it would take messages out of this one and
+    refuse them all.
+    """
+    return f"sojourn-{settings.cluster}"
+
+
 def trace_here(settings: Settings) -> None:
     """Trace what this process does, if a site asks for that; for a process that is in no pool."""
     if tracing.is_wanted(settings):
@@ -69,7 +77,7 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "broker_url": settings.redis_url,
         "result_backend": settings.redis_url,
         "broker_connection_retry_on_startup": True,
-        "task_default_queue": SHARED_QUEUE,
+        "task_default_queue": shared_queue(settings),
         "task_serializer": "json",
         "result_serializer": "json",
         "accept_content": ["json"],

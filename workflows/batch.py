@@ -26,7 +26,7 @@ from sojourn.planfile import AUTO, from_json
 from sojourn.registry import Registry
 from workflows.app import the_app
 from workflows.call import Call
-from workflows.canvas import SHARED_QUEUE, lane
+from workflows.canvas import lane
 from workflows.conclude import close
 from workflows.dispatch import dispatch
 from workflows.join import entry_of, finish, part_of
@@ -106,7 +106,6 @@ def _survey(asked: list[Json], registry: Registry, then: Any) -> Any:  # noqa: A
     names = sorted({line.source for line in lines if line.pid is None or line.destination is None})
     for name in names:
         registry.check_host(name)
-    then.set(queue=SHARED_QUEUE)
     surveys = [survey.s().set(queue=lane(name, frozen=False), expires=PLANNING_S) for name in names]
     return chord(surveys)(then) if surveys else then.apply_async(([],))
 

@@ -1,8 +1,9 @@
 """Compiles a pipeline table into a Celery canvas: one chain, which travels from host to host in its own messages.
 
-The canvas drives; it never decides. Whichever step fails, the errback starts the rollback, on the shared queue. The
-rollback is a canvas too: every undo in the opposite order, each tried whatever became of the others, because an
-undo never fails (``tasks/step.py``).
+The canvas drives; it never decides. Whichever step fails, the errback starts the rollback. It and the last link belong
+to no host: they name no queue, and so go to the one that all workers of the cluster share. The rollback is a canvas
+too: every undo in the opposite order, each tried whatever became of the others, because an undo never fails
+(``tasks/step.py``).
 
 What both hosts do, they do one after the other. None of it is done while a tree stands still, and it takes them some
 ten milliseconds; a chord for it costs as much as two steps, and calls no errback where two of them meet.
@@ -21,10 +22,6 @@ from tasks.step import HostStep
 from workflows.pipeline import On, Pipeline
 from workflows.tracing import traced
 
-#: The queue that every worker consumes: planning, and joining the ends.
-SHARED_QUEUE = "sojourn"
-
-
 #: The two lanes of a host's worker, by the names of their Celery workers.
 LANES = ("main", "frozen")
 
@@ -41,7 +38,7 @@ Rows = Sequence[tuple[HostStep, On, bool]]
 def forward(pipeline: Pipeline, message: Message, conclude: Any, roll_back: Any) -> Any:  # noqa: ANN401  (no types in Celery)
     """Return the canvas that does every step, then ``conclude``; ``roll_back`` gets the message if one fails."""
     rows = [(step.do, step.on, step.frozen) for step in pipeline.steps]
-    errback = roll_back.si(message.to_text()).set(queue=SHARED_QUEUE)
+    errback = roll_back.si(message.to_text())
     return linked(rows, message, conclude, link_error=errback)
 
 
@@ -65,7 +62,7 @@ def linked(rows: Rows, message: Message, conclude: Any, **options: Any) -> Any: 
         for step, on, frozen in rows
         for host in on.hosts(message.plan)
     ]
-    first, *others = [*links, conclude.s().set(queue=SHARED_QUEUE, **told)]
+    first, *others = [*links, conclude.s().set(**told)]
     first.args = (message.to_text(),)
     return first.set(chain=others[::-1])  # Celery takes the next one from the end
 

@@ -19,7 +19,7 @@ from tasks.reclaim import reclaim
 from tasks.reserve import release
 from tasks.restore import decide, refuse
 from workflows.app import the_app
-from workflows.canvas import SHARED_QUEUE, Rows, linked, send
+from workflows.canvas import Rows, linked, send
 from workflows.conclude import close, conclude
 from workflows.pipeline import On
 
@@ -67,7 +67,7 @@ def abort(message: Message, *, waits: bool = False) -> Any:  # noqa: ANN401
     """
     the_app()  # an operator's program has none yet, and the canvas would go to no broker of ours
     if waits:
-        return withdraw.apply_async((message.to_text(),), queue=SHARED_QUEUE)
+        return withdraw.delay(message.to_text())
     return send(linked(ABORT, message, ask_the_destination), message.id)
 
 

@@ -74,7 +74,7 @@ def _of_the_cluster(settings: Settings) -> Iterator[tuple[str, Callable[[], Answ
         return
     yield "clock", lambda: cluster.clock(store)
     yield "worker", lambda: _worker(settings, Registry(store))
-    yield "peers", lambda: list(cluster.peers(settings.host, Criu(settings.criu).version(), hosts))
+    yield "peers", lambda: list(cluster.peers(settings.host, Criu(settings.criu).version(), settings.cluster, hosts))
     yield "reach", lambda: list(cluster.reachable(settings.host, hosts))
 
 
@@ -85,7 +85,7 @@ def _worker(settings: Settings, registry: Registry) -> Finding:
     until = time.monotonic() + STARTING_S
     while not (told := registry.hosts().get(settings.host)) and cluster.is_running(pid) and time.monotonic() < until:
         time.sleep(ASK_AGAIN_S)
-    return cluster.worker(settings.host, settings.address, told, pid)
+    return cluster.worker(settings, told, pid)
 
 
 def _asked(name: str, check: Callable[[], Answer]) -> Iterable[Finding]:

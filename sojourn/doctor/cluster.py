@@ -16,6 +16,7 @@ from sojourn.doctor.finding import Finding, failure, ok, warning
 from sojourn.errors import StoreUnreachable
 from sojourn.preflight.finding import named
 from sojourn.registry import HostInfo, series
+from sojourn.settings import Settings
 from sojourn.store import Store
 
 #: Tests run with this Redis and with later ones.
@@ -78,9 +79,9 @@ def clock(store: Store) -> Finding:
     return ok("clock", f"within {abs(apart) + unsure:.3f} s of Redis's")
 
 
-def worker(name: str, address: str, told: HostInfo | None, pid: int | None) -> Finding:
+def worker(settings: Settings, told: HostInfo | None, pid: int | None) -> Finding:
     """Look whether our worker runs (``pid`` is what it left) and announces this host as it is set up now."""
-    runs = is_running(pid)
+    name, runs = settings.host, is_running(pid)
     if told is None:
         said = "runs but does not announce itself: can it reach Redis?" if runs else "does not run."
         return failure(
@@ -89,8 +90,8 @@ def worker(name: str, address: str, told: HostInfo | None, pid: int | None) -> F
     if not runs:
         advice = "systemctl start sojourn-worker; or, if another host bears that name, give this one another."
         return failure("worker", f"{name} is announced, but its worker does not run here.", advice)
-    ours = {"address": address, "Sojourn": __version__, "kernel": platform.release()}
-    theirs = {"address": told.address, "Sojourn": told.sojourn, "kernel": told.kernel}
+    ours = {"address": settings.address, "Sojourn": __version__, "kernel": platform.release(), "key": settings.cluster}
+    theirs = {"address": told.address, "Sojourn": told.sojourn, "kernel": told.kernel, "key": told.cluster}
     stale = [f"{what} {theirs[what]} instead of {ours[what]}" for what in ours if theirs[what] != ours[what]]
     if stale:
         advice = "If only this host bears that name: systemctl restart sojourn-worker"
@@ -103,13 +104,13 @@ def is_running(pid: int | None) -> bool:
     return pid is not None and Path(f"/proc/{pid}").exists()
 
 
-def peers(name: str, criu: str, hosts: Mapping[str, HostInfo | None]) -> Iterator[Finding]:
+def peers(name: str, criu: str, cluster: str, hosts: Mapping[str, HostInfo | None]) -> Iterator[Finding]:
     """Yield how every other host differs from this one so that nothing can move between the two."""
     others = {other: info for other, info in hosts.items() if other != name}
     if not others:
         yield warning("peers", "No other host has ever announced itself.", "Start a worker on another host.")
     for other, info in others.items():
-        yield _silent(other) if info is None else _compared(info, criu)
+        yield _silent(other) if info is None else _compared(info, criu, cluster)
 
 
 def reachable(name: str, hosts: Mapping[str, HostInfo | None]) -> Iterator[Finding]:
@@ -125,7 +126,10 @@ def _silent(name: str) -> Finding:
     return warning("peers", f"{name} does not announce itself.", "Start its worker, if the host is still in use.")
 
 
-def _compared(info: HostInfo, criu: str) -> Finding:
+def _compared(info: HostInfo, criu: str, cluster: str) -> Finding:
+    if info.cluster not in {"", cluster}:
+        sentence = f"{info.name} has another key than this host: each refuses the other's messages."
+        return failure("peers", sentence, "Put the same `key` into sojourn.toml on both; restart their workers.")
     if series(info.criu) != series(criu):
         return failure(
             "peers",

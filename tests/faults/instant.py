@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 from sojourn.model import Role
 
-#: The queue that every worker consumes.
-SHARED = "sojourn"
+#: Stands for the queue that every worker consumes.
+SHARED = "shared"
 
 
 @dataclass(frozen=True)
 class Instant:
     """One instant: on which host it comes, and the name of its fail point (CONTRIBUTING.md).
 
-    ``queue``  to which the next message goes, with ``source`` and ``destination`` for the hosts' names
+    ``queue``  to which the next message goes: ``source`` and ``destination`` stand for the hosts' names, or SHARED
     ``criu``   a CRIU is at work on that host just then
     ``middle`` not at the fail point but behind it, as soon as the dump is in the middle of the memory
     ``fails``  the restore can not succeed, so that the instant comes in a rollback

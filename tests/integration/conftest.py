@@ -113,7 +113,7 @@ class Cluster:
     def start(self) -> None:
         """Start both workers and wait until they answer."""
         for host in self.hosts:
-            self.workers[host] = self._worker(host)
+            self.workers[host] = self.worker(host)
         eventually(lambda: len(self.app.control.ping(timeout=0.3)) == len(self.hosts), within_s=30)
 
     def stop(self) -> None:
@@ -207,9 +207,10 @@ class Cluster:
             **{f"SOJOURN_{name.upper()}": str(value) for name, value in self.more.items()},
         }
 
-    def _worker(self, host: str) -> Child:
+    def worker(self, host: str, **more: str) -> Child:
+        """Start the worker of a host; ``more`` are variables for it that differ."""
         argv = [sys.executable, "-m", "tests.integration.worker", host, *["--reconcile"][: self.reconcile]]
-        return spawn(argv, output=self.place / f"{host}.log", env=self.environment(host))
+        return spawn(argv, output=self.place / f"{host}.log", env=self.environment(host) | more)
 
 
 @pytest.fixture(scope="module")

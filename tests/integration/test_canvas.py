@@ -50,7 +50,7 @@ def _settled(cluster: Cluster, message: Message) -> list[str]:
 
 def _passed(cluster: Cluster, message: Message) -> list[str]:
     """Return what was done, when all that was sent before has been taken."""
-    for queue in ("alpha", "alpha.frozen", "beta", "beta.frozen", "sojourn"):
+    for queue in ("alpha", "alpha.frozen", "beta", "beta.frozen", cluster.app.conf.task_default_queue):
         assert marker.s("after").set(queue=queue).apply_async().get(timeout=10) == "after"
     return cluster.acts(message)
 

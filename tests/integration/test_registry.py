@@ -79,6 +79,20 @@ def test_two_series_of_criu(registry: Registry, version: str) -> None:
             registry.check(plan)
 
 
+def test_a_host_with_another_key(redis: Redis, registry: Registry) -> None:
+    """It would refuse every message, so it is named before one is sent; who tells no key is not compared."""
+    ours = Registry(Store(redis.url), "cafe")
+    ours.check(PLAN)
+    registry.announce(dataclasses.replace(ALPHA, cluster="cafe"), 20)
+    ours.check(PLAN)
+    registry.announce(dataclasses.replace(BETA, cluster="beef"), 20)
+    for ask in (lambda: ours.check(PLAN), lambda: ours.check_host("beta")):
+        with pytest.raises(Refused, match="host beta has another key") as caught:
+            ask()
+        assert caught.value.code == "OTHER_KEY"
+    registry.check(PLAN)
+
+
 def test_a_cordoned_host(registry: Registry) -> None:
     """It is said at once, whatever the host announces later; nothing may go there, but all may leave."""
     registry.cordon("beta")

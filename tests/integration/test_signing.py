@@ -101,6 +101,17 @@ def test_a_tampered_message_is_refused(cluster: Cluster, tamper: Callable[[Raw],
     assert cluster.workers["alpha"].poll() is None
 
 
+def test_a_worker_with_another_key_takes_no_part(cluster: Cluster) -> None:
+    """It consumes a shared queue of its own, and nothing that it would refuse."""
+    stranger = cluster.worker("gamma", SOJOURN_KEY="a key that was not changed with the others")
+    try:
+        eventually(lambda: " ready." in cluster.log("gamma"), within_s=30)
+        assert [marker.delay(str(number)).get(timeout=10) for number in range(20)] == [str(n) for n in range(20)]
+        assert "wrongly signed" not in cluster.log("gamma")
+    finally:
+        stranger.kill()
+
+
 def test_a_replayed_message_is_harmless(cluster: Cluster) -> None:
     """A good message put in again is answered from the journal, and does nothing."""
     message = cluster.message()

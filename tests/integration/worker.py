@@ -17,7 +17,7 @@ from sojourn.settings import load
 from tests.integration import steps
 from workers.lane import run
 from workers.reconciler import Reconciler
-from workflows.app import the_app
+from workflows.app import shared_queue, the_app
 from workflows.migrate import PIPELINES
 
 
@@ -29,7 +29,7 @@ def main(host: str, *options: str) -> None:
     if "--reconcile" in options and os.fork() == 0:
         the_app().loader.import_default_modules()
         Reconciler(this_host()).run()
-    queues = ",".join([host, f"{host}.frozen", "sojourn"])
+    queues = ",".join([host, f"{host}.frozen", shared_queue(load())])
     run(
         [
             *("worker", f"--hostname=main@{host}", f"--queues={queues}", "--concurrency=3", "--pool=prefork"),

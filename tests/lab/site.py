@@ -17,7 +17,8 @@ from lab.host import Host, within
 from lab.lab import Lab
 from lab.workload import Workload
 from sojourn.run import Completed, run
-from sojourn.settings import variable
+from sojourn.settings import Settings, variable
+from workflows.app import shared_queue
 
 MIGRATION_S = 90
 
@@ -60,6 +61,11 @@ class Site:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
+
+    @property
+    def shared_queue(self) -> str:
+        """The queue that all workers of the lab consume."""
+        return shared_queue(Settings.model_validate({"key": self.lab.plan.key}))
 
     def host(self, name: str) -> Host:
         """Return a host that is up, plugged in and has a worker."""

@@ -22,6 +22,8 @@ from sojourn.settings import Settings
 KNOWN = len(machine.CAPABILITIES)
 ALL = (1 << KNOWN) - 1
 
+OURS = Settings.model_validate({"host": "beta"})
+
 PEER = HostInfo(
     name="beta",
     address="127.0.0.1",
@@ -34,6 +36,7 @@ PEER = HostInfo(
     free_bytes=2**33,
     running=0,
     announced=0.0,
+    cluster=OURS.cluster,
 )
 
 REDIS = {"redis_version": "8.0.2", "role": "master", "maxmemory": 0, "maxmemory_policy": "noeviction", "aof_enabled": 1}
@@ -313,12 +316,13 @@ def test_the_clock(ahead_s: float, level: Level, word: str) -> None:
         (None, os.getpid(), Level.FAILURE, "does not announce itself"),
         (PEER, None, Level.FAILURE, "does not run here"),
         (replace(PEER, sojourn="0.0.1"), os.getpid(), Level.WARNING, "Sojourn 0.0.1 instead of"),
+        (replace(PEER, cluster="beef"), os.getpid(), Level.WARNING, "key beef"),
         (replace(PEER, address="192.0.2.9"), os.getpid(), Level.WARNING, "address 192.0.2.9"),
     ],
 )
 def test_the_worker(told: HostInfo | None, pid: int | None, level: Level, word: str) -> None:
     """It must run here, and say what the settings say now."""
-    found = cluster.worker("beta", "127.0.0.1", told, pid)
+    found = cluster.worker(OURS, told, pid)
     assert (found.level, word in found.sentence) == (level, True)
 
 
@@ -327,6 +331,7 @@ def test_the_worker(told: HostInfo | None, pid: int | None, level: Level, word: 
     [
         (PEER, Level.OK, "can come"),
         (None, Level.WARNING, "does not announce"),
+        (replace(PEER, cluster="beef"), Level.FAILURE, "another key"),
         (replace(PEER, criu="4.1.1"), Level.FAILURE, "CRIU 4.1.1"),
         (replace(PEER, machine="pdp11"), Level.WARNING, "pdp11"),
         (replace(PEER, sojourn="0.0.1"), Level.WARNING, "Sojourn 0.0.1"),
@@ -335,13 +340,13 @@ def test_the_worker(told: HostInfo | None, pid: int | None, level: Level, word: 
 )
 def test_peers(info: HostInfo | None, level: Level, word: str) -> None:
     """Each is compared with this host."""
-    (found,) = cluster.peers("alpha", "4.2.0", {"alpha": PEER, "beta": info})
+    (found,) = cluster.peers("alpha", "4.2.0", OURS.cluster, {"alpha": PEER, "beta": info})
     assert (found.level, word in found.sentence) == (level, True)
 
 
 def test_nobody_else() -> None:
     """A cluster of one host is told to be one."""
-    assert [each.level for each in cluster.peers("alpha", "4.2", {"alpha": PEER})] == [Level.WARNING]
+    assert [each.level for each in cluster.peers("alpha", "4.2", OURS.cluster, {"alpha": PEER})] == [Level.WARNING]
 
 
 @pytest.fixture
