@@ -119,7 +119,7 @@ class Stage:
         return self.site.lab.host(self.name(role))
 
     def queue(self, lane: str) -> str:
-        """Return the name of a queue in which ``source`` and ``destination`` stand for the hosts, or of the shared one."""
+        """Return the name of a queue: ``source`` and ``destination`` stand for the hosts, SHARED for that of all."""
         if lane == SHARED:
             return self.site.shared_queue
         return lane.replace("source", self.source).replace("destination", self.destination)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from redis import Redis as Client
 
 from lab.host import within
 from lab.lab import Lab
@@ -112,6 +113,9 @@ def lab() -> Iterator[Lab]:
     made = Lab("install")
     made.down()
     made.up(3)
+    for host in made.hosts():
+        host.run(["sv", "-w", "30", "down", "worker"])
+    Client.from_url(made.plan.redis_url).flushall()  # no host was ever announced, as in any new cluster
     place = made.plan.shared / Path(LIBRARIES).name
     place.mkdir()
     for library in libraries.iterdir():
@@ -123,7 +127,6 @@ def lab() -> Iterator[Lab]:
 @pytest.fixture(scope="module")
 def machines(lab: Lab) -> Iterator[list[Machine]]:
     """Return two machines with systemd and nothing of Sojourn."""
-    lab.host("gamma").run(["sv", "-w", "30", "down", "worker"])  # the lab's own, with the lab's key
     made = [Machine(host, SITE) for host in lab.hosts()[:2]]
     with contextlib.ExitStack() as stack:
         for number, machine in enumerate(made, 1):
