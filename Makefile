@@ -4,10 +4,10 @@ BIN := .venv/bin
 RINGS := tests/unit tests/integration tests/lab tests/faults tests/browser tests/compose
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint wheel release docs faults soak bench control clean
+.PHONY: help demo test coverage lint wheel release docs faults soak bench control clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## set up, then migrate a process between two hosts and back, with proof (root)
 	@bin/setup lab
@@ -16,6 +16,14 @@ demo: ## set up, then migrate a process between two hosts and back, with proof (
 test: ## set up, then run every ring of tests that this machine can: unit, integration, lab, faults, browser, compose
 	@bin/setup browser docker
 	@$(BIN)/pytest $(RINGS) $(ARGS)
+
+coverage: ## run the rings but compose, and tell which branches of the machinery they took, in the lab's hosts too (root)
+	@bin/setup browser
+	@$(BIN)/coverage erase
+	-@$(BIN)/coverage run -m pytest -p tests.covered $(filter-out tests/compose,$(RINGS)) $(ARGS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage html --quiet
+	@$(BIN)/coverage report --fail-under=90
 
 lint: ## check style, types and layers
 	@bin/setup
