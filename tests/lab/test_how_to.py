@@ -113,14 +113,16 @@ def _do(site: Site, host: str, line: str) -> None:
 
 
 def test_the_key_is_rotated(site: Site) -> None:
-    """A host that was forgotten answers nobody, and is found by that; when all have the new key, they work."""
+    """A host that was forgotten is named and takes part in nothing; when all have the new key, they work."""
     alpha, beta = site.host("alpha"), site.host("beta")
     pid = alpha.launch(["sleep", "1000"])
     old, new = site.lab.plan.key, token_hex(32)
     try:
         _give_key(site, alpha, new)
-        assert site.sojourn("ps", "beta").returncode == 14
-        assert "signed" in beta.log("worker")
+        assert "beta has another key" in site.sojourn("ps", "beta").stderr
+        refused = site.migrate(pid, "alpha", "beta")
+        assert (refused.code, refused.said["error"]["code"]) == (10, "OTHER_KEY")
+        assert "beta has another key" in alpha.run(["env", "COLUMNS=200", "sojourn", "doctor"], check=False).stdout
         _give_key(site, beta, new)
         assert site.migrate(pid, "alpha", "beta").code == 0
     finally:
