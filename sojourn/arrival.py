@@ -216,12 +216,13 @@ def _has_woken(migration: Migration) -> bool:
         )
     if migration.at_work():
         raise Temporary(f"CRIU has committed and is still at work on {migration.host.name}; ask again.")
-    came = rebuilt.release(migration.directory.work / "restore.log")
-    if came is not rebuilt.Release.UNFINISHED:
+    came, found = rebuilt.release(migration.directory.work / "restore.log"), _found(migration)
+    if came in {rebuilt.Release.DONE, rebuilt.Release.FAILED}:
         return came is rebuilt.Release.DONE
-    found = _found(migration)
     if found is rebuilt.State.RUNNING:
         return True
+    if came is rebuilt.Release.NOT_BEGUN and found is rebuilt.State.STUCK:
+        return False
     raise Temporary(
         f"CRIU died on {migration.host.name} while it let the tree go, now {found}; the original stays frozen.",
         f"See docs/criu-deaths.md, then: sojourn resolve {migration.id}",

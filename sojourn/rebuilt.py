@@ -34,6 +34,9 @@ EVERYTHING = 2**64 - 1
 #: What CRIU says once it has detached from all tasks.
 DONE_LINE = "Restore finished successfully. Tasks resumed."
 
+#: What CRIU says when it gives up by itself, after it has killed all tasks.
+FAILED_LINE = "Restoring FAILED."
+
 #: What CRIU says, at level 4, of the first task that passes out of the restorer; or before that, where it can not
 #: set breakpoints.
 BEGUN_LINES = (" was trapped", "Force no-breakpoints restore")
@@ -46,6 +49,7 @@ class Release(StrEnum):
     """How far CRIU came in letting the tree go, by its log."""
 
     NOT_BEGUN = "not begun"
+    FAILED = "failed"
     UNFINISHED = "unfinished"
     DONE = "done"
 
@@ -62,14 +66,18 @@ class State(StrEnum):
 def release(log: Path) -> Release:
     """Read from the log of a ``criu restore`` that has ended how far it came.
 
-    NOT_BEGUN means that no task of the tree has run one instruction of its own, whatever has become of it: CRIU holds
-    every thread by a breakpoint at the restorer's last call, and a thread that comes there without CRIU dies of it.
-    DONE means that all of them were let go whole, even if none is left. A missing or empty log says UNFINISHED.
+    DONE means that all tasks were let go whole, even if none is left; FAILED that no task of the tree has run one
+    instruction of its own, since CRIU holds every thread by a breakpoint at the restorer's last call, and has killed
+    them there. NOT_BEGUN means that CRIU, which was killed, had not told of one that came through. One may have all the
+    same: CRIU takes a thread's stop by ``wait4(2)`` before it writes that line, and a thread whose stop was taken runs
+    on if CRIU dies in between. Only ``state`` can tell then. A missing or empty log says UNFINISHED.
     """
     text = log.read_text(errors="replace") if log.exists() else ""
     if DONE_LINE in text:
         return Release.DONE
-    return Release.UNFINISHED if not text or any(line in text for line in BEGUN_LINES) else Release.NOT_BEGUN
+    if not text or any(line in text for line in BEGUN_LINES):
+        return Release.UNFINISHED
+    return Release.FAILED if FAILED_LINE in text else Release.NOT_BEGUN
 
 
 def ghosts(log: Path) -> list[Path]:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+import shutil
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lab import outside
+from lab import network, outside
 from lab.errors import LabUnsuitable
 from lab.host import Host, within
 from lab.lab import Lab
 from lab.workload import Workload
-from sojourn.run import Completed, run
+from sojourn.run import Completed, run, spawn
 from sojourn.settings import Settings, variable
 from workflows.app import shared_queue
 
@@ -117,6 +121,31 @@ class Site:
     def answers(self, host: Host) -> bool:
         """Whether a host's worker does what it is told."""
         return self.sojourn("ps", host.name, "--json").returncode == 0
+
+
+@contextlib.contextmanager
+def killed_at_write(host: Host, criu: int, number: int) -> Iterator[None]:
+    """Kill a CRIU, by the host's PID, before it writes so many lines more to its log; return when it has ended."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed: bin/setup browser")
+    pid = _outside_pid(host, criu)
+    words = ["strace", "-qq", "-o", "/dev/null", "-e", "trace=write", "-e", f"inject=write:signal=KILL:when={number}"]
+    tracer = spawn([*words, "-p", str(pid)])
+    try:
+        assert within(5, lambda: f"TracerPid:\t{tracer.pid}\n" in Path(f"/proc/{pid}/status").read_text())
+        yield
+        tracer.wait(20)
+    finally:
+        tracer.kill()
+
+
+def _outside_pid(host: Host, pid: int) -> int:
+    """Return the PID that a host's process has outside (``NSpid`` of proc_pid_status(5))."""
+    for outside_pid in network.pids(host.plan.name, host.name):
+        status = Path(f"/proc/{outside_pid}/status")
+        if status.exists() and re.search(rf"^NSpid:.*\t{pid}$", status.read_text(), re.MULTILINE):
+            return outside_pid
+    raise AssertionError(f"{host.name} has no process {pid}")
 
 
 def require_lab() -> None:

@@ -18,7 +18,7 @@ from lab.host import within
 from lab.lab import Lab
 from lab.workload import Workload
 from sojourn.run import run
-from tests.lab.site import MIGRATION_S, Ended, Site, left_behind, require_lab, runs_on
+from tests.lab.site import MIGRATION_S, Ended, Site, killed_at_write, left_behind, require_lab, runs_on
 
 pytestmark = pytest.mark.lab
 
@@ -311,6 +311,19 @@ def test_a_destination_that_can_not_tell(site: Site, case: Case) -> None:
     case.rests("resumed", "refused")
     case.runs_once("alpha")
     assert case.shown()["owner"] == "alpha"
+
+
+@pytest.mark.parametrize(("written", "owner"), [(1, "alpha"), (2, "beta")])
+def test_criu_dies_before_it_tells(site: Site, case: Case, written: int, owner: str) -> None:
+    """Its log says the same of both: where the tree never woke it is killed, and where it runs it is the process."""
+    case.migrate_until("beta", "accepted.after")
+    criu = site.lab.host("beta").run(["pgrep", "--oldest", "-x", "criu"]).stdout.strip()
+    with killed_at_write(site.lab.host("beta"), int(criu), written):
+        case.go_on("beta")
+    log = site.lab.host("beta").run(["cat", f"/run/sojourn/{case.id}/work/restore.log"]).stdout
+    assert " was trapped" not in log
+    case.rests(*(("resumed", "refused") if owner == "alpha" else ("retired", "restored")))
+    case.runs_once(owner)
 
 
 def test_a_destination_that_crashed_as_it_took_the_process(site: Site, case: Case) -> None:

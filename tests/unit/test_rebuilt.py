@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from sojourn.rebuilt import Release, ghosts, release
 
 LOG = """\
@@ -21,6 +23,21 @@ def test_ghosts(tmp_path: Path) -> None:
     log.write_text(LOG)
     assert ghosts(log) == [Path("/var/tmp/tree.4242.cr.1.ghost"), Path("/srv/a file.cr.1f.ghost")]
     assert release(log) is Release.NOT_BEGUN
+
+
+@pytest.mark.parametrize(
+    ("lines", "came"),
+    [
+        ("Restoring FAILED.\n", Release.FAILED),
+        ("4242 was trapped\nRestoring FAILED.\n", Release.UNFINISHED),
+        ("4242 was trapped\nRestore finished successfully. Tasks resumed.\n", Release.DONE),
+    ],
+)
+def test_how_far_it_came(tmp_path: Path, lines: str, came: Release) -> None:
+    """A failure means that nothing ran only where nothing had begun to."""
+    log = tmp_path / "restore.log"
+    log.write_text(LOG + lines)
+    assert release(log) is came
 
 
 def test_no_log(tmp_path: Path) -> None:
