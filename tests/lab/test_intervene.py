@@ -80,7 +80,8 @@ class Case:
         host.run(["sh", "-c", f"mkdir -p {FAILPOINTS}; touch {FAILPOINTS}/{instant}"])
         self.migrate()
         reached = ["test", "-e", f"{FAILPOINTS}/{instant}.reached"]
-        assert within(20, lambda: host.run(reached, check=False).returncode == 0), f"never came to {instant}"
+        # After a crash, places of earlier migrations may be free only when their lease has run out.
+        assert within(45, lambda: host.run(reached, check=False).returncode == 0), self.shown()
 
     def go_on(self, where: str) -> None:
         """Let the host go on from where it stands still."""
