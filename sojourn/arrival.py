@@ -216,9 +216,10 @@ def _has_woken(migration: Migration) -> bool:
         )
     if migration.at_work():
         raise Temporary(f"CRIU has committed and is still at work on {migration.host.name}; ask again.")
-    came, found = rebuilt.release(migration.directory.work / "restore.log"), _found(migration)
+    came = rebuilt.release(migration.directory.work / "restore.log")
     if came in {rebuilt.Release.DONE, rebuilt.Release.FAILED}:
         return came is rebuilt.Release.DONE
+    found = _found(migration)
     if found is rebuilt.State.RUNNING:
         return True
     if came is rebuilt.Release.NOT_BEGUN and found is rebuilt.State.STUCK:

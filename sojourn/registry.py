@@ -26,9 +26,6 @@ ROOM = "sojourn:room:"
 #: The code of a refusal because of that.
 IS_CORDONED = "CORDONED"
 
-#: The code of a refusal because a host has another key.
-OTHER_KEY = "OTHER_KEY"
-
 #: A host is gone when it has missed so many announcements.
 MISSED = 3
 
@@ -153,7 +150,7 @@ class Registry:
             raise Refused(
                 f"The worker of host {info.name} has another key than this one.",
                 "Put the same `key` into sojourn.toml on every machine of the cluster, and start that worker again.",
-                OTHER_KEY,
+                "OTHER_KEY",
             )
         return info
 

@@ -34,7 +34,7 @@ def _codes(node: ast.AST) -> Iterator[str]:
 
 
 def _names_code(name: str) -> bool:
-    return name in {"code", "IS_CORDONED", "OTHER_KEY"}
+    return name in {"code", "IS_CORDONED"}
 
 
 def _text(node: ast.expr) -> Iterator[str]:
