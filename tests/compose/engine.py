@@ -155,7 +155,7 @@ class Engine:
 
     def _outside(self) -> Path:
         """Write what this machine adds to the compose file: where images are built, and the name of the bridge."""
-        build = {"network": "host", "args": {"MIRROR": base.mirror()}}
+        build = {"network": "host"}
         services = {name: {"build": build} for name in ("redis", "alpha", "beta", "flower")}
         bridge = {"default": {"driver_opts": {"com.docker.network.bridge.name": BRIDGE}}}
         file = self.place / "outside.yml"
