@@ -43,7 +43,7 @@ COMMAND = '#!/bin/sh\nexec /opt/sojourn/bin/python3 -P -m sojourn "$@"\n'
 
 def layer(base: Path) -> Layer:
     """Return the layer of libraries over a base root; pyproject.toml and constraints.txt are its recipe."""
-    recipe = [base.name, PYTHON, PATHS, PYVENV, COMMAND, *requirements(), _constraints().read_text()]
+    recipe = [base.name, PYTHON, PATHS, PYVENV, COMMAND, *requirements(), constraints().read_text()]
     return Layer("libraries", "\n".join(recipe), lambda draft, report: _fill(base, draft, report))
 
 
@@ -58,7 +58,14 @@ def requirements() -> list[str]:
     return [*project["dependencies"], *project["optional-dependencies"]["flower"]]
 
 
-def _constraints() -> Path:
+def for_hosts() -> list[Argument]:
+    """Return the options with which pip takes wheels for the hosts' Python, in the versions that were tested."""
+    wheels = [f"--platform=manylinux_2_{minor}_{platform.machine()}" for minor in GLIBC]
+    return [*("--python-version", PYTHON), "--only-binary=:all:", *wheels, f"--constraint={constraints()}"]
+
+
+def constraints() -> Path:
+    """Return the file with the version of every library."""
     return CHECKOUT / "constraints.txt"
 
 
@@ -86,11 +93,9 @@ def _install(packages: Path) -> None:
             f"{sys.executable} has no pip, which the lab needs to fetch the hosts' libraries.",
             "Run the lab from a virtual environment made with python3 -m venv.",
         )
-    wheels = [f"--platform=manylinux_2_{minor}_{platform.machine()}" for minor in GLIBC]
     argv: list[Argument] = [
         *(sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", f"--target={packages}"),
-        *("--python-version", PYTHON, "--implementation", "cp", "--only-binary=:all:", *wheels),
-        *(f"--constraint={_constraints()}", *requirements()),
+        *("--implementation", "cp", *for_hosts(), *requirements()),
     ]
     try:
         run(argv, deadline_s=INSTALL_S, env=environment())

@@ -8,14 +8,13 @@ what is measured is the least that was done.
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import sys
 from pathlib import Path
 
 from lab.lab import Lab
 from lab.layer import Layer, Report
-from lab.libraries import CHECKOUT, GLIBC, PYTHON
+from lab.libraries import CHECKOUT, PYTHON, constraints, for_hosts
 from sojourn.run import CLEAN_ENVIRONMENT, Argument, run
 from sojourn.settings import environment
 
@@ -55,24 +54,14 @@ def pytest_configure() -> None:
 
 def layer() -> Layer:
     """Return the layer that follows Python in a host."""
-    return Layer("coverage", "\n".join([PYTHON, START, _pinned()]), _fill)
-
-
-def _pinned() -> str:
-    lines = (CHECKOUT / "constraints.txt").read_text().splitlines()
-    return next(line for line in lines if line.startswith("coverage=="))
+    return Layer("coverage", "\n".join([PYTHON, START, constraints().read_text()]), _fill)
 
 
 def _fill(place: Path, report: Report) -> None:
     report("coverage: fetching with pip")
     packages = place / f"opt/sojourn/lib/python{PYTHON}/site-packages"
-    wheels = [f"--platform=manylinux_2_{minor}_{platform.machine()}" for minor in GLIBC]
-    fetch: list[Argument] = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", f"--target={packages}"]
-    run(
-        [*fetch, "--python-version", PYTHON, "--only-binary=:all:", *wheels, _pinned()],
-        deadline_s=FETCH_S,
-        env=environment(),
-    )
+    fetch: list[Argument] = [sys.executable, "-m", "pip", "install", "--quiet", f"--target={packages}", *for_hosts()]
+    run([*fetch, "coverage"], deadline_s=FETCH_S, env=environment())
     (packages / "coverage-starts.pth").write_text(START)
 
 

@@ -7,7 +7,6 @@ libraries from a directory that was filled outside: the stand-in for a site's pa
 from __future__ import annotations
 
 import contextlib
-import platform
 import re
 import secrets
 import sys
@@ -22,7 +21,7 @@ from redis import Redis as Client
 from lab.host import within
 from lab.lab import Lab
 from lab.layer import Layer, Report
-from lab.libraries import CHECKOUT, GLIBC, PYTHON, requirements
+from lab.libraries import CHECKOUT, PYTHON, constraints, for_hosts, requirements
 from sojourn.run import Argument, run
 from sojourn.settings import environment
 from tests.lab.machine import Machine
@@ -80,10 +79,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _fetch(place: Path, report: Report) -> None:
     """Fetch the wheels of all libraries for the machines' Python, and of pip, which pipx wants to be new."""
     report("wheels: fetching with pip")
-    platforms = [f"--platform=manylinux_2_{minor}_{platform.machine()}" for minor in GLIBC]
-    fetch = [sys.executable, "-m", "pip", "download", "--quiet", f"--dest={place}", "--only-binary=:all:", *platforms]
-    pinned = [f"--constraint={CHECKOUT / 'constraints.txt'}", *requirements(), "pip"]
-    run([*fetch, "--python-version", PYTHON, *pinned], deadline_s=INSTALL_S, env=environment())
+    fetch = [sys.executable, "-m", "pip", "download", "--quiet", f"--dest={place}", *for_hosts()]
+    run([*fetch, *requirements(), "pip"], deadline_s=INSTALL_S, env=environment())
 
 
 #: What a site's index is to pip there, as the role is told it; and how to get in.
@@ -108,7 +105,7 @@ sojourn:
 def lab() -> Iterator[Lab]:
     """Start a lab of its own, whose hosts are about to be made bare, with the libraries in a directory of theirs."""
     require_lab()
-    recipe = "\n".join([PYTHON, *requirements(), (CHECKOUT / "constraints.txt").read_text()])
+    recipe = "\n".join([PYTHON, *requirements(), constraints().read_text()])
     libraries = Layer("wheels", recipe, _fetch).ready(print)
     made = Lab("install")
     made.down()
