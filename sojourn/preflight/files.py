@@ -3,6 +3,9 @@
 CRIU keeps the whole mode of each file and directory, and the size of regular ones that are not open for appending
 only. For programs and libraries it compares the build-id too, where both have one. Deleted files travel along up to
 ``--ghost-limit``.
+
+The tree runs while it is looked at. Programs that replace a file as a whole have a draft open for a moment, whose name
+is gone in the next: what was found is told only while it is still so, and drafts that are gone are not asked for.
 """
 
 from __future__ import annotations
@@ -50,16 +53,16 @@ class Needed:
 def check(tree: Tree) -> Iterator[Finding]:
     """Yield what speaks against the files on the source."""
     for file in tree.files.values():
-        if file.stat.st_nlink == 0:
-            yield from _ghost(file)
-        elif not _is_special(file):
-            yield from _unreachable(file)
+        finding = _ghost(file) if file.stat.st_nlink == 0 else _unreachable(file)
+        if finding and file.is_held():
+            yield finding
 
 
 def needed(tree: Tree) -> list[Needed]:
     """Return what must be on the destination, each path once."""
     wanted = (file for file in tree.files.values() if file.stat.st_nlink and not _is_special(file))
-    return [_needed(file) for file in wanted if file.path != "/" and not file.path.endswith(DELETED)]
+    named = (file for file in wanted if file.path != "/" and not file.path.endswith(DELETED))
+    return [_needed(file) for file in named if not file.written or file.is_held()]
 
 
 def missing_or_different(files: Iterable[Needed]) -> Iterator[Finding]:
@@ -83,28 +86,31 @@ def missing_or_different(files: Iterable[Needed]) -> Iterator[Finding]:
         yield blocks("FILE_DIFFERS", f"{len(other) - SHOWN} more files differ.", hint)
 
 
-def _ghost(file: File) -> Iterator[Finding]:
+def _ghost(file: File) -> Finding | None:
     taken = file.stat.st_blocks * 512
-    if modes.S_ISREG(file.stat.st_mode) and taken > GHOST_LIMIT_BYTES:
-        yield blocks(
-            "GHOST_TOO_LARGE",
-            f"{file.path.removesuffix(DELETED)} ({file.user}) was deleted and has {taken} bytes; "
-            f"CRIU takes deleted files of {GHOST_LIMIT_BYTES} bytes along.",
-            "Restart the program if an upgrade replaced its files; else let it close the file.",
-        )
+    if not modes.S_ISREG(file.stat.st_mode) or taken <= GHOST_LIMIT_BYTES:
+        return None
+    return blocks(
+        "GHOST_TOO_LARGE",
+        f"{file.path.removesuffix(DELETED)} ({file.user}) was deleted and has {taken} bytes; "
+        f"CRIU takes deleted files of {GHOST_LIMIT_BYTES} bytes along.",
+        "Restart the program if an upgrade replaced its files; else let it close the file.",
+    )
 
 
-def _unreachable(file: File) -> Iterator[Finding]:
+def _unreachable(file: File) -> Finding | None:
     """Name a file that has another name than the one it was opened by, or whose name leads to another file now."""
+    if _is_special(file):
+        return None
     hint = "Let the program open it again: rename it back, or restart the program."
     try:
         now = os.stat(file.path, follow_symlinks=not modes.S_ISLNK(file.stat.st_mode))
     except OSError:
         name = file.path.removesuffix(DELETED)
-        yield blocks("FILE_DELETED", f"{name} ({file.user}) can not be found by that name any more.", hint)
-        return
-    if (now.st_dev, now.st_ino) != (file.stat.st_dev, file.stat.st_ino):
-        yield blocks("FILE_DELETED", f"{file.path} ({file.user}) was replaced by another file of that name.", hint)
+        return blocks("FILE_DELETED", f"{name} ({file.user}) can not be found by that name any more.", hint)
+    if (now.st_dev, now.st_ino) == (file.stat.st_dev, file.stat.st_ino):
+        return None
+    return blocks("FILE_DELETED", f"{file.path} ({file.user}) was replaced by another file of that name.", hint)
 
 
 def _is_special(file: File) -> bool:
@@ -121,7 +127,7 @@ def _needed(file: File) -> Needed:
         path=file.path,
         mode=stat.st_mode,
         size=stat.st_size if file.sized else None,
-        build_id=build_id(file.mapped, stat.st_dev, stat.st_ino, stat.st_mtime_ns) if file.mapped else "",
+        build_id=build_id(file.link, stat.st_dev, stat.st_ino, stat.st_mtime_ns) if file.mapped else "",
         changed_ns=stat.st_mtime_ns if file.written else None,
     )
 

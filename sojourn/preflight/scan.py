@@ -51,14 +51,26 @@ class Task:
 
 @dataclass
 class File:
-    """Something with a path that CRIU opens again on the destination; ``sized`` if it compares the size."""
+    """Something with a path that CRIU opens again on the destination; ``sized`` if it compares the size.
+
+    ``link`` is where ``/proc`` leads to it: a mapping's where there is one, since programs close what they have mapped.
+    """
 
     path: str
     stat: os.stat_result
     user: str
+    link: str
     sized: bool = False
     written: bool = False
-    mapped: str = ""
+    mapped: bool = False
+
+    def is_held(self) -> bool:
+        """Whether it still is what it was when it was found: a program may have replaced, renamed or closed it."""
+        try:
+            path, now = os.readlink(self.link), os.stat(self.link)
+        except OSError:
+            return False
+        return (path, now.st_dev, now.st_ino) == (self.path, self.stat.st_dev, self.stat.st_ino)
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,11 @@ class Handle:
     def user(self) -> str:
         """Who has it, for sentences."""
         return f"descriptor {self.number} of process {self.pid}"
+
+    @property
+    def link(self) -> str:
+        """Where ``/proc`` leads to it."""
+        return f"{PROC}/{self.pid}/fd/{self.number}"
 
 
 @dataclass
@@ -102,7 +119,8 @@ class Tree:
         known = self.files.setdefault((file.path, file.stat.st_dev, file.stat.st_ino), file)
         known.sized |= file.sized
         known.written |= file.written
-        known.mapped = known.mapped or file.mapped
+        if file.mapped and not known.mapped:
+            known.mapped, known.link = True, file.link
 
 
 def scan(pid: int) -> Tree:
@@ -193,10 +211,8 @@ def _places(tree: Tree, pid: int) -> None:
     for name in ("cwd", "root", "exe"):
         link = f"{PROC}/{pid}/{name}"
         with contextlib.suppress(*VANISHED, PermissionError):
-            is_program = name == "exe"
-            file = File(os.readlink(link), os.stat(link), f"{name} of process {pid}", sized=is_program)
-            file.mapped = link if is_program else ""
-            tree.add(file)
+            user, is_program = f"{name} of process {pid}", name == "exe"
+            tree.add(File(os.readlink(link), os.stat(link), user, link, sized=is_program, mapped=is_program))
 
 
 def _descriptors(tree: Tree, pid: int) -> None:
@@ -230,7 +246,14 @@ def _opened(handle: Handle) -> File:
     access = handle.flags & ACCESS_MODE
     is_log = access == WRITE_ONLY and bool(handle.flags & APPEND)
     regular = modes.S_ISREG(handle.stat.st_mode)
-    return File(handle.target, handle.stat, handle.user, sized=regular and not is_log, written=regular and access != 0)
+    return File(
+        path=handle.target,
+        stat=handle.stat,
+        user=handle.user,
+        link=handle.link,
+        sized=regular and not is_log,
+        written=regular and access != 0,
+    )
 
 
 def _mappings(tree: Tree, pid: int, seen: set[tuple[str, str, str]]) -> None:
@@ -249,8 +272,8 @@ def _mappings(tree: Tree, pid: int, seen: set[tuple[str, str, str]]) -> None:
 
 def _mapped(tree: Tree, link: str, user: str, *, shared_and_written: bool) -> None:
     with contextlib.suppress(*VANISHED):
-        file = File(os.readlink(link), os.stat(link), user, sized=True, written=shared_and_written, mapped=link)
-        tree.add(file)
+        path, stat = os.readlink(link), os.stat(link)
+        tree.add(File(path, stat, user, link, sized=True, written=shared_and_written, mapped=True))
 
 
 def _plain(area: str) -> str:

@@ -81,7 +81,7 @@ class Case:
         self.migrate()
         reached = ["test", "-e", f"{FAILPOINTS}/{instant}.reached"]
         # After a crash, places of earlier migrations may be free only when their lease has run out.
-        assert within(45, lambda: host.run(reached, check=False).returncode == 0), self.shown()
+        assert within(45, lambda: host.run(reached, check=False).returncode == 0), self.told()
 
     def go_on(self, where: str) -> None:
         """Let the host go on from where it stands still."""
@@ -103,7 +103,7 @@ class Case:
         """Abort it and return while that waits."""
         thread = threading.Thread(target=lambda: self.aborted.append(self.abort()))
         thread.start()
-        assert within(20, lambda: "interrupt" in self.steps()), self.shown()
+        assert within(20, lambda: "interrupt" in self.steps()), self.told()
         return thread
 
     def resolve(self, word: str) -> Ended:
@@ -114,13 +114,17 @@ class Case:
         """Return what is known of it."""
         return self.command("show", self.id).said
 
+    def told(self) -> str:
+        """Return what is known of it as text, which pytest shows whole."""
+        return json.dumps(self.shown(), indent=1)
+
     def steps(self) -> list[str]:
         """Return the names of its steps so far."""
         return [step["name"] for step in self.shown()["steps"]]
 
     def becomes(self, state: str) -> None:
         """Wait for a state."""
-        assert within(25, lambda: self.shown()["state"] == state), self.shown()
+        assert within(25, lambda: self.shown()["state"] == state), self.told()
 
     def phase(self, name: str) -> str:
         """Return what a host's journal says."""
@@ -131,7 +135,7 @@ class Case:
     def rests(self, alpha: str, beta: str) -> None:
         """Wait until both journals say so and nothing is left on either host."""
         hosts = [self.site.lab.host(name) for name in ("alpha", "beta")]
-        assert within(25, lambda: (self.phase("alpha"), self.phase("beta")) == (alpha, beta)), self.shown()
+        assert within(25, lambda: (self.phase("alpha"), self.phase("beta")) == (alpha, beta)), self.told()
         assert within(15, lambda: not any(left_behind(host) for host in hosts)), [left_behind(host) for host in hosts]
 
     def runs_once(self, owner: str) -> None:
@@ -190,7 +194,7 @@ def test_abort_of_one_that_waits_for_a_place(site: Site, case: Case) -> None:
         ["python3", "-c", script % (JOURNAL, "db.execute('DELETE FROM held WHERE id < ?', 'c')")]
     )
     assert_aborted(case, ended)
-    assert within(20, lambda: _retried(case)), case.shown()
+    assert within(20, lambda: _retried(case)), case.told()
     assert_aborted(case, ended)
 
 

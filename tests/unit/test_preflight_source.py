@@ -235,6 +235,60 @@ def test_a_large_deleted_file_is_told(child: tuple[int, int, Path]) -> None:
     assert codes(members.check(tree, PLAN, namespaces("self"))) == []
 
 
+#: Has a draft open, then puts it in the place of the file: once it is told to, and from then on over and over.
+REPLACES = """
+import os, sys, time
+path, = sys.argv[1:]
+def replace(wait):
+    with open(path + ".new", "w") as draft:
+        wait()
+        os.replace(path + ".new", path)
+replace(lambda: (print(flush=True), sys.stdin.readline()))
+print(flush=True)
+while True:
+    replace(lambda: time.sleep(0.0005))
+    time.sleep(0.0005)
+"""
+
+
+@pytest.fixture
+def replacing(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Start a program that replaces a file as a whole; return it as it has the draft open, and the draft's path."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may follow /proc/PID/map_files")
+    command = [sys.executable, "-c", REPLACES, str(tmp_path / "status")]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, text=True
+    ) as running:
+        assert running.stdout
+        running.stdout.readline()
+        yield running, str(tmp_path / "status.new")
+        running.kill()
+
+
+def test_a_draft_that_has_taken_its_place_is_not_told(replacing: tuple[subprocess.Popen[str], str]) -> None:
+    """While it was looked at there was a file of that name: the destination is not asked for it either."""
+    program, draft = replacing
+    assert program.stdin
+    assert program.stdout
+    tree = scan(program.pid)
+    assert draft in {file.path for file in files.needed(tree)}
+    program.stdin.write("\n")
+    program.stdin.flush()
+    program.stdout.readline()
+    assert codes(files.check(tree)) == []
+    assert draft not in {file.path for file in files.needed(tree)}
+
+
+def test_a_program_that_replaces_a_file_all_the_time(replacing: tuple[subprocess.Popen[str], str]) -> None:
+    """Whenever it is looked at, nothing speaks against it."""
+    program, _ = replacing
+    assert program.stdin
+    program.stdin.write("\n")
+    program.stdin.flush()
+    assert [codes(files.check(scan(program.pid))) for _ in range(200)] == [[]] * 200
+
+
 def test_a_tree_that_is_gone() -> None:
     """There is nothing to read."""
     with subprocess.Popen(["true"]) as gone:
