@@ -76,6 +76,19 @@ end
 return 0
 """
 
+#: Bring a batch to rest if each of its parts has an end, and it is under way. All in one: a batch that was resumed
+#: meanwhile has parts without an end again.
+REST = """
+local rest = {running = 'finished', paused = 'finished', aborting = 'aborted'}
+local state = rest[redis.call('HGET', ARGV[1], 'state')]
+local total = tonumber(redis.call('HGET', ARGV[1], 'total') or '0')
+if state and redis.call('HLEN', ARGV[1] .. ':ends') >= total then
+  redis.call('HSET', ARGV[1], 'state', state)
+  changed(ARGV[2])
+end
+return 0
+"""
+
 
 class BatchState(StrEnum):
     """Where a batch stands."""
@@ -226,6 +239,10 @@ class Batches:
     def turn(self, batch: str, to: BatchState, *states: BatchState) -> bool:
         """Change the state of a batch if it is one of ``states``; False if it is another one."""
         return bool(self._store.script(CHANGED + TURN, [_key(batch), to, batch, *states]))
+
+    def rest(self, batch: str) -> None:
+        """Enter that a batch has ended, or was aborted, if each of its parts has come to an end; again is harmless."""
+        self._store.script(CHANGED + REST, [_key(batch), batch])
 
     def abort(self, batch: str, *, roll_back: bool) -> None:
         """Enter that nothing more of a batch shall begin, and whether those under way shall be rolled back."""

@@ -161,14 +161,25 @@ def _refuse(batch: str, error: SojournError) -> None:
 @shared_task(name="sojourn.abort_batch", base=Call)
 def abort_batch(batch: str, *, roll_back: bool) -> None:
     """Begin nothing more of a batch; what is under way goes on to its end, or is aborted too."""
+    this_host().batches.abort(batch, roll_back=roll_back)
+    _give_up(batch)
+
+
+def _give_up(batch: str) -> None:
+    """Withdraw what waits of a batch that is being aborted, and abort what is under way, if that was asked for.
+
+    Whoever comes late must not touch what was resumed meanwhile. Only a batch at rest is resumed, and its parts get
+    new migrations then: those that are read while it is not at rest yet are the ones to give up.
+    """
     host = this_host()
-    host.batches.abort(batch, roll_back=roll_back)
+    parts, ends, record = host.batches.parts(batch), host.batches.ends(batch), host.batches.record(batch)
+    if record is None or record.state is not BatchState.ABORTING:
+        return
     host.queue.pause(batch)  # each that is taken out makes room, and the next one must not begin there
-    ends = host.batches.ends(batch)
-    left = [part for part in host.batches.parts(batch) if part.number not in ends]
+    left = [part for part in parts if part.number not in ends]
     under_way = [part for part in left if not _withdrawn(host, part)]
     host.queue.resume(batch)  # nothing of it waits any more; a pause must not outlive it
-    for part in under_way if roll_back else ():
+    for part in under_way if record.roll_back else ():
         host.ledger.tell_failure(part.migration, ABORTED_TOO)
         abort(Message(part.migration, Plan.from_json(part.plan)))
     if not left:
@@ -226,7 +237,7 @@ def _look_after(host: Host, record: Record) -> None:
     elif record.total == record.ended:
         finish(record.id)
     elif record.state is BatchState.ABORTING:
-        abort_batch(record.id, roll_back=record.roll_back)
+        _give_up(record.id)
     elif not host.queue.has_waiting(record.id):
         _put_again(host, record)
 

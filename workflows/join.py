@@ -57,12 +57,11 @@ def count(batch: str, part: Part, result: Json) -> None:
 
 
 def finish(batch: str) -> None:
-    """Say that a batch has ended, and answer whoever waits for it. Again is harmless."""
+    """Say that a batch has ended, and answer whoever waits for it. Again is harmless, and so is too late."""
     batches = this_host().batches
-    batches.turn(batch, BatchState.ABORTED, BatchState.ABORTING)
-    batches.turn(batch, BatchState.FINISHED, BatchState.RUNNING, BatchState.PAUSED)
+    batches.rest(batch)
     record = batches.record(batch)
-    if record:
+    if record and record.state.final:
         the_app().backend.store_result(batch, record.to_json(batches.ends(batch)), states.SUCCESS)
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from sojourn.batch import Batches, BatchState, Part
 from sojourn.errors import UsageError
+from sojourn.host import this_host
 from sojourn.model import Json, State
 from sojourn.placement import Planned
 from sojourn.queue import Counts
@@ -21,7 +23,8 @@ from tests.conftest import eventually
 from tests.integration.conftest import Cluster, Redis
 from tests.integration.steps import act, let_go
 from tests.integration.test_capacity import sojourn
-from workflows.batch import abort_batch, drain, migrate_many, resume_batch
+from workflows.batch import _look_after, abort_batch, drain, migrate_many, resume_batch
+from workflows.join import finish
 
 HOSTS = ("alpha", "beta", "gamma")
 
@@ -161,6 +164,26 @@ def test_aborted_and_resumed(cluster: Cluster, batches: Batches) -> None:
     resume_batch.delay(answer.id).get(timeout=10)
     eventually(lambda: state(batches, answer.id) is BatchState.FINISHED, within_s=60)
     assert [end["state"] for end in batches.ends(answer.id).values()] == ["completed"] * 5
+
+
+def test_who_comes_late_stops_nothing_that_was_resumed(cluster: Cluster, batches: Batches) -> None:
+    """Neither one who saw it being aborted, nor one who saw it end."""
+    cluster.queue.pause("late-batch")
+    answer = migrate_many.apply_async(args=(lines(1450, 2),), task_id="late-batch")
+    acting(cluster, batches, answer.id)
+    abort_batch.delay(answer.id, roll_back=False).get(timeout=10)
+    assert answer.get(timeout=30)["counts"] == {"aborted": 2}
+    cluster.queue.pause("late-batch")
+    batches.reopen(answer.id, [part.again() for part in batches.parts(answer.id)])
+    batches.turn(answer.id, BatchState.RUNNING, BatchState.ABORTED)
+    late = batches.record(answer.id)
+    assert late is not None
+    _look_after(this_host(), replace(late, state=BatchState.ABORTING))
+    finish(answer.id)
+    assert state(batches, answer.id) is BatchState.RUNNING
+    assert batches.ends(answer.id) == {}
+    resume_batch.delay(answer.id).get(timeout=10)
+    eventually(lambda: state(batches, answer.id) is BatchState.FINISHED, within_s=60)
 
 
 def test_an_abort_goes_on_as_it_was_asked_for(cluster: Cluster, batches: Batches) -> None:
