@@ -7,7 +7,11 @@ One SQLite file per host, with four tables:
 ``held``       one row per thing that must be given back: a mount, a frozen tree, a slot
 ``passed``     one row per phase that was logged: each is one line of the log, whoever wrote the phase
 
-A phase is written *before* the act that it permits, and only by compare-and-set.
+A phase is written *before* the act that it permits, and only by compare-and-set. It is on the disk before the call
+returns. What a step tells of itself, and was told, comes to the disk with the next phase at the latest, since SQLite's
+log keeps its order (https://www.sqlite.org/pragma.html#pragma_synchronous): a frozen tree need not wait for that. A
+worker that dies loses none of it. A host that dies may lose the last of it, and has lost what it tells of, too: the
+tree, or the images in a tmpfs.
 """
 
 from __future__ import annotations
@@ -261,7 +265,7 @@ class Journal:
 
     def start_step(self, entry: Entry, name: str, host: str, facts: Json) -> Entry:
         """Keep what it was told, and that a step begins now, in one write; a new attempt replaces the old one's row."""
-        with self._transaction():
+        with self._in_order(), self._transaction():
             self._db.execute(
                 "INSERT OR REPLACE INTO step (id, role, name, host, started) VALUES (?, ?, ?, ?, ?)",
                 (entry.id, entry.role, name, host, time.time()),
@@ -270,17 +274,19 @@ class Journal:
 
     def finish_step(self, entry: Entry, name: str, outcome: Outcome) -> None:
         """Note that a step is done; a second delivery of it is answered with this outcome."""
-        self._db.execute(
-            "UPDATE step SET ended = ?, outcome = ?, facts = ? WHERE id = ? AND role = ? AND name = ?",
-            (time.time(), outcome.sentence, json.dumps(outcome.facts), entry.id, entry.role, name),
-        )
+        with self._in_order():
+            self._db.execute(
+                "UPDATE step SET ended = ?, outcome = ?, facts = ? WHERE id = ? AND role = ? AND name = ?",
+                (time.time(), outcome.sentence, json.dumps(outcome.facts), entry.id, entry.role, name),
+            )
 
     def fail_step(self, entry: Entry, name: str, failure: Failure) -> None:
         """Note that a step failed for good."""
-        self._db.execute(
-            "UPDATE step SET ended = ?, outcome = ?, failure = ? WHERE id = ? AND role = ? AND name = ?",
-            (time.time(), failure.message, json.dumps(asdict(failure)), entry.id, entry.role, name),
-        )
+        with self._in_order():
+            self._db.execute(
+                "UPDATE step SET ended = ?, outcome = ?, failure = ? WHERE id = ? AND role = ? AND name = ?",
+                (time.time(), failure.message, json.dumps(asdict(failure)), entry.id, entry.role, name),
+            )
 
     def outcome(self, entry: Entry, name: str) -> Outcome | None:
         """Return the recorded outcome of a step that is done, None for one that is not."""
@@ -365,6 +371,15 @@ class Journal:
             if self._db.in_transaction:  # a full disk has rolled it back already
                 self._db.execute("ROLLBACK")
             raise
+
+    @contextlib.contextmanager
+    def _in_order(self) -> Iterator[None]:
+        """Let what is written here be on the disk before whatever is written later, and not at once."""
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        try:
+            yield
+        finally:
+            self._db.execute("PRAGMA synchronous=FULL")
 
     def _again(self, entry: Entry) -> Entry:
         now = self.entry(entry.id, entry.role)

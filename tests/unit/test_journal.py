@@ -139,6 +139,35 @@ def test_unknown(journal: Journal) -> None:
     assert journal.entry("ffffffff", Role.SOURCE) is None
 
 
+def test_a_phase_is_on_the_disk_at_once_and_a_step_with_the_next_phase(journal: Journal) -> None:
+    """SQLite syncs its log at a commit as the setting is just then; a step that can not be written leaves it right."""
+    entry = journal.open("m-1", Role.SOURCE, PLAN)
+    level, synced = "FULL", dict[str, str]()
+
+    def trace(statement: str) -> None:
+        nonlocal level
+        words = statement.split()
+        if words[0] == "PRAGMA":
+            level = words[1].partition("=")[2] or level
+        elif words[0] in {"INSERT", "UPDATE"}:
+            synced[" ".join(words[:5])] = level
+
+    journal._db.set_trace_callback(trace)
+    entry = journal.start_step(entry, "dump", "alpha", {})
+    entry = journal.advance(entry, Phase.FREEZING)
+    journal.finish_step(entry, "dump", Outcome("done"))
+    journal.fail_step(entry, "dump", Failure("X", "it broke"))
+    journal.hold(entry, "mount", "/images")
+    assert synced == {
+        "INSERT OR REPLACE INTO step": "NORMAL",
+        "UPDATE migration SET facts =": "NORMAL",
+        "UPDATE migration SET phase =": "FULL",
+        "INSERT OR IGNORE INTO passed": "FULL",
+        "UPDATE step SET ended =": "NORMAL",
+        "INSERT OR IGNORE INTO held": "FULL",
+    }
+
+
 def test_unfinished_leaves_out_what_is_final(journal: Journal) -> None:
     """Only rows that can still move are unfinished, the one that stood still for longest first."""
     for number, phase in enumerate(Phase):
