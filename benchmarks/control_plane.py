@@ -27,7 +27,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -48,7 +48,7 @@ from sojourn.settings import load
 from sojourn.store import Store
 from tasks.step import HostStep, step
 from workers.lane import run
-from workflows.pipeline import On, Pipeline, Step
+from workflows.pipeline import DESTINATION, SOURCE, Pipeline, Step
 
 #: The header of a message that says for which host it is.
 STANDS_FOR = "bench_host"
@@ -77,19 +77,22 @@ def _sleeping(name: str, *phases: Phase, facts: dict[Role, dict[str, Any]] | Non
 BEFORE, FROZEN = (Phase.OPEN, Phase.RESERVED), (Phase.FROZEN, Phase.RELEASED, Phase.RESERVED)
 ENDS = {Role.SOURCE: {"source_phase": "retired"}, Role.DESTINATION: {"verdict": "restored"}}
 
+RELEASE = _sleeping("release", facts=ENDS, begins_in=tuple(Phase))
+
 EIGHT = Pipeline(
-    Step(_sleeping("examine", opens=True), On.SOURCE),
-    Step(_sleeping("preflight", opens=True), On.DESTINATION),
-    Step(_sleeping("page_server"), On.DESTINATION),
-    Step(_sleeping("dump", Phase.FREEZING, Phase.FROZEN), On.SOURCE),
-    Step(_sleeping("copy_images", Phase.RELEASED, begins_in=FROZEN), On.SOURCE, frozen=True),
+    Step(_sleeping("examine", opens=True), SOURCE),
+    Step(_sleeping("preflight", opens=True), DESTINATION),
+    Step(_sleeping("page_server"), DESTINATION),
+    Step(_sleeping("dump", Phase.FREEZING, Phase.FROZEN), SOURCE),
+    Step(_sleeping("copy_images", Phase.RELEASED, begins_in=FROZEN), SOURCE),
     Step(
         _sleeping("restore", Phase.RESTORING, Phase.ACCEPTED, Phase.RESTORED, facts=ENDS, begins_in=FROZEN),
-        On.DESTINATION,
+        DESTINATION,
         frozen=True,
     ),
-    Step(_sleeping("retire", Phase.RETIRED, facts=ENDS, begins_in=FROZEN), On.SOURCE),
-    Step(_sleeping("release", facts=ENDS, begins_in=tuple(Phase)), On.BOTH),
+    Step(RELEASE, DESTINATION),
+    Step(_sleeping("retire", Phase.RETIRED, facts=ENDS, begins_in=FROZEN), SOURCE),
+    Step(RELEASE, SOURCE),
 )
 
 
@@ -147,6 +150,7 @@ def _stand_for_many(site: Site) -> None:
     Each has a journal of its own; the connection to Redis is the process's one, as on a real host.
     """
     import tasks.step  # noqa: PLC0415
+    from workflows import canvas  # noqa: PLC0415
 
     planner = real_host.this_host
 
@@ -162,19 +166,19 @@ def _stand_for_many(site: Site) -> None:
         return standing_for(name) if name else planner()
 
     tasks.step.this_host = this_host  # type: ignore[assignment, attr-defined]
-    HostStep.signature = _signature(site)  # type: ignore[method-assign]
+    canvas.leg = _leg(site, canvas.leg)  # type: ignore[attr-defined]
 
 
-def _signature(site: Site) -> Callable[..., Any]:
-    """Send each step to the worker that stands for its host."""
-    real = HostStep.signature
+def _leg(site: Site, real: Callable[..., Any]) -> Callable[..., Any]:
+    """Send each leg to the worker that stands for its host."""
 
-    def signature(self: HostStep, queue: str, *rest: Any, **options: Any) -> Any:  # noqa: ANN401
+    def leg(steps: Sequence[HostStep], queue: str, *rest: Any, **options: Any) -> Any:  # noqa: ANN401
         name, _, lane = queue.partition(".")
         worker = f"worker{int(name.removeprefix('host-')) % site.workers}"
-        return real(self, ".".join(filter(None, (worker, lane))), *rest, **options).set(headers={STANDS_FOR: name})
+        queue = ".".join(filter(None, (worker, lane)))
+        return real(steps, queue, *rest, **options).set(headers={STANDS_FOR: name})
 
-    return signature
+    return leg
 
 
 class Run:

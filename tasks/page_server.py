@@ -17,8 +17,8 @@ from sojourn.host import Migration
 from sojourn.model import Json, Outcome
 from tasks.step import step
 
-#: How long the source may take until it connects, beyond the freeze itself.
-PATIENCE_S = 60
+#: How long the source may take until it connects, beyond the freeze itself: all tries of its ``reserve``, and more.
+PATIENCE_S = 120
 
 
 @step(deadline_s=30)

@@ -66,7 +66,7 @@ def decide(migration: Migration) -> Outcome:
 
 
 def _arrived(migration: Migration, resumed_at: float) -> Outcome:
-    migration.give_slot_back()
+    migration.give_slot_back()  # nobody is frozen here any more, whenever the source comes to say that it may go
     facts = {"verdict": Verdict.RESTORED, "resumed_at": resumed_at, "images_at": migration.facts.get("images_at")}
     return Outcome(f"process {migration.plan.pid} runs on {migration.host.name}", facts)
 

@@ -9,6 +9,10 @@ A step is a function of a migration on this host. Around it, on every delivery:
 4. A Temporary failure is retried with back-off, as long as the step says so: never while the tree is frozen.
 5. Any other failure is recorded as a value; then StepFailed is raised, which makes Celery call the errback.
 
+Steps that follow each other on one host are a **leg**: one message begins the first, and the others are done behind it
+in the same process, each with its own lock, deadline, record and failure, as if it had come by a message of its own. A
+retry sends the whole leg again; what is done is answered from its record.
+
 An undo step is the same, but it always may run, and it never fails the rollback that it is part of: what it could
 not do is told as the fact ``pending``, and stays ``held`` in the journal.
 
@@ -21,8 +25,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
+import signal
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,7 +42,7 @@ from sojourn.model import Failure, Message, Outcome, Phase, Plan, Role, StepReco
 
 log = logging.getLogger("sojourn.step")
 
-#: Seconds between the soft limit, which the step can still record, and the hard one, which ends its process.
+#: Seconds between a leg's soft limit, which a step can still record, and the hard one, which ends its process.
 HARD_LIMIT_AFTER_S = 10
 
 #: Which part of its time a step may wait for another delivery of the same migration.
@@ -66,6 +71,7 @@ class HostStep:
     name: str
     work: Work
     task: Any
+    deliver: Callable[[Any, str], str]
     deadline_s: float
     in_freeze: bool
 
@@ -73,11 +79,28 @@ class HostStep:
         """Return how long one attempt may take in a migration."""
         return self.deadline_s + (plan.max_freeze_s if self.in_freeze else 0)
 
-    def signature(self, queue: str, plan: Plan, **options: Any) -> Any:  # noqa: ANN401  (no types)
-        """Return the Celery signature that delivers the step to a queue, with what the step before returned."""
-        soft = self.limit_s(plan)
-        limits = {"soft_time_limit": soft, "time_limit": soft + HARD_LIMIT_AFTER_S}
-        return self.task.s().set(queue=queue, **limits, **options)
+
+#: Every step by its name, by which a message tells what is done behind its own.
+STEPS: dict[str, HostStep] = {}
+
+#: How Flower is told which steps a task does behind the one that it is named after; Celery would take longer to say it.
+THEN = "then "
+
+#: Contexts in which each step is done, made with its name and its migration's id; traces are one.
+AROUND: list[Callable[[str, str], contextlib.AbstractContextManager[Any]]] = []
+
+
+def leg(steps: Sequence[HostStep], queue: str, plan: Plan, **options: Any) -> Any:  # noqa: ANN401  (no types)
+    """Return the Celery signature that lets a host do these steps, with what the leg before returned.
+
+    Each step has its deadline; for the leg Celery knows the sum, and ends what no signal could. The argument ``last``
+    may name a task that belongs to no host, and is called with what they return when they are done.
+    """
+    soft = sum(each.limit_s(plan) for each in steps)
+    limits = {"soft_time_limit": soft, "time_limit": soft + HARD_LIMIT_AFTER_S}
+    first, *others = [each.name for each in steps]
+    told = f"{THEN}{', '.join(others)}" if others else ""
+    return STEPS[first].task.s(then=others).set(queue=queue, kwargsrepr=told, **limits, **options)
 
 
 def step(
@@ -106,25 +129,68 @@ def step(
             name=f"sojourn.{name}",
             bind=True,
             throws=(StepFailed,),
-            max_retries=retries,
+            max_retries=None,  # each step of a leg says how often
         )
-        def task(self: Any, handed: str) -> str:  # noqa: ANN401
+        def task(self: Any, handed: str, then: Sequence[str] = (), last: str = "") -> str:  # noqa: ANN401
+            return _do_leg(self, (name, *then), last, handed)
+
+        def deliver(task: Any, handed: str) -> str:  # noqa: ANN401
             message = Message.from_text(handed)
             delivery = Delivery(this_host(), message, name, begins_in, opens=opens, undo=undo)
             try:
                 held = lock(delivery.migration_lock, deadline_s * LOCK_SHARE) if locks else contextlib.nullcontext()
-                with working_on(name), held:
+                with working_on(name), _observed(name, message.id), held:
                     return delivery.answer(work)
             except (JournalFailed, OSError) as error:
                 return delivery.hand_on(delivery.give_up(_failure(error)))
             except Temporary as error:
-                if self.request.retries < retries:
-                    raise self.retry(exc=error, countdown=_back_off_s(self.request.retries)) from None
+                if task.request.retries < retries:
+                    raise task.retry(exc=error, countdown=_back_off_s(task.request.retries)) from None
                 return delivery.hand_on(delivery.give_up(_failure(error)))
 
-        return HostStep(name, work, task, deadline_s, in_freeze)
+        STEPS[name] = HostStep(name, work, task, deliver, deadline_s, in_freeze)
+        return STEPS[name]
 
     return decorate
+
+
+@contextlib.contextmanager
+def _observed(name: str, migration: str) -> Iterator[None]:
+    with contextlib.ExitStack() as contexts:
+        for around in AROUND:
+            contexts.enter_context(around(name, migration))
+        yield
+
+
+def _do_leg(task: Any, names: Sequence[str], last: str, handed: str) -> str:  # noqa: ANN401
+    """Do steps one behind the other, each with what the one before handed on, and call what comes last.
+
+    If that fails nothing must be undone, since all is done: the reconcilers tell what was not told.
+    """
+    for name in names:
+        handed = STEPS[name].deliver(task, handed)
+    if last:
+        try:
+            task.app.tasks[last](handed)
+        except Exception:
+            log.exception("%s failed", last)
+    return handed
+
+
+@contextlib.contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raise SoftTimeLimitExceeded, as Celery does for a whole leg, in what takes longer (setitimer(2))."""
+
+    def over(*_: object) -> None:
+        raise SoftTimeLimitExceeded(seconds)
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class Delivery:
@@ -139,6 +205,7 @@ class Delivery:
         self.begins_in = begins_in
         self.opens = opens
         self.undo = undo
+        self.limit_s = STEPS[name].limit_s(message.plan)
         self.role = message.plan.role_of(host.name)
         self.directory = host.directory(message.id)
         self.migration_lock = self.directory.lock
@@ -193,9 +260,10 @@ class Delivery:
         self._tell()
         try:
             self._check_phase(migration)
-            self.host.journal.pause(f"{self.name}.begin")
-            outcome = work(migration)
-            self.host.journal.pause(f"{self.name}.end")
+            with _at_most(self.limit_s):
+                self.host.journal.pause(f"{self.name}.begin")
+                outcome = work(migration)
+                self.host.journal.pause(f"{self.name}.end")
         except (Temporary, JournalFailed):
             raise
         except (SojournError, OSError) as error:

@@ -29,7 +29,7 @@ from sojourn.cluster import Cluster
 from sojourn.errors import SojournError, StoreUnreachable, UsageError
 from sojourn.metrics import CONTENT_TYPE
 from sojourn.model import Json
-from web import figures
+from web import figures, readable
 from web.acts import ACTS, Asked, Done
 from web.feed import Feed, Listener
 from web.pages import BatchPage, HostPage, MigrationPage, Page, Surroundings, account_of
@@ -109,11 +109,13 @@ class Ours(BaseHandler):  # type: ignore[misc, unused-ignore]  # Flower has no t
         return await asyncio.get_running_loop().run_in_executor(APART, partial(call, *args))
 
     def tasks_of(self, account: Any) -> dict[tuple[str, str], str]:  # noqa: ANN401
-        """Return Flower's tasks of a migration: the latest of each step and host."""
+        """Return Flower's tasks of a migration: the latest of each step and host. One task may be several steps."""
         mark, found = f"migration {account.id}", {}
         for task in list(self.application.events.state.tasks.values()):
             if task.worker and mark in (task.args or ""):
-                found[task.name.removeprefix("sojourn."), task.worker.hostname.partition("@")[2]] = task.uuid
+                host = task.worker.hostname.partition("@")[2]
+                steps = [task.name.removeprefix("sojourn."), *readable.following(task.kwargs)]
+                found.update({(step, host): task.uuid for step in steps})
         return found
 
     def page(self, kind: str, name: str) -> Page:

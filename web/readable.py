@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from sojourn.model import Json
+from tasks.step import THEN
 
 #: So much is shown of a text that is none of those we know.
 LONGEST = 300
@@ -42,6 +43,11 @@ def event(told: Json) -> Json:
 def tasks(listed: Iterable[Json]) -> list[Json]:
     """Return the tasks that a worker lists, with their arguments as people read them."""
     return [_listed(task) for task in listed]
+
+
+def following(kwargs: str | None) -> list[str]:
+    """Return the steps that a task does behind the one that it is named after."""
+    return kwargs.removeprefix(THEN).split(", ") if kwargs and kwargs.startswith(THEN) else []
 
 
 def words(text: str) -> str:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from sojourn.ledger import Account, Event
 from sojourn.model import Json, State, StepRecord
 from workflows.migrate import PIPELINES
-from workflows.pipeline import On
 
 #: How the states look. What has ended and needs somebody is ``bad``; what stayed on its source is ``stayed``.
 LOOKS = {
@@ -84,12 +83,7 @@ def percent(account: Account, crossing: Crossing) -> int | None:
         return None
     ended = [step for step in account.steps if step.ended is not None]
     part = crossing.part if any(step.name == "dump" for step in _open(account.steps)) else 0
-    return min(99, round(100 * (len(ended) + part) / steps_of(account.plan.mode)))
-
-
-def steps_of(mode: str) -> int:
-    """Return how many steps a migration of this mode has, counting one on both hosts twice."""
-    return sum(2 if step.on is On.BOTH else 1 for step in PIPELINES[mode].steps)
+    return min(99, round(100 * (len(ended) + part) / len(PIPELINES[account.plan.mode].steps)))
 
 
 def _step(account: Account) -> str:

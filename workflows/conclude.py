@@ -57,7 +57,7 @@ def close(app: Any, message: Message) -> Json:  # noqa: ANN401
     ledger.close(message.id, result)
     _log_end(message, result)
     _remember_pace(this_host(), result)
-    answer(app, result)
+    _answer(app, account, result)
     _leave_the_queue(account, result)
     return result
 
@@ -97,10 +97,14 @@ def overrules(state: State, stands: State) -> bool:
     return state is not State.IN_DOUBT or not stands.definite
 
 
-def answer(app: Any, result: Json) -> None:  # noqa: ANN401
-    """Make ``.get()`` return the result, or raise MigrationError for anything that is not a completed migration."""
-    state = State(result["state"])
-    if state.arrived:
+def _answer(app: Any, account: Account | None, result: Json) -> None:  # noqa: ANN401
+    """Make ``.get()`` return the result, or raise MigrationError for anything that is not a completed migration.
+
+    Of a part of a batch nobody has such a thing: the batch answers.
+    """
+    if account and account.part:
+        return
+    if State(result["state"]).arrived:
         app.backend.store_result(result["id"], result, states.SUCCESS)
     else:
         app.backend.store_result(result["id"], error_of(result), states.FAILURE)
@@ -114,8 +118,8 @@ def not_begun(app: Any, message: Message, error: SojournError) -> None:  # noqa:
     result = {**result_of(message, None), "state": state, "owner": message.plan.source, "failure": failure}
     host.ledger.close(message.id, result)
     _log_end(message, result)
-    answer(app, result)
     account = host.ledger.account(message.id)
+    _answer(app, account, result)
     concluded(account.part if account else None, result)
     host.queue.end(message.id)
 

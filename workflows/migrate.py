@@ -1,7 +1,8 @@
 """The whole migration, as one table.
 
 Read it from top to bottom: what is done, where, and how it is undone. The freeze is between ``dump`` and
-``restore``; the commit is inside ``restore`` (``sojourn/commit.py``). Each step is a module of ``tasks``.
+``restore``; the commit is inside ``restore`` (``sojourn/commit.py``). Each step is a module of ``tasks``. Rows that
+follow each other on one host are one leg, which one message begins: the hosts take turns, five times.
 """
 
 from __future__ import annotations
@@ -28,18 +29,20 @@ from workflows.call import Call
 from workflows.canvas import backward, forward, send
 from workflows.conclude import conclude, not_begun
 from workflows.dispatch import dispatch
-from workflows.pipeline import On, Pipeline, Step
+from workflows.pipeline import DESTINATION, SOURCE, Pipeline, Step
 
 STOP_AND_COPY = Pipeline(
-    Step(examine, On.SOURCE),
-    Step(preflight, On.DESTINATION),  # says no for both hosts
-    Step(reserve, On.BOTH, undo=release),
-    Step(page_server, On.DESTINATION, undo=stop_page_server),
-    Step(dump, On.SOURCE, undo=resume),  # the freeze begins
-    Step(copy_images, On.SOURCE, frozen=True),  # from here on the destination decides
-    Step(restore, On.DESTINATION, undo=refuse, frozen=True),  # commits, and the freeze ends
-    Step(retire, On.SOURCE),
-    Step(release, On.BOTH),
+    Step(examine, SOURCE),
+    Step(preflight, DESTINATION),  # says no for both hosts
+    Step(reserve, DESTINATION, undo=release),
+    Step(page_server, DESTINATION, undo=stop_page_server),
+    Step(reserve, SOURCE, undo=release),
+    Step(dump, SOURCE, undo=resume),  # the freeze begins
+    Step(copy_images, SOURCE),  # from here on the destination decides
+    Step(restore, DESTINATION, undo=refuse, frozen=True),  # commits, and the freeze ends
+    Step(release, DESTINATION),
+    Step(retire, SOURCE),
+    Step(release, SOURCE),
 )
 
 PIPELINES = {"stop-and-copy": STOP_AND_COPY}

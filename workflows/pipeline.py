@@ -1,32 +1,22 @@
-"""The language of the pipeline table: steps, the hosts they run on, and how each is undone."""
+"""The language of the pipeline table: steps, the host that each runs on, and how it is undone."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 
-from sojourn.model import Plan, Role
+from sojourn.model import Role
 from tasks.step import HostStep
 
-
-class On(Enum):
-    """On which of the two hosts a step runs."""
-
-    SOURCE = (Role.SOURCE,)
-    DESTINATION = (Role.DESTINATION,)
-    BOTH = (Role.SOURCE, Role.DESTINATION)
-
-    def hosts(self, plan: Plan) -> list[str]:
-        """Return the names of those hosts in a migration."""
-        return [plan.host_of(role) for role in self.value]
+#: The two hosts, as tables name them.
+SOURCE, DESTINATION = Role.SOURCE, Role.DESTINATION
 
 
 @dataclass(frozen=True)
 class Step:
-    """One row of the table. ``frozen`` marks the steps that a stopped tree waits for: they have a lane of their own."""
+    """One row of the table. ``frozen`` marks a step whose message a stopped tree waits for: that has its own lane."""
 
     do: HostStep
-    on: On
+    on: Role
     undo: HostStep | None = None
     frozen: bool = False
 

@@ -21,29 +21,34 @@ from tasks.restore import decide, refuse
 from workflows.app import the_app
 from workflows.canvas import Rows, linked, send
 from workflows.conclude import close, conclude
-from workflows.pipeline import On
+from workflows.pipeline import DESTINATION, SOURCE
 
 #: What both hosts do by the destination's verdict.
-BY_THE_VERDICT: Rows = [(resume, On.SOURCE, True), (stop_page_server, On.DESTINATION, True), (release, On.BOTH, True)]
+BY_THE_VERDICT: Rows = [
+    (resume, SOURCE, True),
+    (release, SOURCE, True),
+    (stop_page_server, DESTINATION, True),
+    (release, DESTINATION, True),
+]
 
-SETTLE: Rows = [(decide, On.DESTINATION, True), *BY_THE_VERDICT]
+SETTLE: Rows = [(decide, DESTINATION, True), *BY_THE_VERDICT]
 
 #: An abort goes to the source first, which stops at once and, before ``released``, decides alone; then come the others.
-ABORT: Rows = [(interrupt, On.SOURCE, True), (reclaim, On.SOURCE, True)]
-ABORT_FURTHER: Rows = [(refuse, On.DESTINATION, True), *BY_THE_VERDICT]
+ABORT: Rows = [(interrupt, SOURCE, True), (reclaim, SOURCE, True)]
+ABORT_FURTHER: Rows = [(refuse, DESTINATION, True), *BY_THE_VERDICT]
 
 #: The source by itself, with a verdict or an operator's word in the message.
-SOURCE_ALONE: Rows = [(resume, On.SOURCE, True), (release, On.SOURCE, True)]
+SOURCE_ALONE: Rows = [(resume, SOURCE, True), (release, SOURCE, True)]
 
 #: When one host will never answer, the other one acts on an operator's word.
 WITHOUT: dict[Role, Rows] = {
     Role.DESTINATION: SOURCE_ALONE,
-    Role.SOURCE: [(decide, On.DESTINATION, True), (release, On.DESTINATION, True)],
+    Role.SOURCE: [(decide, DESTINATION, True), (release, DESTINATION, True)],
 }
 
 #: What the dead host does if it comes back after all; this waits in its queue.
 IF_BACK: dict[Role, Rows] = {
-    Role.DESTINATION: [(give_way, On.DESTINATION, True), (release, On.DESTINATION, True)],
+    Role.DESTINATION: [(give_way, DESTINATION, True), (release, DESTINATION, True)],
     Role.SOURCE: SOURCE_ALONE,
 }
 

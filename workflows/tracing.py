@@ -1,10 +1,11 @@
 """Traces of migrations by OpenTelemetry, if a site asks for them; without the extra ``otel`` nothing here is imported.
 
 Celery's instrumentation makes a span of each message that is sent and of each task, and sends the trace along in the
-messages' headers. Two things are ours:
+messages' headers. Three things are ours:
 
 * A migration's id is its trace's id, without the hyphens: so all its spans are in one trace, whoever sent a message,
   and a dispatch that begins another migration does not draw that one into the trace of the first.
+* Each step has a span, ``step/NAME``, since a task may be several of them.
 * Messages are signed after the trace has been added to their headers, since the signature is over all of them.
 
 Spans are sent by a thread of each process, in the background; a collector that is away costs spans, and no migration.
@@ -26,6 +27,7 @@ from sojourn import __version__
 from sojourn.errors import UsageError
 from sojourn.model import Message
 from sojourn.settings import Settings, variable
+from tasks.step import AROUND
 
 log = logging.getLogger("sojourn.tracing")
 
@@ -92,6 +94,7 @@ def start(settings: Settings, sign_last: Callable[[], None]) -> None:
     task_prerun.connect(_begin_migration, weak=False, dispatch_uid="sojourn-tracing-first")
     CeleryInstrumentor().instrument(tracer_provider=provider)
     task_prerun.connect(_name_migration, weak=False, dispatch_uid="sojourn-tracing-name")
+    AROUND.append(_step)
     worker_process_shutdown.connect(lambda **_: provider.shutdown(), weak=False, dispatch_uid="sojourn-tracing-end")
     sign_last()
     TRACING.on = True
@@ -123,6 +126,15 @@ def traced(migration: str, what: str) -> Iterator[None]:
         _BEGINNING.reset(token)
     span.set_attribute("sojourn.migration", migration)
     with trace.use_span(span, end_on_exit=True):
+        yield
+
+
+@contextlib.contextmanager
+def _step(name: str, migration: str) -> Iterator[None]:
+    """Make a span of a step; what it sends and asks is part of it."""
+    from opentelemetry import trace  # noqa: PLC0415
+
+    with trace.get_tracer("sojourn").start_as_current_span(f"step/{name}", attributes={"sojourn.migration": migration}):
         yield
 
 

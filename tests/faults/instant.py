@@ -1,7 +1,6 @@
 """The instants at which something goes wrong: every step, and just before and after each write of a phase.
 
-Where one step ends and the next begins nothing lies between but a message, so there is one instant for both, unless
-they are on different hosts.
+Where one step ends and the next begins on the same host nothing lies between, so there is mostly one instant for both.
 """
 
 from __future__ import annotations
@@ -10,15 +9,12 @@ from dataclasses import dataclass
 
 from sojourn.model import Role
 
-#: Stands for the queue that every worker consumes.
-SHARED = "shared"
-
 
 @dataclass(frozen=True)
 class Instant:
     """One instant: on which host it comes, and the name of its fail point (CONTRIBUTING.md).
 
-    ``queue``  to which the next message goes: ``source`` and ``destination`` stand for the hosts' names, or SHARED
+    ``queue``  to which the next message goes, if there is one; ``source`` and ``destination`` stand for the hosts
     ``criu``   a CRIU is at work on that host just then
     ``middle`` not at the fail point but behind it, as soon as the dump is in the middle of the memory
     ``fails``  the restore can not succeed, so that the instant comes in a rollback
@@ -48,12 +44,13 @@ INSTANTS = [
     Instant(SOURCE, "examine.begin", ORIGINAL),
     Instant(SOURCE, "examine.end", ORIGINAL, queue="destination"),
     Instant(DESTINATION, "preflight.begin", ORIGINAL),
-    Instant(DESTINATION, "preflight.end", ORIGINAL, queue="source"),
-    Instant(SOURCE, "reserve.begin", ORIGINAL),
-    Instant(SOURCE, "reserve.end", ORIGINAL, queue="destination"),
+    Instant(DESTINATION, "preflight.end", ORIGINAL),
+    Instant(DESTINATION, "reserve.begin", ORIGINAL),
     Instant(DESTINATION, "reserve.end", ORIGINAL),
     Instant(DESTINATION, "page_server.begin", ORIGINAL),
     Instant(DESTINATION, "page_server.end", ORIGINAL, queue="source"),
+    Instant(SOURCE, "reserve.begin", ORIGINAL),
+    Instant(SOURCE, "reserve.end", ORIGINAL),
     Instant(SOURCE, "dump.begin", ORIGINAL),
     Instant(SOURCE, "freezing.before", ORIGINAL),
     Instant(SOURCE, "freezing.after", ORIGINAL),
@@ -61,7 +58,7 @@ INSTANTS = [
     Instant(DESTINATION, "freezing.after", ORIGINAL, criu=True, middle=True),
     Instant(SOURCE, "frozen.before", ORIGINAL),
     Instant(SOURCE, "frozen.after", ORIGINAL),
-    Instant(SOURCE, "dump.end", ORIGINAL, queue="source.frozen"),
+    Instant(SOURCE, "dump.end", ORIGINAL),
     Instant(SOURCE, "released.before", ORIGINAL),
     Instant(SOURCE, "released.after", ORIGINAL),
     Instant(SOURCE, "copy_images.end", EITHER, queue="destination.frozen"),
@@ -72,12 +69,12 @@ INSTANTS = [
     Instant(DESTINATION, "accepted.after", EITHER, criu=True),
     Instant(DESTINATION, "restored.before", EITHER, criu=True),
     Instant(DESTINATION, "restored.after", MOVED, criu=True),
-    Instant(DESTINATION, "restore.end", MOVED, queue="source"),
+    Instant(DESTINATION, "restore.end", MOVED),
+    Instant(DESTINATION, "release.end", MOVED, queue="source"),
     Instant(SOURCE, "retired.before", MOVED),
     Instant(SOURCE, "retired.after", MOVED),
-    Instant(SOURCE, "retire.end", MOVED, queue="destination"),
+    Instant(SOURCE, "retire.end", MOVED),
     Instant(SOURCE, "release.end", MOVED),
-    Instant(DESTINATION, "release.end", MOVED, queue=SHARED),
     Instant(DESTINATION, "refused.before", ORIGINAL, fails=True),
     Instant(DESTINATION, "refused.after", ORIGINAL, fails=True),
     Instant(DESTINATION, "refuse.end", ORIGINAL, fails=True, queue="source.frozen"),

@@ -15,7 +15,6 @@ from sojourn.errors import StoreUnreachable
 from sojourn.ledger import Ledger
 from sojourn.model import Role, State
 from sojourn.store import Store
-from tests.faults.instant import SHARED
 from tests.lab.site import Site, left_behind
 
 #: So that what stands still is moved on within seconds.
@@ -119,7 +118,5 @@ class Stage:
         return self.site.lab.host(self.name(role))
 
     def queue(self, lane: str) -> str:
-        """Return the name of a queue: ``source`` and ``destination`` stand for the hosts, SHARED for that of all."""
-        if lane == SHARED:
-            return self.site.shared_queue
+        """Return the name of a queue: ``source`` and ``destination`` stand for the hosts."""
         return lane.replace("source", self.source).replace("destination", self.destination)

@@ -32,7 +32,7 @@ SOURCE, DESTINATION = Role.SOURCE, Role.DESTINATION
         (DESTINATION, "restore.end", "Redis killed", DESTINATION),
         (DESTINATION, "accepted.before", "disk full", SOURCE),
         (SOURCE, "copy_images.end", "message doubled", DESTINATION),
-        (SOURCE, "dump.end", "message lost", SOURCE),
+        (DESTINATION, "page_server.end", "message lost", SOURCE),
     ],
 )
 def test_one_owner_whatever_goes_wrong(

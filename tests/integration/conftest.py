@@ -21,6 +21,7 @@ from sojourn.registry import HostInfo, Registry
 from sojourn.run import Child, spawn
 from sojourn.settings import Settings, load, variable
 from sojourn.store import Store
+from tasks.step import leg
 from tests.conftest import eventually
 from tests.integration.steps import act, acts
 from workflows.app import create_app, the_app
@@ -181,7 +182,7 @@ class Cluster:
 
     def send(self, step: Any, message: Message, host: str) -> Any:
         """Send one step to one host."""
-        return step.signature(host, message.plan).apply_async((message.to_text(),))
+        return leg([step], host, message.plan).apply_async((message.to_text(),))
 
     def under_way(self) -> set[str]:
         """Return the ids of the tasks that workers have begun."""

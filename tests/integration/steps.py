@@ -20,7 +20,7 @@ from sojourn.preflight.candidate import Candidate
 from tasks.step import HostStep, step
 from workflows.canvas import backward
 from workflows.conclude import conclude
-from workflows.pipeline import On, Pipeline, Step
+from workflows.pipeline import DESTINATION, SOURCE, Pipeline, Step
 
 #: How long a step waits for a test's word before it gives up.
 PATIENCE_S = 20
@@ -101,11 +101,14 @@ quick = _made("quick", opens=True, deadline_s=1)
 quick_undo = _made("quick_undo", deadline_s=1, undo=True)
 
 PIPELINE = Pipeline(
-    Step(zeroth, On.BOTH),
-    Step(first, On.BOTH, undo=undo_first),
-    Step(second, On.DESTINATION, undo=undo_second),
-    Step(third, On.SOURCE, undo=undo_third, frozen=True),
-    Step(fourth, On.BOTH),
+    Step(zeroth, SOURCE),
+    Step(zeroth, DESTINATION),
+    Step(first, SOURCE, undo=undo_first),
+    Step(first, DESTINATION, undo=undo_first),
+    Step(second, DESTINATION, undo=undo_second),
+    Step(third, SOURCE, undo=undo_third, frozen=True),
+    Step(fourth, SOURCE),
+    Step(fourth, DESTINATION),
 )
 
 
@@ -130,10 +133,11 @@ ENDS: dict[str, Json] = {"arrive": {"verdict": "restored"}, "leave": {"source_ph
 
 #: A pipeline that writes the phases of a real migration.
 PHASED = Pipeline(
-    Step(zeroth, On.BOTH),
-    Step(_passing("freeze", Phase.FREEZING, Phase.FROZEN, Phase.RELEASED), On.SOURCE),
-    Step(_passing("arrive", Phase.RESTORING), On.DESTINATION),
-    Step(_passing("leave", Phase.RETIRED, begins_in={Phase.RELEASED}), On.SOURCE),
+    Step(zeroth, SOURCE),
+    Step(zeroth, DESTINATION),
+    Step(_passing("freeze", Phase.FREEZING, Phase.FROZEN, Phase.RELEASED), SOURCE),
+    Step(_passing("arrive", Phase.RESTORING), DESTINATION),
+    Step(_passing("leave", Phase.RETIRED, begins_in={Phase.RELEASED}), SOURCE),
 )
 
 
@@ -143,6 +147,14 @@ def roll_back(handed: str) -> None:
     message = Message.from_text(handed)
     _write(this_host().settings.state_dir.parent, message.id, "roll_back")
     backward(PIPELINE, message, conclude).apply_async()
+
+
+@shared_task(name="test.breaks")  # type: ignore[untyped-decorator, unused-ignore]  # the same
+def breaks(handed: str) -> None:
+    """Fail, and write down that it was called."""
+    message = Message.from_text(handed)
+    _write(this_host().settings.state_dir.parent, message.id, "breaks")
+    raise ValueError("nobody foresaw this")
 
 
 @shared_task(name="test.marker")  # type: ignore[untyped-decorator, unused-ignore]  # the same

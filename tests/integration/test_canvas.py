@@ -12,12 +12,12 @@ from sojourn.ledger import Account
 from sojourn.model import Message, State
 from tests.conftest import eventually
 from tests.integration.conftest import HOSTS, Cluster
-from tests.integration.steps import PIPELINE, marker, roll_back
+from tests.integration.steps import PIPELINE, breaks, marker, roll_back
 from workflows.canvas import forward
 from workflows.conclude import conclude
 
 #: The undos in the order in which they must be done.
-WAY_BACK = ["undo_third@alpha", "undo_second@beta", "undo_first@alpha", "undo_first@beta"]
+WAY_BACK = ["undo_third@alpha", "undo_second@beta", "undo_first@beta", "undo_first@alpha"]
 
 #: Where a migration can fail: the step, the hosts that fail in it.
 POSITIONS = [
@@ -77,6 +77,57 @@ def test_the_way_there(cluster: Cluster) -> None:
     assert result["failure"] is None
     assert Counter(step["name"] for step in result["steps"])["test_fourth"] == 2
     assert _account(cluster, message).state is State.COMPLETED
+
+
+def test_a_host_does_in_one_message_what_it_does_in_one_turn(cluster: Cluster) -> None:
+    """The hosts take turns six times, and conclude where the last step was done."""
+    message = cluster.message()
+    first = forward(PIPELINE, message, conclude, roll_back)
+    legs = [first, *reversed(first.options["chain"])]
+    assert [(leg.options["queue"], leg.kwargs["then"], leg.kwargs.get("last")) for leg in legs] == [
+        ("alpha", [], None),
+        ("beta", [], None),
+        ("alpha", [], None),
+        ("beta", ["test_second"], None),
+        ("alpha.frozen", ["test_fourth"], None),
+        ("beta", [], "sojourn.conclude"),
+    ]
+
+
+def test_a_leg_may_take_as_long_as_its_steps_together(cluster: Cluster) -> None:
+    """Each of these may take fifteen seconds; the hard limit comes ten later."""
+    first = forward(PIPELINE, cluster.message(), conclude, roll_back)
+    limits = [(leg.options["soft_time_limit"], leg.options["time_limit"]) for leg in first.options["chain"]]
+    assert limits == [(15, 25), (30, 40), (30, 40), (15, 25), (15, 25)]
+
+
+def test_a_step_in_the_middle_of_a_leg_is_tried_again(cluster: Cluster) -> None:
+    """The leg is sent again, and what was done is not done twice."""
+    message = cluster.message(second="temporary 2")
+    assert _begin(cluster, message).get(timeout=20)["state"] == "completed"
+    acts = Counter(_settled(cluster, message))
+    assert (acts["first@beta"], acts["second@beta"], acts["third@alpha"]) == (1, 3, 1)
+
+
+def test_a_step_in_the_middle_of_a_leg_gives_up(cluster: Cluster) -> None:
+    """It has as many tries as by itself, and its failure is its own."""
+    message = cluster.message(second="temporary 99")
+    with pytest.raises(MigrationError, match="second has no room on beta"):
+        _begin(cluster, message).get(timeout=20)
+    acts = _settled(cluster, message)
+    assert (acts.count("first@beta"), acts.count("second@beta"), _undone(acts)) == (1, 3, WAY_BACK)
+    failure = _account(cluster, message).failure
+    assert failure is not None
+    assert (failure.step, failure.host) == ("test_second", "beta")
+
+
+def test_what_comes_last_fails(cluster: Cluster) -> None:
+    """All is done by then: nothing is undone for it."""
+    message = cluster.message()
+    cluster.ledger.open(message.id, message.plan)
+    forward(PIPELINE, message, breaks, roll_back).apply_async()
+    eventually(lambda: "breaks" in cluster.acts(message))
+    assert _settled(cluster, message)[-2:] == ["fourth@beta", "breaks"]
 
 
 def test_facts_are_handed_on(cluster: Cluster) -> None:

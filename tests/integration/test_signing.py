@@ -11,6 +11,7 @@ import pytest
 from redis import Redis as Client
 
 from sojourn.model import Message
+from tasks.step import leg
 from tests.conftest import eventually
 from tests.integration.conftest import Cluster
 from tests.integration.steps import first, marker, zeroth
@@ -21,7 +22,7 @@ Raw = dict[str, Any]
 
 def _captured(cluster: Cluster, message: Message) -> Raw:
     """Return a well signed message as it lies in Redis, taken from a queue that nobody reads."""
-    zeroth.signature("nowhere", message.plan).apply_async((message.to_text(),))
+    leg([zeroth], "nowhere", message.plan).apply_async((message.to_text(),))
     client = Client.from_url(cluster.redis.url)
     raw: Raw = json.loads(client.brpop(["nowhere"], timeout=5)[1])  # type: ignore[index]  # it is not awaited
     return raw
@@ -57,6 +58,10 @@ def _another_pid(raw: Raw) -> None:
     _body(raw, lambda body: body[0].append(body[0].pop().replace('"pid": 4242', '"pid": 1234')))
 
 
+def _another_leg(raw: Raw) -> None:
+    _body(raw, lambda body: body[1].update(then=[first.name]))
+
+
 def _another_chain(raw: Raw) -> None:
     _body(raw, lambda body: body[2].update(chain=[{"task": "test.marker", "args": ["x"]}]))
 
@@ -70,7 +75,7 @@ def _header(name: str, value: Any) -> Callable[[Raw], None]:
 
 
 TAMPERING = [
-    *(_unsigned, _signed_by_another_key, _no_text_as_signature, _another_pid, _another_chain),
+    *(_unsigned, _signed_by_another_key, _no_text_as_signature, _another_pid, _another_leg, _another_chain),
     _header("task", first.task.name),
     _header("retries", 1),
     _header("timelimit", [9999, 9999]),

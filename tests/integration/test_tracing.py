@@ -90,12 +90,12 @@ def _migrated(cluster: Cluster, fails: str = "") -> str:
 
 
 def test_a_migration_is_one_trace(traced: Cluster, collector: Collector) -> None:
-    """Its steps on both hosts, what joined them, and its end; the trace has the migration's id. Signatures hold."""
+    """Its messages, its steps on both hosts, and its end; the trace has the migration's id. Signatures hold."""
     migration = _migrated(traced)
     eventually(partial(_all_there, collector, migration), within_s=20)
-    eventually(lambda: {"run/sojourn.migrate", "run/sojourn.conclude"} <= collector.names(migration), within_s=20)
+    eventually(lambda: {"run/sojourn.migrate", "run/sojourn.test_zeroth"} <= collector.names(migration), within_s=20)
     spans = collector.traces[migration.replace("-", "")]
-    assert {told["host"] for name, told in spans if name == "run/sojourn.test_zeroth"} == {"alpha", "beta"}
+    assert {told["host"] for name, told in spans if name == "step/test_zeroth"} == {"alpha", "beta"}
     assert set(_steps(collector, migration)) == {migration}
     assert not [host for host in traced.hosts if "Refused an unsigned" in traced.log(host)]
 
@@ -103,7 +103,7 @@ def test_a_migration_is_one_trace(traced: Cluster, collector: Collector) -> None
 def test_the_way_back_is_in_the_same_trace(traced: Cluster, collector: Collector) -> None:
     """The errback, and every undo."""
     migration = _migrated(traced, "third")
-    expected = {"run/sojourn.roll_back", "run/sojourn.test_undo_first", "run/sojourn.test_undo_third"}
+    expected = {"run/sojourn.roll_back", "step/test_undo_first", "step/test_undo_third"}
     eventually(lambda: expected <= collector.names(migration), within_s=20)
 
 
@@ -126,7 +126,7 @@ def _all_there(collector: Collector, migration: str) -> bool:
 def _steps(collector: Collector, migration: str) -> list[str]:
     """Return of which migrations the steps are whose spans are in the trace of this one."""
     spans = collector.traces[migration.replace("-", "")]
-    return [told["sojourn.migration"] for name, told in spans if name.startswith("run/sojourn.test")]
+    return [told["sojourn.migration"] for name, told in spans if name.startswith("step/")]
 
 
 def test_a_collector_that_is_away(redis: Redis, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -17,7 +17,7 @@ pytest.importorskip("flower")
 
 from web import readable, templates, timeline
 from web.app import is_loopback
-from web.rows import LOOKS, Crossing, look, row, steps_of
+from web.rows import LOOKS, Crossing, look, row
 from workflows.canvas import linked
 from workflows.conclude import conclude
 from workflows.recover import ABORT
@@ -112,6 +112,13 @@ def test_a_step_says_of_which_migration_it_is() -> None:
     assert {readable.words(text) for text in told} == told
 
 
+def test_which_steps_a_task_does() -> None:
+    """Flower shows them as a text, the arguments of a task by name."""
+    legs = [linked(ABORT, Message(ID, PLAN), conclude), linked(ABORT[:1], Message(ID, PLAN), conclude)]
+    assert [readable.following(readable.words(leg.options["kwargsrepr"])) for leg in legs] == [["reclaim"], []]
+    assert readable.following(None) == []
+
+
 def test_the_picture_shades_the_downtime_and_marks_the_commit_at_its_end() -> None:
     """The restore ended at the ninth of ten seconds, and the process had stood still for four."""
     picture = timeline.draw(ARRIVED, now=2000.0)
@@ -170,7 +177,6 @@ def test_progress_counts_steps_and_the_memory_that_has_crossed() -> None:
     half = Crossing().after(Event(ID, "progress", {"bytes": 0, "total": 100}), 1.0)
     half = half.after(Event(ID, "progress", {"bytes": 50, "total": 100}), 2.0)
     told = row(account(*ended, step("dump", "alpha", 1, None)), half)
-    assert steps_of("stop-and-copy") == 11
     assert told["percent"] == round(100 * 3.5 / 11)
     assert told["rate"] == 50.0
     assert told["step"] == "dump on alpha"
