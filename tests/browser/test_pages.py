@@ -371,7 +371,7 @@ def test_flowers_own_pages_show_workers_queues_and_tasks_and_no_secret(place: Pl
     for page in pages:
         for secret in (place.lab.plan.key, place.lab.plan.password, place.lab.plan.flower_password, " at 0x"):
             assert secret not in page.text
-    assert "sojourn.dump" in pages[3].text
+    assert '"then dump, copy_images"' in pages[3].text
     assert "/usr/bin/python3" not in pages[3].text, "command lines may hold secrets of the processes"
 
 
