@@ -64,6 +64,7 @@ class Terminal:
         if self.pid == 0:
             size = struct.pack("HHHH", 24, columns, 0, 0)
             fcntl.ioctl(1, termios.TIOCSWINSZ, size)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # as a shell does, also where the tests run in the background
             os.execve(
                 sys.executable,
                 [sys.executable, "-m", "sojourn", *words],
