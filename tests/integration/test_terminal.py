@@ -24,7 +24,7 @@ from sojourn.cli.history import percentile, summed
 from sojourn.ledger import Ledger
 from sojourn.model import Failure, Plan, State, StepRecord
 from sojourn.registry import Registry
-from sojourn.run import run
+from sojourn.run import CLEAN_ENVIRONMENT, run
 from sojourn.store import Store
 from tests.conftest import eventually
 from tests.integration.conftest import PLAN, ROOT, Redis
@@ -45,7 +45,7 @@ def ledger(redis: Redis) -> Ledger:
 @pytest.fixture
 def environment(redis: Redis) -> dict[str, str]:
     """Give out what a program on an operator's machine has."""
-    return {
+    return CLEAN_ENVIRONMENT | {
         "SOJOURN_REDIS_URL": redis.url,
         "SOJOURN_CONFIG": "/nonexistent",
         "PYTHONPATH": ":".join([str(ROOT), *sys.path]),
