@@ -44,10 +44,12 @@ CHUNK = 200
 #: What is told of a part only until more is known.
 PROVISIONAL = (State.IN_DOUBT, State.CLEANUP_PENDING)
 
-#: Tell those who follow the stream of events that something of a batch has changed; what it was is read in the batch.
+#: Tell those who follow the stream of events that something of a batch has changed, and which state it has now if that
+#: has; what else it was is read in the batch.
 CHANGED = """
-local function changed(batch)
-  redis.call('XADD', '%s', 'MAXLEN', '~', %d, '*', 'migration', batch, 'kind', 'batch', 'data', '{}')
+local function changed(batch, state)
+  local data = state and cjson.encode({state = state}) or '{}'
+  redis.call('XADD', '%s', 'MAXLEN', '~', %d, '*', 'migration', batch, 'kind', 'batch', 'data', data)
 end
 """ % (EVENTS, EVENTS_KEPT)  # noqa: UP031  (Lua has braces)
 
@@ -69,7 +71,7 @@ local state = redis.call('HGET', ARGV[1], 'state')
 for i = 4, #ARGV do
   if state == ARGV[i] then
     redis.call('HSET', ARGV[1], 'state', ARGV[2])
-    changed(ARGV[3])
+    changed(ARGV[3], ARGV[2])
     return 1
   end
 end
@@ -84,7 +86,7 @@ local state = rest[redis.call('HGET', ARGV[1], 'state')]
 local total = tonumber(redis.call('HGET', ARGV[1], 'total') or '0')
 if state and redis.call('HLEN', ARGV[1] .. ':ends') >= total then
   redis.call('HSET', ARGV[1], 'state', state)
-  changed(ARGV[2])
+  changed(ARGV[2], state)
 end
 return 0
 """

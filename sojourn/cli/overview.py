@@ -19,7 +19,7 @@ from sojourn.errors import StoreUnreachable
 from sojourn.ledger import Event
 from sojourn.model import Json, State
 
-#: The record of a batch is read again when it has changed, but not more often than so.
+#: The record of a batch is read again when it has changed, but not more often than so, unless its state has.
 READ_S = 0.5
 
 #: The table shows so many migrations at most.
@@ -173,8 +173,10 @@ def _steps(overview: Overview, bookmark: str) -> Iterator[tuple[int, Json]]:
     while True:
         try:
             for event in overview.cluster.ledger.follow(bookmark):
-                changed = changed or (event is not None and event.migration == overview.batch)
-                if changed and (event is None or time.monotonic() > read + READ_S):
+                ours = event is not None and event.migration == overview.batch
+                at_once = event is None or (ours and "state" in event.data)
+                changed = changed or ours
+                if changed and (at_once or time.monotonic() > read + READ_S):
                     changed, read = False, time.monotonic()
                     yield from ((number, overview.ends[number]) for number in overview.read())
                     if overview.record and overview.record.state.final:

@@ -65,6 +65,39 @@ def test_each_change_of_a_batch_is_an_event(batches: Batches, ledger: Ledger) ->
     assert len(_told(ledger, bookmark)) == len(acts)
 
 
+def test_a_change_of_state_says_which(batches: Batches, ledger: Ledger) -> None:
+    """So that who follows a batch knows its end without reading it after every change."""
+    batch = str(uuid4())
+    batches.plan(batch, "plan", {}, "me")
+    batches.open(batch, [_part()], [])
+    bookmark = ledger.bookmark()
+    batches.turn(batch, BatchState.PAUSED, BatchState.RUNNING)
+    batches.rest(batch)
+    batches.end(batch, 1, END)
+    batches.rest(batch)
+    batches.rest(batch)
+    assert [event.data for event in _told(ledger, bookmark)] == [{"state": "paused"}, {}, {"state": "finished"}]
+
+
+def test_an_end_is_shown_at_once(batches: Batches, ledger: Ledger) -> None:
+    """However short before that the batch was read."""
+    batch, part = str(uuid4()), _part()
+    batches.plan(batch, "plan", {}, "me")
+    batches.open(batch, [part], [])
+
+    def follow(after: str) -> Iterator[Event | None]:
+        """Tell the end; then there is nothing more to come."""
+        yield Event(part.migration, "step", {"name": "dump"})
+        batches.end(batch, 1, END)
+        yield Event(batch, "batch", {})
+        batches.rest(batch)
+        yield Event(batch, "batch", {"state": "finished"})
+        pytest.fail("it waits for more")
+
+    cluster: Any = SimpleNamespace(batches=batches, ledger=SimpleNamespace(follow=follow))
+    assert list(overview._steps(overview.Overview(cluster, batch), ledger.bookmark())) == [(1, END)]
+
+
 @dataclass
 class Counting:
     """Batches that count how often they are read."""
