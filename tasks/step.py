@@ -32,7 +32,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from celery import shared_task
-from celery.exceptions import SoftTimeLimitExceeded
 
 from sojourn.errors import JournalFailed, PhaseConflict, SojournError, Temporary
 from sojourn.host import Host, Migration, this_host
@@ -42,7 +41,7 @@ from sojourn.model import Failure, Message, Outcome, Phase, Plan, Role, StepReco
 
 log = logging.getLogger("sojourn.step")
 
-#: Seconds between a leg's soft limit, which a step can still record, and the hard one, which ends its process.
+#: Seconds that a leg gets beyond what its steps may take, to record the failure of one, before its process is ended.
 HARD_LIMIT_AFTER_S = 10
 
 #: Which part of its time a step may wait for another delivery of the same migration.
@@ -64,6 +63,10 @@ class StepFailed(Exception):
     """A step failed; the journal and the ledger know why. Only its sentence crosses the broker."""
 
 
+class StepTimedOut(BaseException):
+    """A step took longer than it may. Not an Exception: nothing that a step catches may take it for its own."""
+
+
 @dataclass(frozen=True)
 class HostStep:
     """A step: its name, the plain function, and the Celery task around it."""
@@ -79,6 +82,11 @@ class HostStep:
         """Return how long one attempt may take in a migration."""
         return self.deadline_s + (plan.max_freeze_s if self.in_freeze else 0)
 
+    @property
+    def patience_s(self) -> float:
+        """Return how long one attempt may wait for another delivery of the same migration."""
+        return self.deadline_s * LOCK_SHARE
+
 
 #: Every step by its name, by which a message tells what is done behind its own.
 STEPS: dict[str, HostStep] = {}
@@ -93,14 +101,14 @@ AROUND: list[Callable[[str, str], contextlib.AbstractContextManager[Any]]] = []
 def leg(steps: Sequence[HostStep], queue: str, plan: Plan, **options: Any) -> Any:  # noqa: ANN401  (no types)
     """Return the Celery signature that lets a host do these steps, with what the leg before returned.
 
-    Each step has its deadline; for the leg Celery knows the sum, and ends what no signal could. The argument ``last``
-    may name a task that belongs to no host, and is called with what they return when they are done.
+    Each step keeps its own time; Celery ends the process of a leg in which one could not be stopped by a signal. There
+    is no soft limit: a second alarm could come while the failure that the first one made is recorded. The argument
+    ``last`` may name a task that belongs to no host, and is called with what they return when they are done.
     """
-    soft = sum(each.limit_s(plan) for each in steps)
-    limits = {"soft_time_limit": soft, "time_limit": soft + HARD_LIMIT_AFTER_S}
+    limit = sum(each.patience_s + each.limit_s(plan) for each in steps) + HARD_LIMIT_AFTER_S
     first, *others = [each.name for each in steps]
     told = f"{THEN}{', '.join(others)}" if others else ""
-    return STEPS[first].task.s(then=others).set(queue=queue, kwargsrepr=told, **limits, **options)
+    return STEPS[first].task.s(then=others).set(queue=queue, kwargsrepr=told, time_limit=limit, **options)
 
 
 def step(
@@ -138,7 +146,7 @@ def step(
             message = Message.from_text(handed)
             delivery = Delivery(this_host(), message, name, begins_in, opens=opens, undo=undo)
             try:
-                held = lock(delivery.migration_lock, deadline_s * LOCK_SHARE) if locks else contextlib.nullcontext()
+                held = lock(delivery.migration_lock, made.patience_s) if locks else contextlib.nullcontext()
                 with working_on(name), _observed(name, message.id), held:
                     return delivery.answer(work)
             except (JournalFailed, OSError) as error:
@@ -148,8 +156,8 @@ def step(
                     raise task.retry(exc=error, countdown=_back_off_s(task.request.retries)) from None
                 return delivery.hand_on(delivery.give_up(_failure(error)))
 
-        STEPS[name] = HostStep(name, work, task, deliver, deadline_s, in_freeze)
-        return STEPS[name]
+        made = STEPS[name] = HostStep(name, work, task, deliver, deadline_s, in_freeze)
+        return made
 
     return decorate
 
@@ -179,10 +187,10 @@ def _do_leg(task: Any, names: Sequence[str], last: str, handed: str) -> str:  # 
 
 @contextlib.contextmanager
 def _at_most(seconds: float) -> Iterator[None]:
-    """Raise SoftTimeLimitExceeded, as Celery does for a whole leg, in what takes longer (setitimer(2))."""
+    """Raise StepTimedOut in what takes longer (setitimer(2))."""
 
     def over(*_: object) -> None:
-        raise SoftTimeLimitExceeded(seconds)
+        raise StepTimedOut
 
     before = signal.signal(signal.SIGALRM, over)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -268,7 +276,7 @@ class Delivery:
             raise
         except (SojournError, OSError) as error:
             return self.give_up(_failure(error))
-        except SoftTimeLimitExceeded:
+        except StepTimedOut:
             return self.give_up(Failure("STEP_TIMED_OUT", f"{self.name} took longer than it may and was stopped."))
         except Exception as error:
             log.exception("A defect of Sojourn, not of the host", extra=self.context)
