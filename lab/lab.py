@@ -22,6 +22,7 @@ from lab.network import Network
 from lab.plan import DISKS, FLOWER_USER, HOSTS, HUB, OUTSIDE, STATE, Plan, Setting
 from sojourn.errors import ProcessGone, UsageError
 from sojourn.model import Identity
+from sojourn.pki import Authority
 from sojourn.process import identity
 from sojourn.run import run
 
@@ -95,20 +96,21 @@ class Lab:
         *,
         settings: Mapping[str, Setting] | None = None,
         state_mb: int | None = None,
+        encrypted: bool = False,
         wait: bool = True,
     ) -> list[str]:
         """Bring the lab to at least so many running hosts, and return the machines that were booted for it.
 
         ``settings`` go to the configuration of the hosts that are booted. With ``state_mb``, a new lab's hosts have
-        their journals on a file system of their own. With ``wait``, return when all workers have announced
-        themselves. Raises LabUnsuitable, LabFailed or UsageError.
+        their journals on a file system of their own; with ``encrypted``, they speak TLS to each other and to Redis.
+        With ``wait``, return when all workers have announced themselves. Raises LabUnsuitable, LabFailed or UsageError.
         """
         if not 1 <= hosts <= len(HOSTS):
             raise UsageError(f"A lab has 1 to {len(HOSTS)} hosts, not {hosts}.")
         outside.check()
         layers = self._layers()
         with _lab_lock():
-            planned = self._plan_for(hosts, settings or {}, state_mb)
+            planned = self._plan_for(hosts, settings or {}, state_mb, encrypted=encrypted)
             booted = self._boot_missing(planned, layers)
         if wait:
             self._wait_for_workers(planned)
@@ -150,20 +152,25 @@ class Lab:
         root = base.layer().ready(self._report)
         return [libraries.layer(root).ready(self._report), root]
 
-    def _plan_for(self, hosts: int, settings: Mapping[str, Setting], state_mb: int | None) -> Plan:
+    def _plan_for(self, hosts: int, settings: Mapping[str, Setting], state_mb: int | None, *, encrypted: bool) -> Plan:
         if self.exists:
             planned = self.plan.with_hosts(hosts)
             planned = replace(planned, settings={**planned.settings, **settings})
         else:
             self._remove()  # what an interrupted start, or a lab before this machine's last boot, has left
-            keys = {
-                "key": secrets.token_hex(32),
-                "password": secrets.token_hex(16),
-                "flower_password": secrets.token_hex(8),
-            }
             planned = Plan(
-                self.name, network.free_subnet(), HOSTS[:hosts], settings=dict(settings), state_mb=state_mb, **keys
+                self.name,
+                network.free_subnet(),
+                HOSTS[:hosts],
+                key=secrets.token_hex(32),
+                password=secrets.token_hex(16),
+                flower_password=secrets.token_hex(8),
+                settings=dict(settings),
+                state_mb=state_mb,
+                encrypted=encrypted,
             )
+            if encrypted:
+                Authority.create(planned.authority, services.LAB_DAYS + 1)
         planned.save()
         return planned
 
@@ -171,6 +178,8 @@ class Lab:
         Network(planned).lay()
         planned.shared.mkdir(mode=0o755, parents=True, exist_ok=True)
         plan.write_privately(self.config, services.settings(planned, OUTSIDE, planned.outside_address))
+        if planned.encrypted:
+            Authority.load(planned.authority).issue(OUTSIDE, [planned.outside_address], services.LAB_DAYS)
         missing = [host for name in planned.machines if not (host := Host(planned, name)).is_up]
         for host in missing:  # side by side; the hub is the first, since the workers look for its Redis
             self._report(f"{host.name}: booting")

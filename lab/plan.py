@@ -49,6 +49,7 @@ class Plan:
     """One lab on paper. ``subnet`` is the third number of its addresses, 10.213.SUBNET.0/24.
 
     With ``state_mb``, /var/lib/sojourn of each host is a file system of its own of that size, so that it can be full.
+    With ``encrypted``, all that passes between its machines does so inside TLS, by an authority of the lab's own.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Plan:
     settings: dict[str, Setting] = field(default_factory=dict)
     state_mb: int | None = None
     flower_password: str = ""
+    encrypted: bool = False
 
     @property
     def state(self) -> Path:
@@ -87,7 +89,12 @@ class Plan:
     @property
     def redis_url(self) -> str:
         """The hub's Redis, with the password."""
-        return f"redis://:{self.password}@{self.address(HUB)}:6379/0"
+        return f"redis{'s' if self.encrypted else ''}://:{self.password}@{self.address(HUB)}:6379/0"
+
+    @property
+    def authority(self) -> Path:
+        """Where the lab's authority lies, and the certificates that it has issued."""
+        return self.state / "pki"
 
     @property
     def flower_url(self) -> str:

@@ -6,7 +6,9 @@ import socket
 from collections.abc import Sequence
 
 from lab.host import within
-from lab.plan import HUB, Plan
+from lab.plan import HUB, OUTSIDE, Plan
+from sojourn.errors import ChannelFailed
+from sojourn.tls import Certificates, Party
 
 REDIS_PORT = 6379
 ANSWER_S = 1
@@ -32,10 +34,17 @@ def announced(plan: Plan, hosts: Sequence[str], seconds: float) -> list[str]:
 def _ask(plan: Plan, command: str) -> str | None:
     """Return the last line of Redis's answer, or None where nobody answers."""
     try:
-        with socket.create_connection((plan.address(HUB), REDIS_PORT), timeout=ANSWER_S) as connection:
+        with _connected(plan) as connection:
             connection.sendall(f"AUTH {plan.password}\r\n{command}\r\nQUIT\r\n".encode())
             answers = b"".join(iter(lambda: connection.recv(4096), b""))
-    except OSError:
+    except (OSError, ChannelFailed):
         return None
     lines = answers.decode().splitlines()
     return lines[1] if len(lines) > 1 else None
+
+
+def _connected(plan: Plan) -> socket.socket:
+    connection = socket.create_connection((plan.address(HUB), REDIS_PORT), timeout=ANSWER_S)
+    if plan.encrypted:
+        return Party(Certificates(plan.authority / OUTSIDE), HUB).connect(connection)
+    return connection

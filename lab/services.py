@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from lab.plan import FLOWER_PORT, FLOWER_USER, HOSTS, HUB, OUTSIDE, Plan, Setting, write_privately
+from sojourn.pki import Authority
 
 #: runsv runs this; output goes to a file of the host's own, which a crash does not take away.
 RUN = "#!/bin/sh\nexec >>/var/log/sojourn/{name}.log 2>&1 </dev/null\nexec {command}\n"
@@ -16,6 +17,10 @@ WORKER = "/usr/local/bin/sojourn worker"
 
 #: The shell opens the configuration, so that Redis, which runs as a user of its own, need not be able to.
 REDIS = "chpst -u redis:redis redis-server - </etc/redis/lab.conf"
+#: With certificates, which only root may read where they lie.
+REDIS_TLS = (
+    "sh -c 'install -o redis -m 0400 /etc/sojourn/pki/ca.crt /etc/sojourn/pki/host.pem /etc/redis/; exec " + REDIS + "'"
+)
 REDIS_CONFIG = """\
 bind {address} 127.0.0.1
 requirepass {password}
@@ -24,6 +29,16 @@ appendonly yes
 appendfsync everysec
 save ""
 """
+REDIS_TLS_CONFIG = """\
+port 0
+tls-port 6379
+tls-ca-cert-file /etc/redis/ca.crt
+tls-cert-file /etc/redis/host.pem
+tls-key-file /etc/redis/host.pem
+"""
+
+#: How long a lab's certificates last: a host gets a new one at each boot.
+LAB_DAYS = 90
 
 
 def furnish(root: Path, plan: Plan, host: str) -> None:
@@ -34,10 +49,12 @@ def furnish(root: Path, plan: Plan, host: str) -> None:
     config = root / "etc/sojourn/sojourn.toml"
     config.parent.mkdir(mode=0o700, exist_ok=True)
     write_privately(config, settings(plan, host, plan.address(host)))
+    if plan.encrypted:
+        certify(plan, host, root / "etc/sojourn/pki")
     _forget_services(root)
     if host == HUB:
         write_privately(root / "etc/redis/lab.conf", _redis(plan))
-        _service(root, "redis", REDIS)
+        _service(root, "redis", REDIS_TLS if plan.encrypted else REDIS)
         _service(root, "flower", FLOWER)
     else:
         _service(root, "worker", WORKER)
@@ -51,10 +68,19 @@ def settings(plan: Plan, host: str, address: str) -> str:
         "redis_url": plan.redis_url,
         "key": plan.key,
         **_flower(plan, host),
+        **_certificates(plan, host),
         **plan.settings,
     }
     # JSON writes strings, numbers and truth values as TOML does.
     return "".join(f"{name} = {json.dumps(value)}\n" for name, value in fields.items())
+
+
+def certify(plan: Plan, host: str, place: Path) -> None:
+    """Put a machine's certificates where it will look for them."""
+    made = Authority.load(plan.authority).issue(host, [plan.address(host)], LAB_DAYS)
+    place.mkdir(mode=0o700, exist_ok=True)
+    for file in made.iterdir():
+        shutil.copy(file, place)  # with its mode
 
 
 def names(host: str) -> tuple[str, ...]:
@@ -77,8 +103,15 @@ def _flower(plan: Plan, host: str) -> dict[str, Setting]:
     return {"state_dir": str(plan.state / OUTSIDE), **auth} if host == OUTSIDE else {}
 
 
+def _certificates(plan: Plan, host: str) -> dict[str, Setting]:
+    if not plan.encrypted:
+        return {}
+    return {"certificates": str(plan.authority / OUTSIDE) if host == OUTSIDE else "/etc/sojourn/pki"}
+
+
 def _redis(plan: Plan) -> str:
-    return REDIS_CONFIG.format(address=plan.address(HUB), password=plan.password)
+    tls = REDIS_TLS_CONFIG if plan.encrypted else ""
+    return REDIS_CONFIG.format(address=plan.address(HUB), password=plan.password) + tls
 
 
 def _forget_services(root: Path) -> None:

@@ -8,6 +8,9 @@ a second connection of the same kind.
 The handshake is a mutual challenge and response with HMAC-SHA256: both sides send a nonce, both answer
 with a code over their role, the purpose of the connection and both nonces. Nothing can be replayed
 and nothing reflected. It authenticates; it does not encrypt.
+
+Where the hosts have certificates, all of this happens inside TLS (``sojourn.tls``), in which both have shown who
+they are: then a connection is of this migration, and between these two hosts, and nobody can read or change it.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import errno
 import hashlib
 import hmac
 import json
+import logging
 import queue
 import secrets
 import socket
@@ -28,6 +32,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sojourn.errors import ChannelFailed, ImagesIncomplete
+from sojourn.tls import Party, why
+
+log = logging.getLogger("sojourn.channel")
 
 #: The first bytes on the wire, so that a stranger's connection is dropped at once.
 MAGIC = b"sojourn1"
@@ -46,8 +53,8 @@ ACCEPT_AGAIN_S = 0.05
 #: How many callers are greeted at once; further ones wait.
 BACKLOG = 16
 
-#: Offset of ``tcpi_bytes_acked`` in ``struct tcp_info`` (include/uapi/linux/tcp.h).
-TCP_INFO_BYTES_ACKED = 120
+#: How much of a file is sent or received in one piece.
+CHUNK_BYTES = 2**18
 
 #: The largest manifest that is believed: a tree of thousands of processes stays far below.
 MANIFEST_BYTES = 16 * 2**20
@@ -69,11 +76,11 @@ def secret_for(key: str, migration: str) -> bytes:
 class Listener:
     """Waits for the migration's own peer at a free port of one address. Strangers are turned away and forgotten.
 
-    Each caller is greeted in a thread of its own, so a silent one keeps nobody waiting.
-    Raises ChannelFailed if the address is not this host's.
+    Each caller is greeted in a thread of its own, so a silent one keeps nobody waiting. With a ``party``, the
+    conversation is encrypted. Raises ChannelFailed if the address is not this host's.
     """
 
-    def __init__(self, address: str, secret: bytes) -> None:
+    def __init__(self, address: str, secret: bytes, party: Party | None = None) -> None:
         try:
             self._server = socket.create_server((address, 0), family=_family(address), backlog=BACKLOG)
         except OSError as error:
@@ -82,7 +89,7 @@ class Listener:
                 "Is `address` in the settings one of this host's?",
             ) from None
         self.port: int = self._server.getsockname()[1]
-        self._secret = secret
+        self._secret, self._party = secret, party
         self._proved: queue.SimpleQueue[Connection] = queue.SimpleQueue()
         self._greeting = threading.BoundedSemaphore(BACKLOG)
         self._closed = threading.Event()
@@ -118,15 +125,21 @@ class Listener:
 
     def _greet(self, peer: socket.socket) -> None:
         try:
+            peer.settimeout(HANDSHAKE_S)
+            peer = self._party.accept(peer) if self._party else peer
             self._proved.put(_welcome(peer, self._secret))
-        except ChannelFailed:
+        except ChannelFailed as refused:
+            log.info("A caller was turned away: %s", refused)
             peer.close()
         finally:
             self._greeting.release()
 
 
-def connect(address: str, port: int, secret: bytes, purpose: str) -> socket.socket:
-    """Connect to the destination and prove the secret to each other. Raises ChannelFailed."""
+def connect(address: str, port: int, secret: bytes, purpose: str, party: Party | None = None) -> socket.socket:
+    """Connect to the destination and prove the secret to each other, within TLS if there is a ``party``.
+
+    Raises ChannelFailed.
+    """
     try:
         peer = socket.create_connection((address, port), timeout=HANDSHAKE_S)
     except OSError as error:
@@ -135,22 +148,12 @@ def connect(address: str, port: int, secret: bytes, purpose: str) -> socket.sock
             "Is the destination up, and does a firewall let this host through?",
         ) from None
     try:
+        peer = party.connect(peer) if party else peer
         _introduce(peer, secret, purpose)
     except ChannelFailed:
         peer.close()
         raise
     return peer
-
-
-def uncork(peer: socket.socket) -> None:
-    """Send what CRIU has corked, now: its last small frame would otherwise wait for 200 ms."""
-    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
-
-
-def bytes_acked(peer: socket.socket) -> int:
-    """Return how many bytes the other side has acknowledged so far (tcp(7), TCP_INFO)."""
-    info = peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
-    return int(struct.unpack_from("=Q", info, TCP_INFO_BYTES_ACKED)[0])
 
 
 Manifest = dict[str, int]
@@ -164,7 +167,8 @@ def send_files(peer: socket.socket, files: Sequence[Path], deadline_s: float) ->
         peer.sendall(struct.pack("!I", len(header)) + header)
         for path in files:
             with path.open("rb") as file:
-                peer.sendfile(file)
+                while chunk := file.read(CHUNK_BYTES):
+                    peer.sendall(chunk)
         if _receive(peer, 2, until) != b"ok":
             raise ChannelFailed("The destination did not confirm the images.")
     return manifest
@@ -217,7 +221,7 @@ def _receive_file(peer: socket.socket, path: Path, size: int, until: float) -> N
 def _chunks(peer: socket.socket, size: int, until: float) -> Iterator[bytes]:
     while size:
         peer.settimeout(max(0.001, until - time.monotonic()))
-        chunk = peer.recv(min(size, 2**18))
+        chunk = peer.recv(min(size, CHUNK_BYTES))
         if not chunk:
             raise ChannelFailed("The other host ended the connection in the middle of a word.")
         size -= len(chunk)
@@ -271,7 +275,7 @@ def _within(peer: socket.socket, deadline_s: float) -> Iterator[float]:
     except TimeoutError:
         raise ChannelFailed(f"The other host took longer than {deadline_s:g} s.") from None
     except OSError as error:
-        raise ChannelFailed(f"The connection to the other host broke: {error.strerror or error}.") from None
+        raise ChannelFailed(f"The connection to the other host broke: {why(error)}.") from None
     peer.settimeout(None)
 
 

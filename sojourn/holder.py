@@ -10,6 +10,8 @@ wants to know (``port``, ``bytes``); nobody needs to listen.
 ``send``     on the source: connects, hands the socket to ``criu dump``, keeps it uncorked, records the
              exit code.
 
+Where the hosts have certificates, CRIU gets one end of a relay instead of the socket (``sojourn.plug``).
+
 If the holder is killed, CRIU is left with a socket whose other side ends, so it fails too; a dump that
 fails lets the tree run on. At its deadline the holder ends CRIU and then itself.
 """
@@ -19,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import shlex
 import sys
@@ -32,7 +35,9 @@ from sojourn.errors import ChannelFailed, FreezeTooLong, ImagesIncomplete
 from sojourn.images import ImageDirectory
 from sojourn.journal import Entry, Journal
 from sojourn.model import Json, Phase, Role
+from sojourn.plug import Plug, plug
 from sojourn.run import Argument, Child, spawn
+from sojourn.tls import Certificates, Party
 
 #: How often the corked socket is flushed while CRIU writes: a wait of 2 ms instead of the cork's 200 ms.
 UNCORK_S = 0.002
@@ -55,6 +60,8 @@ class Errand:
     place: str
     criu: str
     secret: str
+    certificates: str
+    peer: str
     address: str
     port: int
     purposes: tuple[str, ...]
@@ -79,6 +86,7 @@ class Holder:
         self.errand = errand
         self.until = time.monotonic() + errand.deadline_s
         self.secret = bytes.fromhex(errand.secret)
+        self.party = Party(Certificates(Path(errand.certificates)), errand.peer) if errand.certificates else None
         self.directory = ImageDirectory(Path(errand.place))
         self.criu = Criu(Path(errand.criu))
         self.journal = Journal(Path(errand.journal))
@@ -90,49 +98,50 @@ class Holder:
 
     def receive(self) -> None:
         """Be the destination: one connection per purpose, in whatever order strangers come and go."""
-        listener = channel.Listener(self.errand.address, self.secret)
+        listener = channel.Listener(self.errand.address, self.secret, self.party)
         _tell(port=listener.port)
         wanted = {"pages": self._receive_pages, "images": self._receive_images}
         open_purposes = set(self.errand.purposes)
         while open_purposes:
             connection = listener.accept(self.until)
-            with connection.socket:
+            with connection.socket:  # closed also where the purpose was served already
                 if connection.purpose in open_purposes:
                     open_purposes.remove(connection.purpose)
                     wanted[connection.purpose](connection)
 
     def send(self) -> None:
         """Be the source: the whole dump, from the connection to CRIU's exit code."""
-        peer = channel.connect(self.errand.address, self.errand.port, self.secret, "pages")
-        with peer:
+        peer = channel.connect(self.errand.address, self.errand.port, self.secret, "pages", self.party)
+        with plug(peer) as held:
             command = self.criu.dump(
                 self.entry.plan,
                 images=self.directory.images,
                 work=self.directory.work,
-                socket_fd=peer.fileno(),
+                socket_fd=held.descriptor,
             )
             self._learn(dump_command=shlex.join(map(str, command)))
             self._check_phase()
-            child = self._spawn(command, "dump", peer.fileno())
+            child = self._spawn(command, "dump", held)
             told = 0.0
             while not child.ended_within(UNCORK_S):
-                channel.uncork(peer)
+                held.uncork()
                 if time.monotonic() > told + PROGRESS_S:
                     told = time.monotonic()
-                    _tell(bytes=channel.bytes_acked(peer))
+                    _tell(bytes=held.bytes_sent())
                 self._mind_the_deadline(child)
             # The step goes on with what it is told; the journal is for one that comes later.
-            ended = {"dump_exit": child.wait(1), "dump_ended": time.time(), "pages_bytes": channel.bytes_acked(peer)}
+            ended = {"dump_exit": child.wait(1), "dump_ended": time.time(), "pages_bytes": held.bytes_sent()}
             _tell(**ended)
             self._learn(**ended)
 
     def _receive_pages(self, connection: channel.Connection) -> None:
-        descriptor = connection.socket.fileno()
-        command = self.criu.page_server(images=self.directory.images, work=self.directory.work, socket_fd=descriptor)
-        child = self._spawn(command, "page-server", descriptor)
-        _widen_pipe(child.pid)
-        while not child.ended_within(PROGRESS_S):
-            self._mind_the_deadline(child)
+        images, work = self.directory.images, self.directory.work
+        with plug(connection.socket) as held:
+            command = self.criu.page_server(images=images, work=work, socket_fd=held.descriptor)
+            child = self._spawn(command, "page-server", held)
+            _widen_pipe(child.pid)
+            while not child.ended_within(PROGRESS_S):
+                self._mind_the_deadline(child)
         self._learn(page_server_exit=child.wait(1))
 
     def _receive_images(self, connection: channel.Connection) -> None:
@@ -150,14 +159,16 @@ class Holder:
     def _left_s(self) -> float:
         return self.until - time.monotonic()
 
-    def _spawn(self, command: list[Argument], verb: str, descriptor: int) -> Child:
-        return spawn(
+    def _spawn(self, command: list[Argument], verb: str, held: Plug) -> Child:
+        child = spawn(
             command,
             output=self.directory.work / f"{verb}.out",
-            pass_fds=[descriptor],
+            pass_fds=[held.descriptor],
             env={process.MIGRATION_VARIABLE: self.errand.migration},
             own_session=False,
         )
+        held.hand_over()
+        return child
 
     def _check_phase(self) -> None:
         """Refuse to freeze a tree that was given back while this program was starting."""
@@ -205,6 +216,7 @@ def _tell(**words: object) -> None:
 
 def main() -> int:
     """Read the errand and do it; a failure is one sentence, told to the step and to the log."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     data: Json = json.load(sys.stdin)
     errand = Errand(**{**data, "purposes": tuple(data["purposes"])})
     try:

@@ -19,6 +19,7 @@ from sojourn.queue import Queue
 from sojourn.registry import Registry
 from sojourn.settings import Settings, load
 from sojourn.store import Store
+from sojourn.tls import Certificates, Party
 
 SECONDS_PER_DAY = 86_400
 
@@ -34,7 +35,7 @@ class Host:
         self.name = settings.host
         self.criu = Criu(settings.criu)
         self.journal = Journal(settings.state_dir / "journal.db")
-        store = Store(settings.redis_url)
+        store = Store(settings.redis_url, settings.redis_tls)
         self.ledger = Ledger(store, settings.keep_days * SECONDS_PER_DAY)
         self.registry = Registry(store, settings.cluster)
         self.queue = Queue(store, settings.lease_s)
@@ -97,6 +98,17 @@ class Migration:
         """The secret of this migration's page channel."""
         return channel.secret_for(self.host.settings.key.get_secret_value(), self.id)
 
+    @property
+    def peer(self) -> str:
+        """The name of the other host."""
+        return self.plan.host_of(Role.DESTINATION if self.role is Role.SOURCE else Role.SOURCE)
+
+    @property
+    def party(self) -> Party | None:
+        """Who we are for the other host, and who that must be; None where this host has no certificates."""
+        certificates = self.host.settings.certificates
+        return Party(Certificates(certificates), self.peer) if certificates else None
+
     def become(self, phase: Phase) -> None:
         """Write the next phase; the act that it permits may follow. Raises PhaseConflict."""
         self.entry = self.host.journal.advance(self.entry, phase)
@@ -139,6 +151,8 @@ class Migration:
             place=str(self.directory.place),
             criu=str(self.host.settings.criu),
             secret=self.secret.hex(),
+            certificates=str(self.host.settings.certificates or ""),
+            peer=self.peer,
             address=address,
             port=port,
             purposes=purposes,

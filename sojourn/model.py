@@ -177,8 +177,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         _check_pid(self.pid)
-        _check_host(self.source, "source")
-        _check_host(self.destination, "destination")
+        check_host_name(self.source, "source")
+        check_host_name(self.destination, "destination")
         if self.source == self.destination:
             raise UsageError(f"Source and destination are the same host, {self.source}; nothing to migrate.")
         if self.mode not in self.MODES:
@@ -239,7 +239,8 @@ def _check_freeze(seconds: object) -> None:
         raise UsageError(f"A freeze may last more than 0 and up to {LONGEST_FREEZE_S:.0f} seconds, not {seconds!r}.")
 
 
-def _check_host(name: object, what: str) -> None:
+def check_host_name(name: object, what: str) -> None:
+    """Raise UsageError if this can not be a host's name; ``what`` says whose it was to be."""
     if not isinstance(name, str) or not HOST_NAME.fullmatch(name):
         raise UsageError(f"{name!r} is not a name of a host ({what}): small letters, digits and hyphens.")
 

@@ -143,13 +143,25 @@ def _absent(name: str, hosts: Hosts) -> str:
 
 
 def _incompatible(here: HostInfo, there: HostInfo) -> str:
-    lacking = sorted(set(here.cpu_flags) - set(there.cpu_flags))
+    return _mute(here, there) or _unequal(here, there)
+
+
+def _mute(here: HostInfo, there: HostInfo) -> str:
+    """Return why the two could not talk to each other."""
     if here.cluster != there.cluster:
         return f"{there.name}'s worker has another key than {here.name}'s."
-    if here.machine != there.machine:
-        return f"{there.name} is a machine of another kind: {there.machine}, not {here.machine}."
+    if here.encrypts != there.encrypts:
+        return f"Of {here.name} and {there.name} only one has certificates."
     if series(here.criu) != series(there.criu):
         return f"{there.name} has CRIU {there.criu}, which does not understand {here.criu}."
+    return ""
+
+
+def _unequal(here: HostInfo, there: HostInfo) -> str:
+    """Return why what runs here could not run there."""
+    lacking = sorted(set(here.cpu_flags) - set(there.cpu_flags))
+    if here.machine != there.machine:
+        return f"{there.name} is a machine of another kind: {there.machine}, not {here.machine}."
     if _release(there.kernel) < _release(here.kernel):
         return f"{there.name} has kernel {there.kernel}, older than {here.kernel}."
     if lacking:

@@ -39,7 +39,7 @@ class HostInfo:
 
     ``cluster`` is the same on hosts with the same key. ``load`` is the load average of the last minute, ``cpu_flags``
     what its processor can do for programs, and the two ``max_`` how many migrations it lets out and in at once.
-    ``cordoned`` is said by an operator, not by the host.
+    ``cordoned`` is said by an operator, not by the host; ``encrypts``, that it has certificates and wants others' too.
     """
 
     name: str
@@ -59,6 +59,7 @@ class HostInfo:
     max_incoming: int = 0
     cordoned: bool = False
     cluster: str = ""
+    encrypts: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,7 @@ class Registry:
         """Refuse a plan that can not work between these hosts, before anything is sent to them.
 
         Raises UsageError for a host that nobody knows, HostUnreachable for one whose worker is down, and
-        Refused if one of them has another key, the destination is cordoned, or the two run CRIU versions that do not
-        understand each other (the page server's header changed in 4.2).
+        Refused if one of them has another key, the destination is cordoned, or the two can not talk to each other.
         """
         hosts = self._two(plan)
         source, destination = (self._ours(_present(name, hosts)) for name in (plan.source, plan.destination))
@@ -136,13 +136,7 @@ class Registry:
                 "Uncordon it, or choose another destination.",
                 IS_CORDONED,
             )
-        if series(source.criu) != series(destination.criu):
-            raise Refused(
-                f"{source.name} has CRIU {source.criu} and {destination.name} has {destination.criu}; "
-                "they do not understand each other.",
-                "Install the same major and minor version of CRIU on both hosts.",
-                "CRIU_VERSION",
-            )
+        _check_languages(source, destination)
 
     def _ours(self, info: HostInfo) -> HostInfo:
         """Refuse a host that would refuse all our messages; nothing is compared where one side does not tell."""
@@ -189,6 +183,24 @@ def _present(name: str, hosts: Mapping[str, HostInfo | None]) -> HostInfo:
             "Start it there: systemctl start sojourn-worker, or sojourn worker.",
         )
     return info
+
+
+def _check_languages(source: HostInfo, destination: HostInfo) -> None:
+    """Raise Refused if one encrypts and one does not, or if the page server's header differs, as since CRIU 4.2."""
+    if source.encrypts != destination.encrypts:
+        one, other = (source, destination) if source.encrypts else (destination, source)
+        raise Refused(
+            f"{one.name} has certificates and {other.name} has none: one would encrypt, and the other would not.",
+            f"Issue them (sojourn pki issue {other.name}), name them in `certificates` there, and restart its worker.",
+            "CERTIFICATES",
+        )
+    if series(source.criu) != series(destination.criu):
+        raise Refused(
+            f"{source.name} has CRIU {source.criu} and {destination.name} has {destination.criu}; "
+            "they do not understand each other.",
+            "Install the same major and minor version of CRIU on both hosts.",
+            "CRIU_VERSION",
+        )
 
 
 def _read(value: str) -> HostInfo:

@@ -24,6 +24,7 @@ from pydantic_settings import (
 
 from sojourn.errors import UsageError
 from sojourn.model import LONGEST_FREEZE_S, MAX_FREEZE_S
+from sojourn.tls import for_redis
 
 DEFAULT_CONFIG = Path("/etc/sojourn/sojourn.toml")
 
@@ -43,6 +44,11 @@ class Settings(BaseSettings):
     key: SecretStr = Field(
         default=SecretStr(""),
         description="The cluster's key, the same on all hosts: signs messages and opens page channels.",
+    )
+    certificates: Path | None = Field(
+        default=None,
+        description="Directory with `ca.crt` and `host.pem`, made by `sojourn pki`: memory then crosses the network "
+        "encrypted, between hosts that have proved their names. Without it, memory can be read on its way.",
     )
     state_dir: Path = Field(default=Path("/var/lib/sojourn"), description="Where the journal lies; survives a reboot.")
     runtime_dir: Path = Field(default=Path("/run/sojourn"), description="Image directories, locks, logs per migration.")
@@ -125,6 +131,11 @@ class Settings(BaseSettings):
     def cluster(self) -> str:
         """Eight hexadecimal digits that are the same wherever the key is the same, and do not tell it."""
         return hmac.new(self.key.get_secret_value().encode(), b"cluster", hashlib.sha256).hexdigest()[:8]
+
+    @property
+    def redis_tls(self) -> dict[str, str]:
+        """How Redis is spoken to inside TLS, in redis-py's words; empty where ``redis_url`` does not ask for it."""
+        return for_redis(self.certificates) if self.redis_url.startswith("rediss:") else {}
 
     @classmethod
     def settings_customise_sources(

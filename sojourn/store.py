@@ -22,18 +22,19 @@ TIMEOUT_S = 2.0
 
 
 class Store:
-    """A connection to the cluster's Redis, made at the first command."""
+    """A connection to the cluster's Redis, made at the first command; ``tls`` are redis-py's options for it."""
 
-    def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, url: str, tls: Mapping[str, str] | None = None, timeout_s: float = TIMEOUT_S) -> None:
         self._redis: Any = redis.Redis.from_url(
             url,
             decode_responses=True,
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,
             retry=Retry(NoBackoff(), 1),
+            **(tls or {}),
         )
         self._scripts: dict[str, Any] = {}
-        self._where = url.rsplit("@", 1)[-1].removeprefix("redis://")
+        self._where = url.rsplit("@", 1)[-1].removeprefix("redis://").removeprefix("rediss://")
 
     def put_fields(self, key: str, fields: Mapping[str, str], *, expire_s: int | None = None) -> None:
         """Set fields of a hash and, if asked, when the whole hash expires; one block."""

@@ -54,7 +54,7 @@ def _freeze_left_s(migration: Migration) -> float:
 
 def _by_channel(migration: Migration, files: list[Path], deadline_s: float) -> Manifest:
     address, port = migration.facts["page_address"], migration.facts["page_port"]
-    with channel.connect(address, port, migration.secret, "images") as peer:
+    with channel.connect(address, port, migration.secret, "images", migration.party) as peer:
         return channel.send_files(peer, files, deadline_s)
 
 

@@ -29,11 +29,12 @@ from celery.signals import worker_process_init, worker_ready
 from kombu.exceptions import OperationalError
 
 from sojourn import __version__, logbook, memory, processor
+from sojourn.doctor import Level, place
 from sojourn.errors import StoreUnreachable
 from sojourn.host import SECONDS_PER_DAY, Host, this_host
 from sojourn.log import configure
 from sojourn.registry import HostInfo
-from sojourn.settings import variable
+from sojourn.settings import Settings, variable
 from workers.lane import run
 from workers.metrics import serve
 from workers.reconciler import Reconciler
@@ -246,6 +247,7 @@ def describe(host: Host, criu: str) -> HostInfo:
         announced=time.time(),
         load=processor.load(),
         cpu_flags=processor.flags(),
+        encrypts=host.settings.certificates is not None,
         max_outgoing=host.settings.max_outgoing,
         max_incoming=host.settings.max_incoming,
     )
@@ -254,8 +256,16 @@ def describe(host: Host, criu: str) -> HostInfo:
 def start(host: Host) -> None:
     """Run the worker of this host until it is asked to end. Raises CommandMissing, CriuFailed if CRIU is not there."""
     configure(host.settings.log_format)
+    _warn_of_certificates(host.settings)
     _quieten_celery()
     Worker(host).run()
+
+
+def _warn_of_certificates(settings: Settings) -> None:
+    """Say it loud if memory can be read on its way, or soon can not be sent any more."""
+    found = place.certificates(settings)
+    if found.level is not Level.OK:
+        log.warning("%s %s", found.sentence, found.advice)
 
 
 def _warm_up(**_: object) -> None:

@@ -76,6 +76,7 @@ def _configuration(settings: Settings) -> dict[str, Any]:
     return {
         "broker_url": settings.redis_url,
         "result_backend": settings.redis_url,
+        **({"broker_use_ssl": tls, "redis_backend_use_ssl": tls} if (tls := settings.redis_tls) else {}),
         "broker_connection_retry_on_startup": True,
         "task_default_queue": shared_queue(settings),
         "task_serializer": "json",

@@ -21,6 +21,7 @@ from sojourn.cli import (
     metrics,
     migrate,
     output,
+    pki,
     serve,
     watch,
 )
@@ -53,6 +54,7 @@ def options(
 
 
 app.add_typer(lab.app, name="lab")
+app.add_typer(pki.app, name="pki")
 migrate.add_to(app)
 check.add_to(app)
 doctor.add_to(app)

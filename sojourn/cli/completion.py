@@ -54,7 +54,8 @@ def _newest(index: str, incomplete: str) -> list[str]:
 
 
 def _store() -> Store:
-    return Store(load().redis_url, TIMEOUT_S)
+    settings = load()
+    return Store(settings.redis_url, settings.redis_tls, TIMEOUT_S)
 
 
 def _beginning(incomplete: str, words: Iterable[str]) -> list[str]:

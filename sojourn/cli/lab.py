@@ -48,6 +48,9 @@ def up(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting for sojourn.toml of the hosts."),
     ] = None,
+    encrypted: Annotated[
+        bool, typer.Option("--encrypted", help="A new lab whose hosts have certificates, and talk inside TLS.")
+    ] = False,
     wait: Annotated[bool, typer.Option(help="Wait until the hosts' workers have announced themselves.")] = True,
     as_json: Json = False,
 ) -> None:
@@ -60,7 +63,7 @@ def up(
     started = time.monotonic()
     with _progress() as report:
         lab = Lab(name, report)
-        booted = lab.up(hosts, settings=_settings(settings or []), wait=wait)
+        booted = lab.up(hosts, settings=_settings(settings or []), encrypted=encrypted, wait=wait)
     if as_json:
         _print_json({"booted": booted, "config": str(lab.config), "hosts": _as_dicts(lab.status())})
         return

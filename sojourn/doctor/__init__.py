@@ -61,12 +61,13 @@ def _of_the_place(settings: Settings) -> Iterator[tuple[str, Callable[[], Answer
     yield "programs", lambda: machine.programs(settings.copy_images_with)
     yield "key", lambda: place.key(settings.key.get_secret_value())
     yield "address", lambda: place.address(settings)
+    yield "certificates", lambda: place.certificates(settings)
     yield "state", lambda: place.state(settings.state_dir)
 
 
 def _of_the_cluster(settings: Settings) -> Iterator[tuple[str, Callable[[], Answer]]]:
     """Yield the checks that need Redis; where it does not answer, the first says so and the others are left out."""
-    store = Store(settings.redis_url)
+    store = Store(settings.redis_url, settings.redis_tls)
     yield "redis", lambda: cluster.redis(store)
     try:
         hosts = Registry(store).hosts()
@@ -74,7 +75,7 @@ def _of_the_cluster(settings: Settings) -> Iterator[tuple[str, Callable[[], Answ
         return
     yield "clock", lambda: cluster.clock(store)
     yield "worker", lambda: _worker(settings, Registry(store))
-    yield "peers", lambda: list(cluster.peers(settings.host, Criu(settings.criu).version(), settings.cluster, hosts))
+    yield "peers", lambda: list(cluster.peers(settings, Criu(settings.criu).version(), hosts))
     yield "reach", lambda: list(cluster.reachable(settings.host, hosts))
 
 

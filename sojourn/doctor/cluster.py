@@ -104,13 +104,13 @@ def is_running(pid: int | None) -> bool:
     return pid is not None and Path(f"/proc/{pid}").exists()
 
 
-def peers(name: str, criu: str, cluster: str, hosts: Mapping[str, HostInfo | None]) -> Iterator[Finding]:
+def peers(settings: Settings, criu: str, hosts: Mapping[str, HostInfo | None]) -> Iterator[Finding]:
     """Yield how every other host differs from this one so that nothing can move between the two."""
-    others = {other: info for other, info in hosts.items() if other != name}
+    others = {other: info for other, info in hosts.items() if other != settings.host}
     if not others:
         yield warning("peers", "No other host has ever announced itself.", "Start a worker on another host.")
     for other, info in others.items():
-        yield _silent(other) if info is None else _compared(info, criu, cluster)
+        yield _silent(other) if info is None else _compared(info, criu, settings)
 
 
 def reachable(name: str, hosts: Mapping[str, HostInfo | None]) -> Iterator[Finding]:
@@ -126,26 +126,44 @@ def _silent(name: str) -> Finding:
     return warning("peers", f"{name} does not announce itself.", "Start its worker, if the host is still in use.")
 
 
-def _compared(info: HostInfo, criu: str, cluster: str) -> Finding:
-    if info.cluster not in {"", cluster}:
+def _compared(info: HostInfo, criu: str, settings: Settings) -> Finding:
+    missing = sorted(set(info.cpu_flags) - set(processor.flags()))
+    return (
+        _mute(info, criu, settings)
+        or _unlike(info, missing)
+        or ok("peers", f"{info.name}: CRIU {info.criu}, and a processor from which processes can come")
+    )
+
+
+def _mute(info: HostInfo, criu: str, settings: Settings) -> Finding | None:
+    """Return why nothing can pass between that host and this one."""
+    if info.cluster not in {"", settings.cluster}:
         sentence = f"{info.name} has another key than this host: each refuses the other's messages."
         return failure("peers", sentence, "Put the same `key` into sojourn.toml on both; restart their workers.")
+    if info.encrypts != (settings.certificates is not None):
+        which = "has certificates, and this host has none" if info.encrypts else "has no certificates, as this host has"
+        sentence = f"{info.name} {which}: nothing can move between them."
+        return failure("peers", sentence, "Give each its own (`sojourn pki issue`), and restart its worker.")
     if series(info.criu) != series(criu):
         return failure(
             "peers",
             f"{info.name} has CRIU {info.criu} and this host {criu}: nothing can move between them.",
             "Install the same major and minor version of CRIU on all hosts.",
         )
+    return None
+
+
+def _unlike(info: HostInfo, missing: Sequence[str]) -> Finding | None:
+    """Return what differs so that it may matter; ``missing`` is what our processor lacks and theirs has."""
     if info.machine != platform.machine():
         return warning("peers", f"{info.name} is a {info.machine}: nothing can move between them.", "Keep them apart.")
     if info.sojourn != __version__:
         sentence = f"{info.name} has Sojourn {info.sojourn} and this host {__version__}."
         return warning("peers", sentence, "Install the same version on all hosts.")
-    missing = sorted(set(info.cpu_flags) - set(processor.flags()))
     if missing:
         sentence = f"This processor lacks {named(missing)}, which that of {info.name} has: nothing can move from there."
         return warning("peers", sentence, "Let processes move the other way only, or hide these from both.")
-    return ok("peers", f"{info.name}: CRIU {info.criu}, and a processor from which processes can come")
+    return None
 
 
 def _reach(name: str, address: str, ports: Sequence[int]) -> Finding:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import stat
+import time
 from pathlib import Path
 
-from sojourn.channel import Listener
+from sojourn.channel import Listener, connect
 from sojourn.doctor.finding import Finding, failure, ok, warning
+from sojourn.errors import ChannelFailed
 from sojourn.settings import Settings
+from sojourn.tls import Certificates, Party, until
 
 #: The cluster's key is of at least so many characters (``workflows.app`` refuses a shorter one).
 SHORTEST_KEY = 16
@@ -20,6 +24,9 @@ NOT_A_KEY = "the same on every host"
 #: Gone with a reboot or a crash; and those on which SQLite's write-ahead log does not work (https://sqlite.org/wal.html).
 IN_MEMORY = {"tmpfs", "ramfs"}
 BY_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "fuse.sshfs", "fuse.glusterfs"}
+
+#: How long before its end a certificate is to be renewed.
+RENEW_DAYS = 30
 
 #: Below this the journal may soon be unable to take a phase.
 LITTLE_BYTES = 64 * 2**20
@@ -60,6 +67,47 @@ def address(settings: Settings) -> Finding:
             "Set `address` to this host's address in the network of the hosts.",
         )
     return ok("address", f"page channels can listen on {settings.address}")
+
+
+def certificates(settings: Settings) -> Finding:
+    """Look whether others can know this host by its certificates, by talking to itself with them."""
+    if settings.certificates is None:
+        return _without_certificates(settings.address)
+    ours = Certificates(settings.certificates)
+    try:
+        readable = ours.host.stat().st_mode & 0o077
+        ends = _proved(settings, Party(ours, settings.host))
+    except (ChannelFailed, OSError) as error:
+        return failure(
+            "certificates",
+            f"This host can not prove its name: {error}",
+            f"Issue new ones: sojourn pki issue {settings.host}; put both files into {settings.certificates}.",
+        )
+    if readable:
+        sentence = f"Others than root can read {ours.host}, and so pass for this host."
+        return failure("certificates", sentence, f"chmod 0600 {ours.host}")
+    days = int((ends - time.time()) // 86_400)
+    if days < RENEW_DAYS:
+        advice = f"Issue new ones: sojourn pki issue {settings.host}. They count at once."
+        return warning("certificates", f"This host's certificate ends in {days} days.", advice)
+    return ok("certificates", f"they prove that this is {settings.host}, for {days} days")
+
+
+def _without_certificates(address: str) -> Finding:
+    if _is_loopback(address):
+        return ok("certificates", "none, and nothing leaves this machine")
+    return warning(
+        "certificates",
+        "Memory crosses the network readable for whoever listens in: this host has no certificates.",
+        "Make them for all hosts with `sojourn pki`, or let `address` be that of a tunnel.",
+    )
+
+
+def _proved(settings: Settings, us: Party) -> float:
+    """Return until when our certificate holds, after a conversation with ourselves. Raises ChannelFailed."""
+    listener = Listener(settings.address, b"", us)
+    with contextlib.closing(listener), connect(settings.address, listener.port, b"", "images", us) as peer:
+        return until(peer)
 
 
 def state(directory: Path) -> Finding:

@@ -362,14 +362,3 @@ def test_a_full_image_directory(pair: tuple[socket.socket, socket.socket], tmp_p
             channel.receive_files(pair[1], full, 5)
     finally:
         unmount(full)
-
-
-def test_bytes_acked_and_uncork(pair: tuple[socket.socket, socket.socket]) -> None:
-    """The kernel's count of what the other side has follows what was sent; a corked word leaves when it is told to."""
-    before = channel.bytes_acked(pair[0])
-    pair[0].setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
-    pair[0].sendall(b"x" * 100)
-    channel.uncork(pair[0])
-    pair[1].settimeout(0.1)
-    assert pair[1].recv(100) == b"x" * 100
-    assert channel.bytes_acked(pair[0]) - before <= 100

@@ -23,6 +23,7 @@ KNOWN = len(machine.CAPABILITIES)
 ALL = (1 << KNOWN) - 1
 
 OURS = Settings.model_validate({"host": "beta"})
+ALPHA = Settings.model_validate({"host": "alpha"})
 
 PEER = HostInfo(
     name="beta",
@@ -340,13 +341,13 @@ def test_the_worker(told: HostInfo | None, pid: int | None, level: Level, word: 
 )
 def test_peers(info: HostInfo | None, level: Level, word: str) -> None:
     """Each is compared with this host."""
-    (found,) = cluster.peers("alpha", "4.2.0", OURS.cluster, {"alpha": PEER, "beta": info})
+    (found,) = cluster.peers(ALPHA, "4.2.0", {"alpha": PEER, "beta": info})
     assert (found.level, word in found.sentence) == (level, True)
 
 
 def test_nobody_else() -> None:
     """A cluster of one host is told to be one."""
-    assert [each.level for each in cluster.peers("alpha", "4.2", OURS.cluster, {"alpha": PEER})] == [Level.WARNING]
+    assert [each.level for each in cluster.peers(ALPHA, "4.2", {"alpha": PEER})] == [Level.WARNING]
 
 
 @pytest.fixture

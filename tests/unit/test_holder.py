@@ -57,6 +57,8 @@ def errand(journal: Journal, place: ImageDirectory) -> Errand:
         place=str(place.place),
         criu="/no/such/criu",
         secret=SECRET.hex(),
+        certificates="",
+        peer="alpha",
         address=HOST,
         port=0,
         purposes=("images",),
