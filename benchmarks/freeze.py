@@ -1,8 +1,8 @@
-"""How long a process stands still: migrated by Sojourn, and by the same CRIU commands run by hand.
+"""How long a process stands still: migrated by Sojourn, plain and encrypted, and by the same CRIU commands run by hand.
 
-Both ways take turns on the same two hosts of a lab, so that a machine whose speed drifts does no harm; what counts is
-the ratio. What is measured is what the process felt: from its last beat there to its first beat here. Each run
-has a process of its own, with memory full of random bytes.
+The ways take turns on one machine, so that a machine whose speed drifts does no harm; what counts is the ratio. The
+third has a lab of its own, whose hosts have certificates. What is measured is what the process felt: from its last
+beat there to its first beat here. Each run has a process of its own, with memory full of random bytes.
 
 Needs root. Usage: python benchmarks/freeze.py [--runs 10] [--sizes 64 512] [--json FILE]
 """
@@ -46,7 +46,10 @@ def by_sojourn(lab: Lab, pid: int) -> None:
     run(command, deadline_s=DEADLINE_S, env={"SOJOURN_CONFIG": str(lab.config)})
 
 
-WAYS: dict[str, Way] = {"by hand": by_hand, "sojourn": by_sojourn}
+WAYS: dict[str, Way] = {"by hand": by_hand, "sojourn": by_sojourn, "encrypted": by_sojourn}
+
+#: The way that needs hosts with certificates.
+ENCRYPTED = "encrypted"
 
 
 def felt_ms(lab: Lab, way: Way, mb: int) -> float:
@@ -62,13 +65,13 @@ def felt_ms(lab: Lab, way: Way, mb: int) -> float:
     return status.arrivals[-1].pause_ms
 
 
-def compare(lab: Lab, mb: int, runs: int) -> dict[str, list[float]]:
-    """Let the ways take turns; return what was felt, in milliseconds, in the order of the runs."""
+def compare(labs: dict[str, Lab], mb: int, runs: int) -> dict[str, list[float]]:
+    """Let the ways take turns, each on its lab; return what was felt, in milliseconds, in the order of the runs."""
     felt: dict[str, list[float]] = {name: [] for name in WAYS}
     for number in track(range(runs), f"{mb} MB", console=console):
         names = list(WAYS) if number % 2 else list(reversed(WAYS))
         for name in names:
-            felt[name].append(felt_ms(lab, WAYS[name], mb))
+            felt[name].append(felt_ms(labs[name], WAYS[name], mb))
     return felt
 
 
@@ -85,19 +88,22 @@ def table(results: dict[int, dict[str, list[float]]]) -> Table:
 
 
 def main() -> None:
-    """Bring a lab up, measure, and take it down."""
+    """Bring the labs up, measure, and take them down."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=10, help="runs of each way and size")
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 512], help="memory of the process, in MB")
     parser.add_argument("--json", type=Path, help="write every single run there")
     options = parser.parse_args()
-    lab = Lab("bench", console.print)
-    lab.down()
+    plain, encrypted = Lab("bench", console.print), Lab("benchtls", console.print)
+    labs = {name: encrypted if name == ENCRYPTED else plain for name in WAYS}
     try:
-        lab.up(2)
-        results = {mb: compare(lab, mb, options.runs) for mb in options.sizes}
+        for lab in (plain, encrypted):
+            lab.down()
+            lab.up(2, encrypted=lab is encrypted)
+        results = {mb: compare(labs, mb, options.runs) for mb in options.sizes}
     finally:
-        lab.down()
+        plain.down()
+        encrypted.down()
     console.print(table(results))
     if options.json:
         options.json.write_text(json.dumps(results))

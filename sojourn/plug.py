@@ -4,7 +4,7 @@
 ``Relay``   where the connection is encrypted, of which CRIU knows nothing: one end of a pair of unix sockets. A thread
             of the holder carries what comes out of the other end through TLS, and back.
 
-CRIU's own TLS is not used: it takes three times as long and does not work with lazy pages (docs/architecture.md).
+CRIU's own TLS is not used: it takes longer, and fails with lazy pages (docs/architecture.md).
 
 If the holder dies, the kernel ends both its sockets: CRIU's on this host, and with the connection the other host's.
 When either side of a relay ends, the other is ended too, so neither CRIU waits for one that is gone.

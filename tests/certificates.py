@@ -13,6 +13,6 @@ def issue(authority: Authority, name: str, *addresses: str, days: int = 1) -> Ce
     return Certificates(authority.issue(name, addresses, days))
 
 
-def authority(directory: Path) -> Authority:
+def authority(directory: Path, *, days: int = 30) -> Authority:
     """Return a new authority."""
-    return Authority.create(directory, 30)
+    return Authority.create(directory, days)

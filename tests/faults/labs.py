@@ -41,12 +41,16 @@ Player = Callable[[Work], Result]
 
 @dataclass
 class Labs(Generic[Work, Result]):
-    """The labs ``name1``, ``name2``, … and what is played on them; ``keep`` is where logs of failures go."""
+    """The labs ``name1``, ``name2``, … and what is played on them; ``keep`` is where logs of failures go.
+
+    ``encrypted`` ones have certificates.
+    """
 
     name: str
     count: int
     player: Callable[[FaultSite], Player[Work, Result]]
     keep: Path | None = None
+    encrypted: bool = False
 
     def play(self, works: Iterable[Work]) -> Iterator[tuple[Work, Result]]:
         """Yield each piece of work with what came of it, in the order in which they are done.
@@ -95,7 +99,7 @@ class Labs(Generic[Work, Result]):
                 work = self._waiting.get_nowait()
             except queue.Empty:
                 return
-            player = player or self.player(_started(lab))
+            player = player or self.player(_started(lab, encrypted=self.encrypted))
             result = player(work)
             self._done.put((work, result))
             if result.wrong:
@@ -116,10 +120,10 @@ class Labs(Generic[Work, Result]):
                 (place / "run.txt").write_text(host.run(["sh", "-c", listing], check=False).stdout)
 
 
-def _started(lab: Lab) -> FaultSite:
+def _started(lab: Lab, *, encrypted: bool) -> FaultSite:
     for _ in range(STARTS - 1):
         try:
-            return FaultSite.fresh(lab)
+            return FaultSite.fresh(lab, encrypted=encrypted)
         except (LabFailed, SojournError):
             continue
-    return FaultSite.fresh(lab)
+    return FaultSite.fresh(lab, encrypted=encrypted)

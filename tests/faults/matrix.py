@@ -1,6 +1,6 @@
 """The whole fault matrix: every instant and every fault, on labs with real CRIU; the tables become docs/failure.md.
 
-Usage: python -m tests.faults.matrix [--only WORD]... [--labs N] [--out FILE]   (as root)
+Usage: python -m tests.faults.matrix [--only WORD]... [--labs N] [--encrypted] [--out FILE]   (as root)
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def main() -> None:
     console = Console(highlight=False, soft_wrap=True)
     results = Results(options.results)
     cells = [cell for cell in planned(options.only) if not (options.resume and results.has(cell))]
-    labs = Labs(options.name, min(options.labs, len(cells)), player, options.keep)
+    labs = Labs(options.name, min(options.labs, len(cells)), player, options.keep, encrypted=options.encrypted)
     began = time.monotonic()
     for number, (work, cell) in enumerate(labs.play(cells), 1):
         results.add(cell)
@@ -115,6 +115,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", default=[], help="a word that instant or fault must contain")
     parser.add_argument("--labs", type=int, default=DEFAULT_LABS, help="how many labs play at once")
+    parser.add_argument("--encrypted", action="store_true", help="on labs whose hosts have certificates")
     parser.add_argument("--name", default="faults", help="what the labs' names begin with")
     parser.add_argument("--keep", type=Path, help="where to keep the logs of cells that were not as promised")
     parser.add_argument("--results", type=Path, help="where to keep results, which later runs with --only complete")

@@ -15,7 +15,7 @@ from sojourn.errors import StoreUnreachable
 from sojourn.ledger import Ledger
 from sojourn.model import Role, State
 from sojourn.store import Store
-from tests.lab.site import Site, left_behind
+from tests.lab.site import Site, left_behind, redis_tls
 
 #: So that what stands still is moved on within seconds.
 IMPATIENT = {"reconcile_s": 1, "stall_s": 3, "patience_s": 10, "max_freeze_s": 30}
@@ -39,21 +39,21 @@ class FaultSite(Site):
     """A lab for faults, and what is looked at from outside of it."""
 
     @classmethod
-    def fresh(cls, lab: Lab) -> FaultSite:
+    def fresh(cls, lab: Lab, *, encrypted: bool = False) -> FaultSite:
         """Make the lab anew, whatever is left of it."""
         lab.down()
-        lab.up(len(HOSTS), settings=IMPATIENT, state_mb=STATE_MB)
+        lab.up(len(HOSTS), settings=IMPATIENT, state_mb=STATE_MB, encrypted=encrypted)
         return cls(lab)
 
     @cached_property
     def redis(self) -> redis.Redis:
         """The lab's Redis, as only a test may use it: its messages can be taken and sent again."""
-        return redis.Redis.from_url(self.lab.plan.redis_url)
+        return redis.Redis.from_url(self.lab.plan.redis_url, **redis_tls(self.lab))
 
     @cached_property
     def ledger(self) -> Ledger:
         """What people are told."""
-        return Ledger(Store(self.lab.plan.redis_url), 0)
+        return Ledger(Store(self.lab.plan.redis_url, redis_tls(self.lab)), 0)
 
     def make_ready(self) -> None:
         """Have both hosts up and plugged in, with workers that take steps."""

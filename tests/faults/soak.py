@@ -218,7 +218,7 @@ def main() -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"seed {options.seed}")
     last = options.first + options.count
-    labs = Labs(options.name, min(options.labs, options.count), player, options.keep)
+    labs = Labs(options.name, min(options.labs, options.count), player, options.keep, encrypted=options.encrypted)
     works = (planned(options.seed, number) for number in range(options.first, last))
     moved: list[Moved] = []
     began = time.monotonic()
@@ -250,6 +250,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="what everything is drawn from")
     parser.add_argument("--from", dest="first", type=int, default=1, help="the number of the first one")
     parser.add_argument("--labs", type=int, default=DEFAULT_LABS, help="how many labs play at once")
+    parser.add_argument("--encrypted", action="store_true", help="on labs whose hosts have certificates")
     parser.add_argument("--name", default="soak", help="what the labs' names begin with")
     parser.add_argument("--keep", type=Path, help="where to keep the logs of migrations that were not as promised")
     parser.add_argument("--out", type=Path, default=Path("docs/soak.md"))

@@ -79,6 +79,17 @@ def test_two_series_of_criu(registry: Registry, version: str) -> None:
             registry.check(plan)
 
 
+@pytest.mark.parametrize("one", [ALPHA, BETA])
+def test_only_one_of_two_hosts_has_certificates(registry: Registry, one: HostInfo) -> None:
+    """Nothing is sent between them, in either direction; the sentence says which lacks them."""
+    registry.announce(dataclasses.replace(one, encrypts=True), 20)
+    other = "beta" if one is ALPHA else "alpha"
+    for plan in (PLAN, Plan(5, "beta", "alpha")):
+        with pytest.raises(Refused, match=f"{one.name} has certificates and {other} has none") as caught:
+            registry.check(plan)
+        assert (caught.value.code, f"sojourn pki issue {other}" in caught.value.hint) == ("CERTIFICATES", True)
+
+
 def test_a_host_with_another_key(redis: Redis, registry: Registry) -> None:
     """It would refuse every message, so it is named before one is sent; who tells no key is not compared."""
     ours = Registry(Store(redis.url), "cafe")

@@ -74,8 +74,9 @@ class Machine:
 
     def copy(self, file: Path, directory: str) -> None:
         """Put a file into a directory there, which is made."""
-        (self.host.plan.shared / file.name).write_bytes(file.read_bytes())
-        self.shell(f"mkdir -p {directory}; cp /shared/{file.name} {directory}")
+        name = f"{self.host.name}-{file.name}"  # other machines may be given theirs at the same time
+        (self.host.plan.shared / name).write_bytes(file.read_bytes())
+        self.shell(f"mkdir -p {directory}; mv /shared/{name} {directory}/{file.name}")
 
     def _init(self) -> str:
         """Return the PID of systemd as the host numbers it; empty while it does not run."""

@@ -19,9 +19,11 @@ from lab import network, outside
 from lab.errors import LabUnsuitable
 from lab.host import Host, within
 from lab.lab import Lab
+from lab.plan import OUTSIDE
 from lab.workload import Workload
 from sojourn.run import Completed, run, spawn
 from sojourn.settings import Settings, variable
+from sojourn.tls import for_redis
 from workflows.app import shared_queue
 
 MIGRATION_S = 90
@@ -156,6 +158,11 @@ def require_lab() -> None:
         if variable("CI"):
             raise
         pytest.skip(str(error))
+
+
+def redis_tls(lab: Lab) -> dict[str, str]:
+    """Return what redis-py needs to talk to a lab's Redis from outside."""
+    return for_redis(lab.plan.authority / OUTSIDE) if lab.plan.encrypted else {}
 
 
 def left_behind(host: Host) -> list[str]:

@@ -21,7 +21,7 @@ from sojourn.store import Store
 from sojourn.tls import for_redis
 from tests.certificates import authority as new_authority
 from tests.certificates import issue
-from tests.lab.site import Site, left_behind, runs_on
+from tests.lab.site import Site, left_behind, redis_tls, runs_on
 
 pytestmark = pytest.mark.lab
 
@@ -165,13 +165,62 @@ def test_a_certificate_that_has_ended(encrypted: Site, counter: Workload) -> Non
     assert encrypted.migrate(counter.pid, "alpha", "beta").code == 0
 
 
+def _believe(site: Site, bundle: str) -> None:
+    """Let every machine of the lab take the word of these authorities, as the page says it."""
+    plan = site.lab.plan
+    (plan.authority / OUTSIDE / "ca.crt").write_text(bundle)
+    for name in plan.machines:
+        write = f"cat > {CERTIFICATES}/new; mv {CERTIFICATES}/new {CERTIFICATES}/ca.crt"
+        site.lab.host(name).run(["sh", "-c", write], stdin=bundle)
+    _restart_redis(site)
+
+
+def _restart_redis(site: Site) -> None:
+    site.lab.host("hub").service("redis", "restart")
+    assert within(30, lambda: all(site.answers(site.host(name)) for name in ("alpha", "beta")))
+
+
+def test_the_authority_is_replaced(encrypted: Site, counter: Workload, tmp_path: Path) -> None:
+    """Step by step as the page says it; a process moves at each of them, and at the end the old ones open nothing."""
+    plan = encrypted.lab.plan
+    old, new = Authority.load(plan.authority), new_authority(tmp_path / "pki-new")
+    texts = [(each.directory / "ca.crt").read_text() for each in (old, new)]
+    hosts = ["alpha", "beta"]
+
+    def moves() -> None:
+        ended = encrypted.migrate(counter.pid, *hosts)
+        assert ended.code == 0, ended.said
+        hosts.reverse()
+
+    _believe(encrypted, "".join(texts))
+    moves()
+    for name in ("alpha", "hub", "beta"):
+        file = new.issue(name, [plan.address(name)], 1) / "host.pem"
+        write = f"umask 077; cat > {CERTIFICATES}/new; mv {CERTIFICATES}/new {CERTIFICATES}/host.pem"
+        encrypted.lab.host(name).run(["sh", "-c", write], stdin=file.read_text())
+        _restart_redis(encrypted)
+        moves()
+    stays = (plan.authority / OUTSIDE / "host.pem").read_bytes()
+    (plan.authority / OUTSIDE / "host.pem").write_bytes((new.issue(OUTSIDE, [], 1) / "host.pem").read_bytes())
+    _believe(encrypted, texts[1])
+    moves()
+    (plan.authority / OUTSIDE / "host.pem").write_bytes(stays)
+    with pytest.raises(StoreUnreachable):
+        Store(plan.redis_url, redis_tls(encrypted.lab)).ping()
+    (plan.authority / OUTSIDE / "host.pem").write_bytes((new.directory / OUTSIDE / "host.pem").read_bytes())
+
+
 def test_redis_asks_for_a_certificate(encrypted: Site, tmp_path: Path) -> None:
     """The password is not enough; ours is taken, and one of another cluster is not."""
     plan = encrypted.lab.plan
     stranger = issue(new_authority(tmp_path / "other"), "outside")
-    stranger.authority.write_bytes((plan.authority / "ca.crt").read_bytes())
-    Store(plan.redis_url, for_redis(plan.authority / OUTSIDE)).ping()
-    for tls in ({"ssl_ca_certs": str(plan.authority / "ca.crt")}, for_redis(stranger.directory), for_redis(None)):
+    stranger.authority.write_bytes((plan.authority / OUTSIDE / "ca.crt").read_bytes())
+    Store(plan.redis_url, redis_tls(encrypted.lab)).ping()
+    for tls in (
+        {"ssl_ca_certs": str(plan.authority / OUTSIDE / "ca.crt")},
+        for_redis(stranger.directory),
+        for_redis(None),
+    ):
         with pytest.raises(StoreUnreachable):
             Store(plan.redis_url, tls).ping()
     with pytest.raises(StoreUnreachable):

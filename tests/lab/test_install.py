@@ -22,6 +22,7 @@ from lab.host import within
 from lab.lab import Lab
 from lab.layer import Layer, Report
 from lab.libraries import CHECKOUT, PYTHON, constraints, for_hosts, requirements
+from sojourn.model import Json
 from sojourn.run import Argument, run
 from sojourn.settings import environment
 from tests.lab.machine import Machine
@@ -96,6 +97,7 @@ sojourn:
     ansible_ssh_common_args: -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null
     sojourn_redis_url: {redis}
     sojourn_key: {secret}
+    sojourn_pki: {pki}
     sojourn_wheel: {wheel}
     sojourn_pip_environment: {{PIP_NO_INDEX: "1", PIP_FIND_LINKS: {libraries}}}
 """
@@ -133,16 +135,29 @@ def machines(lab: Lab) -> Iterator[list[Machine]]:
 
 
 @pytest.fixture(scope="module")
-def installed(machines: list[Machine], wheel: Path) -> list[Machine]:
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the authority, and the certificates of the hosts, as the page says it; and those of the role's host."""
+    place = tmp_path_factory.mktemp("authority")
+    for line in (*script("Give the hosts certificates").splitlines(), "sojourn pki issue gamma"):
+        program, *words = line.split()
+        assert program == "sojourn"
+        run([sys.executable, "-m", program, *words], deadline_s=20, cwd=place)
+    return place / "pki"
+
+
+@pytest.fixture(scope="module")
+def installed(machines: list[Machine], wheel: Path, authority: Path) -> list[Machine]:
     """Follow the page up to its doctor, on both machines."""
     key = secrets.token_hex(32)
     with ThreadPoolExecutor() as people:
-        list(people.map(lambda machine: _follow(machine, wheel, key), machines))
+        list(people.map(lambda machine: _follow(machine, wheel, authority, key), machines))
     return machines
 
 
-def _follow(machine: Machine, wheel: Path, key: str) -> None:
+def _follow(machine: Machine, wheel: Path, authority: Path, key: str) -> None:
     machine.copy(wheel, PLACE)
+    for file in (authority / machine.host.name).iterdir():
+        machine.copy(file, f"{PLACE}/pki")
     for step in _on_every_host():
         machine.shell(step.script, at=PLACE, deadline_s=INSTALL_S)
         if step.heading == "Write the settings":
@@ -170,10 +185,18 @@ def _runs(machine: Machine, pid: str) -> bool:
     return machine.shell(f"ps -o stat= -p {pid}", check=False).stdout.strip()[:1] in {"S", "R"}
 
 
+def _levels(said: Json, *checks: str) -> set[str]:
+    """Return how well the doctor found these things."""
+    return {each["level"] for each in said["findings"] if each["check"] in checks}
+
+
 def test_the_page_has_its_steps() -> None:
     """What is followed below is there, and every block says where it belongs or is not for a host."""
     assert [step.heading for step in _on_every_host()] == [
-        *("Install it", "Write the settings", "Start the worker", "Start the worker")
+        "Install it",
+        "Write the settings",
+        "Give the hosts certificates",
+        *("Start the worker", "Start the worker"),
     ]
 
 
@@ -182,7 +205,7 @@ def test_the_doctor_has_nothing_against_a_machine_that_follows_the_page(installe
     for machine in installed:
         said = machine.json("sojourn doctor --json")
         assert said["fit"], said
-        assert {each["level"] for each in said["findings"] if each["check"] in {"worker", "peers", "reach"}} == {"ok"}
+        assert _levels(said, "certificates", "worker", "peers", "reach") == {"ok"}
         assert machine.shell("sojourn --version").stdout.split()[0] == "sojourn"
 
 
@@ -251,7 +274,7 @@ def gamma(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[
 
 
 def test_the_role_installs_a_machine(
-    installed: list[Machine], gamma: tuple[Machine, Path], wheel: Path, tmp_path: Path
+    installed: list[Machine], gamma: tuple[Machine, Path], wheel: Path, authority: Path, tmp_path: Path
 ) -> None:
     """Ansible reaches it by SSH, and is told by the doctor that all is well; a second run changes nothing."""
     machine, key = gamma
@@ -260,14 +283,22 @@ def test_the_role_installs_a_machine(
     inventory = tmp_path / "inventory.yml"
     inventory.write_text(
         VARIABLES.format(
-            address=host.address, key=key, redis=host.plan.redis_url, secret=secret, wheel=wheel, libraries=LIBRARIES
+            address=host.address,
+            key=key,
+            redis=host.plan.redis_url,
+            secret=secret,
+            pki=authority,
+            wheel=wheel,
+            libraries=LIBRARIES,
         )
     )
     first = _play(inventory)
     assert re.search(r"failed=0", first), first
     said = machine.json("sojourn doctor --json")
     assert said["fit"], said
-    assert machine.shell("stat -c %a /etc/sojourn/sojourn.toml").stdout == "600\n"
+    assert _levels(said, "certificates", "peers") == {"ok"}
+    secret_files = "/etc/sojourn/sojourn.toml /etc/sojourn/pki/host.pem"
+    assert machine.shell(f"stat -c %a {secret_files}").stdout == "600\n600\n"
     assert "changed=0" in _play(inventory)
 
 

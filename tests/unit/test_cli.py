@@ -107,3 +107,19 @@ def test_the_version(environment: dict[str, str]) -> None:
     """It is that of the package, and needs neither settings nor Redis."""
     done = _sojourn({**environment, "SOJOURN_FREEZE_SLOTS": "many"}, "--version")
     assert (done.returncode, done.stdout) == (0, f"sojourn {__version__}\n")
+
+
+def test_certificates_are_made(environment: dict[str, str], tmp_path: Path) -> None:
+    """An authority and a host, without settings and without Redis; a second authority in its place is refused."""
+    where = ("--dir", str(tmp_path / "pki"))
+    assert json.loads(_sojourn(environment, "pki", "init", *where, "--json").stdout)["directory"] == where[1]
+    made = json.loads(_sojourn(environment, "pki", "issue", "alpha", *where, "--json").stdout)
+    assert sorted(each.name for each in Path(made["directory"]).iterdir()) == made["files"] == ["ca.crt", "host.pem"]
+    again = _sojourn(environment, "pki", "init", *where)
+    assert (again.returncode, again.stderr.startswith("error: There is an authority in")) == (2, True)
+
+
+def test_certificates_of_an_authority_that_is_not_there(environment: dict[str, str], tmp_path: Path) -> None:
+    """The sentence says where it was looked for, and what to do."""
+    done = _sojourn(environment, "pki", "issue", "alpha", "--dir", str(tmp_path))
+    assert (done.returncode, str(tmp_path) in done.stderr, "sojourn pki init" in done.stderr) == (2, True, True)

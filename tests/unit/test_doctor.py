@@ -18,6 +18,7 @@ from sojourn.doctor import Level, cluster, examine, machine, place
 from sojourn.errors import ChannelFailed, CommandMissing
 from sojourn.registry import HostInfo
 from sojourn.settings import Settings
+from tests.certificates import authority, issue
 
 KNOWN = len(machine.CAPABILITIES)
 ALL = (1 << KNOWN) - 1
@@ -220,6 +221,53 @@ def test_addresses() -> None:
         place.address(Settings(address="192.0.2.1"))
 
 
+def _with_certificates(place: Path, name: str, days: int) -> Settings:
+    """Return the settings of alpha with certificates of a host."""
+    made = issue(authority(place / "pki", days=days + 1), name, days=days)
+    return Settings(host="alpha", certificates=made.directory)
+
+
+@pytest.mark.parametrize(
+    ("name", "days", "level", "word"),
+    [
+        ("alpha", 31, Level.OK, "for 30 days"),
+        ("alpha", 29, Level.WARNING, "ends in 28 days"),
+        ("alpha", 0, Level.FAILURE, "certificate has expired"),
+        ("gamma", 31, Level.FAILURE, "can not prove its name"),
+    ],
+)
+def test_certificates(tmp_path: Path, name: str, days: int, level: Level, word: str) -> None:
+    """They must be this host's, be good, and be good for some time to come."""
+    found = place.certificates(_with_certificates(tmp_path, name, days))
+    assert (found.level, word in found.sentence) == (level, True)
+
+
+@pytest.mark.parametrize("file", ["ca.crt", "host.pem"])
+def test_a_certificate_that_is_missing(tmp_path: Path, file: str) -> None:
+    """It is named, and how to get it."""
+    ours = _with_certificates(tmp_path, "alpha", 31)
+    assert ours.certificates is not None
+    (ours.certificates / file).unlink()
+    found = place.certificates(ours)
+    assert (found.level, file in found.sentence) == (Level.FAILURE, True)
+    assert "sojourn pki issue alpha" in found.advice
+
+
+def test_a_private_key_that_others_can_read(tmp_path: Path) -> None:
+    """They could pass for this host."""
+    ours = _with_certificates(tmp_path, "alpha", 31)
+    assert ours.certificates is not None
+    (ours.certificates / "host.pem").chmod(0o640)
+    found = place.certificates(ours)
+    assert (found.level, "pass for this host" in found.sentence) == (Level.FAILURE, True)
+
+
+@pytest.mark.parametrize(("address", "level"), [("127.0.0.1", Level.OK), ("192.0.2.1", Level.WARNING)])
+def test_no_certificates(address: str, level: Level) -> None:
+    """That is said where memory leaves the machine."""
+    assert place.certificates(Settings(address=address)).level is level
+
+
 @pytest.mark.parametrize(
     ("path", "kind", "option"),
     [
@@ -333,6 +381,7 @@ def test_the_worker(told: HostInfo | None, pid: int | None, level: Level, word: 
         (PEER, Level.OK, "can come"),
         (None, Level.WARNING, "does not announce"),
         (replace(PEER, cluster="beef"), Level.FAILURE, "another key"),
+        (replace(PEER, encrypts=True), Level.FAILURE, "beta has certificates, and this host has none"),
         (replace(PEER, criu="4.1.1"), Level.FAILURE, "CRIU 4.1.1"),
         (replace(PEER, machine="pdp11"), Level.WARNING, "pdp11"),
         (replace(PEER, sojourn="0.0.1"), Level.WARNING, "Sojourn 0.0.1"),
@@ -342,6 +391,17 @@ def test_the_worker(told: HostInfo | None, pid: int | None, level: Level, word: 
 def test_peers(info: HostInfo | None, level: Level, word: str) -> None:
     """Each is compared with this host."""
     (found,) = cluster.peers(ALPHA, "4.2.0", {"alpha": PEER, "beta": info})
+    assert (found.level, word in found.sentence) == (level, True)
+
+
+@pytest.mark.parametrize(
+    ("encrypts", "level", "word"),
+    [(True, Level.OK, "can come"), (False, Level.FAILURE, "beta has no certificates, as this host has")],
+)
+def test_peers_of_a_host_with_certificates(tmp_path: Path, encrypts: bool, level: Level, word: str) -> None:
+    """The others must have some too."""
+    ours = Settings(host="alpha", certificates=tmp_path)
+    (found,) = cluster.peers(ours, "4.2.0", {"beta": replace(PEER, encrypts=encrypts)})
     assert (found.level, word in found.sentence) == (level, True)
 
 
