@@ -125,6 +125,10 @@ SAID = {
     "memory_bytes": gauge("sojourn_host_memory_bytes", "Memory of a host.", "host"),
     "load": gauge("sojourn_host_load", "Load average of a host's last minute.", "host"),
     "cpus": gauge("sojourn_host_cpus", "Processors of a host.", "host"),
+    "certified_until": gauge(
+        *("sojourn_host_certificate_end_seconds", "When a host's certificate ends, since 1970; not told without one."),
+        "host",
+    ),
     "running": gauge("sojourn_host_migrations", "Migrations that are not final on a host, or hold something.", "host"),
 }
 INFO = gauge("sojourn_host_info", "Always 1; the labels tell a host's versions.", "host", "sojourn", "criu", "kernel")
@@ -177,7 +181,8 @@ class ClusterCollector(Collector):
         yield UP.valued(((name,), info is not None) for name, info in hosts.items())
         alive = [info for info in hosts.values() if info]
         for name, family in SAID.items():
-            yield family.valued(((info.name,), float(getattr(info, name))) for info in alive)
+            said = ((info.name, getattr(info, name)) for info in alive)
+            yield family.valued(((host,), float(value)) for host, value in said if value is not None)
         yield INFO.valued((_versions(info), 1) for info in alive)
 
 

@@ -128,6 +128,14 @@ class Authority:
         return built.sign(self.key, hashes.SHA256())
 
 
+def ends(file: Path) -> float:
+    """Return when the first certificate of a file ends, in seconds since 1970; 0 where there is none to be read."""
+    try:
+        return x509.load_pem_x509_certificate(file.read_bytes()).not_valid_after_utc.timestamp()
+    except (OSError, ValueError):
+        return 0.0
+
+
 def _builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: int
 ) -> x509.CertificateBuilder:

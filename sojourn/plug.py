@@ -81,16 +81,22 @@ class Relay:
         self._ours.close()
 
     def _carry(self) -> None:
-        """Carry until one side ends. CRIU's answers are of some bytes, so that the two ways never block each other."""
+        """Carry until one side ends, and then end the other, whatever the reason is."""
+        try:
+            with contextlib.suppress(OSError):
+                self._both_ways()
+        finally:
+            self._end()
+
+    def _both_ways(self) -> None:
+        """Carry memory one way and CRIU's answers back; they are of some bytes, so the ways never block each other."""
         piece = memoryview(bytearray(CARRIED_BYTES))
-        with contextlib.suppress(OSError):
-            while True:
-                ready, _, _ = select.select([self._ours, self._connection], [], [])
-                if self._ours in ready and not self._outwards(piece):
-                    break
-                if self._connection in ready and not self._inwards(piece):
-                    break
-        self._end()
+        while True:
+            ready, _, _ = select.select([self._ours, self._connection], [], [])
+            if self._ours in ready and not self._outwards(piece):
+                return
+            if self._connection in ready and not self._inwards(piece):
+                return
 
     def _outwards(self, piece: memoryview) -> bool:
         size = self._ours.recv_into(piece)

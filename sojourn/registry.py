@@ -39,7 +39,8 @@ class HostInfo:
 
     ``cluster`` is the same on hosts with the same key. ``load`` is the load average of the last minute, ``cpu_flags``
     what its processor can do for programs, and the two ``max_`` how many migrations it lets out and in at once.
-    ``cordoned`` is said by an operator, not by the host; ``encrypts``, that it has certificates and wants others' too.
+    ``certified_until`` is when its certificate ends, in seconds since 1970, None where it has none. ``cordoned`` is
+    said by an operator, not by the host.
     """
 
     name: str
@@ -59,7 +60,12 @@ class HostInfo:
     max_incoming: int = 0
     cordoned: bool = False
     cluster: str = ""
-    encrypts: bool = False
+    certified_until: float | None = None
+
+    @property
+    def encrypts(self) -> bool:
+        """Whether it talks inside TLS, and only to hosts that do."""
+        return self.certified_until is not None
 
 
 @dataclass(frozen=True)

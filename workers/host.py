@@ -28,13 +28,14 @@ from types import FrameType
 from celery.signals import worker_process_init, worker_ready
 from kombu.exceptions import OperationalError
 
-from sojourn import __version__, logbook, memory, processor
+from sojourn import __version__, logbook, memory, pki, processor
 from sojourn.doctor import Level, place
 from sojourn.errors import StoreUnreachable
 from sojourn.host import SECONDS_PER_DAY, Host, this_host
 from sojourn.log import configure
 from sojourn.registry import HostInfo
 from sojourn.settings import Settings, variable
+from sojourn.tls import Certificates
 from workers.lane import run
 from workers.metrics import serve
 from workers.reconciler import Reconciler
@@ -247,7 +248,7 @@ def describe(host: Host, criu: str) -> HostInfo:
         announced=time.time(),
         load=processor.load(),
         cpu_flags=processor.flags(),
-        encrypts=host.settings.certificates is not None,
+        certified_until=_certified_until(host.settings),
         max_outgoing=host.settings.max_outgoing,
         max_incoming=host.settings.max_incoming,
     )
@@ -259,6 +260,11 @@ def start(host: Host) -> None:
     _warn_of_certificates(host.settings)
     _quieten_celery()
     Worker(host).run()
+
+
+def _certified_until(settings: Settings) -> float | None:
+    """Return when our certificate ends; it may have been renewed since it was read last."""
+    return None if settings.certificates is None else pki.ends(Certificates(settings.certificates).host)
 
 
 def _warn_of_certificates(settings: Settings) -> None:

@@ -24,7 +24,7 @@ from tests.browser.conftest import Opens
 from tests.browser.site import Browser
 from tests.conftest import eventually
 from tests.integration.door import Door
-from tests.lab.site import FAILPOINTS, Site, require_lab, runs_on
+from tests.lab.site import FAILPOINTS, Site, redis_tls, require_lab, runs_on
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
 
@@ -50,7 +50,7 @@ class Place:
     @property
     def store(self) -> Store:
         """The lab's Redis."""
-        return Store(self.lab.plan.redis_url)
+        return Store(self.lab.plan.redis_url, redis_tls(self.lab))
 
     def counter(self, host: str = "alpha") -> Workload:
         """Start a process that can be moved."""
@@ -83,7 +83,7 @@ def made(chromium: None) -> Iterator[Place]:
     require_lab()
     lab = Lab("browser")
     lab.down()
-    lab.up(2, settings=SETTINGS)
+    lab.up(2, settings=SETTINGS, encrypted=True)
     login = f"{FLOWER_USER}:{lab.plan.flower_password}"
     place = Place(Site(lab), Door(lab.plan.flower_url, login), login)
     try:
@@ -228,6 +228,7 @@ def test_a_host_is_cordoned_and_drained_by_buttons(place: Place, browser: Browse
     browser.see("up", "#state")
     browser.open("/migrations/host/beta")
     browser.see("Memory free", ".facts")
+    browser.see("until 20", ".facts")  # its certificate
     browser.click("#drain")
     assert not browser.driver.find_element("id", "dialog-yes").is_enabled(), "its name was not typed"
     browser.click("#dialog [value=no]")

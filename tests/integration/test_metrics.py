@@ -165,8 +165,8 @@ def test_a_ledger_that_is_told_again_knows_the_open_ones(ledger: Ledger) -> None
 def test_hosts_and_queue(settings: Settings) -> None:
     """What each host says of itself, whether it is silent or cordoned, and how long the queue is."""
     collector = cluster_collector(settings)
-    for host in HOSTS:
-        collector.registry.announce(replace(ALPHA, name=host), 100)
+    for host in (*HOSTS, "gamma"):
+        collector.registry.announce(replace(ALPHA, name=host, certified_until=2e9 if host == "beta" else None), 100)
     collector.registry.cordon("beta")
     collector.registry.withdraw("alpha")
     collector.queue.put([Entry(str(uuid4()), str(uuid4()), PLAN.to_json())])
@@ -175,6 +175,8 @@ def test_hosts_and_queue(settings: Settings) -> None:
     assert values['sojourn_host_cordoned{host="beta"}'] == 1
     assert values['sojourn_host_free_bytes{host="beta"}'] > 0
     assert 'sojourn_host_free_bytes{host="alpha"}' not in values
+    assert values['sojourn_host_certificate_end_seconds{host="beta"}'] == 2e9
+    assert 'sojourn_host_certificate_end_seconds{host="gamma"}' not in values
     assert values['sojourn_queue_length{standing="waiting"}'] == 1
 
 
@@ -302,7 +304,7 @@ def test_promtool_accepts_the_metrics(ledger: Ledger, settings: Settings) -> Non
     failure = {"code": "CRIU_FAILED", "step": "dump", "message": "no", "hint": "", "host": "alpha", "log": ""}
     _ended(ledger, _result(State.CLEANUP_PENDING, failure=failure))
     collector = cluster_collector(settings)
-    collector.registry.announce(ALPHA, 100)
+    collector.registry.announce(replace(ALPHA, certified_until=2e9), 100)
     text = exposition(collector).decode()
     told = {line.split("{")[0].split(" ")[0] for line in text.splitlines() if not line.startswith("#")}
     assert told == {name for family in metrics.FAMILIES for name in family.names}

@@ -82,7 +82,7 @@ def test_two_series_of_criu(registry: Registry, version: str) -> None:
 @pytest.mark.parametrize("one", [ALPHA, BETA])
 def test_only_one_of_two_hosts_has_certificates(registry: Registry, one: HostInfo) -> None:
     """Nothing is sent between them, in either direction; the sentence says which lacks them."""
-    registry.announce(dataclasses.replace(one, encrypts=True), 20)
+    registry.announce(dataclasses.replace(one, certified_until=9e9), 20)
     other = "beta" if one is ALPHA else "alpha"
     for plan in (PLAN, Plan(5, "beta", "alpha")):
         with pytest.raises(Refused, match=f"{one.name} has certificates and {other} has none") as caught:

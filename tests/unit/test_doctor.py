@@ -381,7 +381,7 @@ def test_the_worker(told: HostInfo | None, pid: int | None, level: Level, word: 
         (PEER, Level.OK, "can come"),
         (None, Level.WARNING, "does not announce"),
         (replace(PEER, cluster="beef"), Level.FAILURE, "another key"),
-        (replace(PEER, encrypts=True), Level.FAILURE, "beta has certificates, and this host has none"),
+        (replace(PEER, certified_until=9e9), Level.FAILURE, "beta has certificates, and this host has none"),
         (replace(PEER, criu="4.1.1"), Level.FAILURE, "CRIU 4.1.1"),
         (replace(PEER, machine="pdp11"), Level.WARNING, "pdp11"),
         (replace(PEER, sojourn="0.0.1"), Level.WARNING, "Sojourn 0.0.1"),
@@ -395,13 +395,13 @@ def test_peers(info: HostInfo | None, level: Level, word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("encrypts", "level", "word"),
-    [(True, Level.OK, "can come"), (False, Level.FAILURE, "beta has no certificates, as this host has")],
+    ("until", "level", "word"),
+    [(9e9, Level.OK, "can come"), (None, Level.FAILURE, "beta has no certificates, as this host has")],
 )
-def test_peers_of_a_host_with_certificates(tmp_path: Path, encrypts: bool, level: Level, word: str) -> None:
+def test_peers_of_a_host_with_certificates(tmp_path: Path, until: float | None, level: Level, word: str) -> None:
     """The others must have some too."""
     ours = Settings(host="alpha", certificates=tmp_path)
-    (found,) = cluster.peers(ours, "4.2.0", {"beta": replace(PEER, encrypts=encrypts)})
+    (found,) = cluster.peers(ours, "4.2.0", {"beta": replace(PEER, certified_until=until)})
     assert (found.level, word in found.sentence) == (level, True)
 
 

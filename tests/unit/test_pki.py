@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import stat
+import time
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
 from sojourn.errors import UsageError
-from sojourn.pki import Authority
+from sojourn.pki import Authority, ends
 
 
 @pytest.fixture
@@ -93,3 +94,11 @@ def test_it_is_none(authority: Authority, file: str) -> None:
     (authority.directory / file).write_text("hello")
     with pytest.raises(UsageError, match="was not made by"):
         Authority.load(authority.directory)
+
+
+def test_when_it_ends(authority: Authority, tmp_path: Path) -> None:
+    """Of a host's file its certificate counts; of what can not be read it is told that it has ended long ago."""
+    place = authority.issue("alpha", [], 365)
+    assert abs(ends(place / "host.pem") - time.time() - 365 * 86_400) < 60
+    (tmp_path / "none.pem").write_text("hello")
+    assert ends(tmp_path / "none.pem") == ends(tmp_path / "nothing.pem") == 0

@@ -36,7 +36,7 @@ def one(hosts: Hosts, item: Item | None = None, planned: tuple[Planned, ...] = (
 INCOMPATIBLE = [
     (like_alpha("beta", cordoned=True), "beta is cordoned."),
     (like_alpha("beta", cluster="beef"), "beta's worker has another key than alpha's."),
-    (like_alpha("beta", encrypts=True), "Of alpha and beta only one has certificates."),
+    (like_alpha("beta", certified_until=9e9), "Of alpha and beta only one has certificates."),
     (like_alpha("beta", machine="aarch64"), "beta is a machine of another kind: aarch64, not x86_64."),
     (like_alpha("beta", criu="4.1.1"), "beta has CRIU 4.1.1, which does not understand 4.2.1."),
     (like_alpha("beta", kernel="6.9.12"), "beta has kernel 6.9.12, older than 6.18.5-amd64."),
