@@ -23,6 +23,9 @@ from collections.abc import Iterator
 #: Offset of ``tcpi_bytes_acked`` in ``struct tcp_info`` (include/uapi/linux/tcp.h).
 TCP_INFO_BYTES_ACKED = 120
 
+#: How long what CRIU has written last may take to the other side when CRIU has ended; it is on its way already.
+LAST_WORDS_S = 2.0
+
 #: The most that is decrypted at once (RFC 8446, 5.1), and how much is carried in one piece.
 RECORD_BYTES, CARRIED_BYTES = 2**14, 2**18
 
@@ -73,7 +76,9 @@ class Relay:
         return self._sent
 
     def close(self) -> None:
-        """Carry nothing more; the connection is no longer used when this returns."""
+        """Carry what CRIU has left, then nothing more; the connection is no longer used when this returns."""
+        if self._carrier.is_alive():
+            self._carrier.join(LAST_WORDS_S)  # CRIU's end is closed by now, and this ends by itself
         self._end()
         if self._carrier.is_alive():
             self._carrier.join()

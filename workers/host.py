@@ -46,8 +46,9 @@ log = logging.getLogger("sojourn.worker")
 
 PR_SET_PDEATHSIG = 1
 
-#: A warning of Celery that every worker would print: that it is root, which it must be.
-KNOWN = ("superuser privileges",)
+#: Warnings that mean nothing here: that a worker is root, which it must be; and that TLS has no options, which Celery
+#: provokes when somebody asks a worker for its configuration: it takes the address by itself to hide its password.
+KNOWN = ("superuser privileges", "defaulting to insecure SSL behaviour")
 
 #: How long a lane may take to finish its steps when the worker is asked to end, before it is killed.
 PATIENCE_S = 20
@@ -292,7 +293,8 @@ def _quieten_celery() -> None:
     """Leave out what our own lines say better: each task received and succeeded, with all its arguments."""
     for name in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("py.warnings").addFilter(lambda record: not any(word in record.getMessage() for word in KNOWN))
+    for name in ("py.warnings", "kombu.connection"):
+        logging.getLogger(name).addFilter(lambda record: not any(word in record.getMessage() for word in KNOWN))
 
 
 def _fork(run: Callable[[], object]) -> int:

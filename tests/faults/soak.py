@@ -1,6 +1,6 @@
 """The soak: many migrations back and forth, a third of them under faults, of processes that live on.
 
-Usage: python -m tests.faults.soak [--count N] [--seed S] [--from K] [--labs N] [--out FILE]   (as root)
+Usage: python -m tests.faults.soak [--count N] [--seed S] [--from K] [--labs N] [--encrypted] [--out FILE]   (as root)
 
 What happens to migration K depends on the seed and K alone, so ``--seed S --from K --count 1`` plays it again; only the
 direction depends on where its process has come to by then.
@@ -53,7 +53,7 @@ KINDS: dict[str, dict[str, str | float]] = {
 HEAD = """# Soak
 
 Made by `make soak`: {count} migrations of processes that go back and forth between the two hosts of each of {labs}
-labs, a third of them under a fault at an instant ([where they are listed](../CONTRIBUTING.md#rings-of-tests)), drawn by
+labs{which}, a third of them under a fault at an instant ([where they are listed](../CONTRIBUTING.md#rings-of-tests)), drawn by
 the seed {seed}. It took {minutes:.0f} minutes. Where a host crashed, the processes that ran there died with it, as they
 do without Sojourn, and others took their places.
 
@@ -175,13 +175,14 @@ def player(site: FaultSite) -> Callable[[Planned], Moved]:
     return Herd(site).play
 
 
-def page(moved: Sequence[Moved], *, seed: int, labs: int, seconds: float) -> str:
+def page(moved: Sequence[Moved], *, seed: int, labs: Labs[Planned, Moved], seconds: float) -> str:
     """Return the summary."""
     cells = [each.cell for each in moved]
     wrong = [line for each in moved for line in each.wrong]
     head = HEAD.format(
         count=len(moved),
-        labs=labs,
+        labs=labs.count,
+        which=", with certificates" if labs.encrypted else "",
         seed=seed,
         minutes=seconds / 60,
         lost=sum("nowhere" in line for line in wrong),
@@ -220,14 +221,15 @@ def main() -> None:
     last = options.first + options.count
     labs = Labs(options.name, min(options.labs, options.count), player, options.keep, encrypted=options.encrypted)
     works = (planned(options.seed, number) for number in range(options.first, last))
+    more = " --encrypted" if options.encrypted else ""
     moved: list[Moved] = []
     began = time.monotonic()
     for work, result in _told(console, labs.play(works), options.count):
         moved.append(result)
         seconds = time.monotonic() - began
-        options.out.write_text(page(moved, seed=options.seed, labs=labs.count, seconds=seconds))
+        options.out.write_text(page(moved, seed=options.seed, labs=labs, seconds=seconds))
         if result.wrong:
-            console.print(f"again: make soak ARGS='--seed {options.seed} --from {work.number} --count 1'")
+            console.print(f"again: make soak ARGS='--seed {options.seed} --from {work.number} --count 1{more}'")
     sys.exit(any(each.wrong for each in moved))
 
 

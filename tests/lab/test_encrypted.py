@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from lab.plan import OUTSIDE
 from lab.workload import Workload
 from sojourn.errors import StoreUnreachable
 from sojourn.pki import Authority
+from sojourn.run import run
 from sojourn.store import Store
 from sojourn.tls import for_redis
 from tests.certificates import authority as new_authority
@@ -236,6 +238,15 @@ def test_flower_talks_to_redis_inside_tls(encrypted: Site) -> None:
 
     assert within(20, lambda: 'flower_worker_online{worker="main@beta"}' in metrics())
     assert "sojourn_redis_up 1.0" in metrics()
+
+
+def test_a_worker_that_is_asked_for_its_configuration(encrypted: Site) -> None:
+    """Answers without its passwords, and does not say that anything is insecure, since nothing is."""
+    ask = "from workflows.app import the_app; print(the_app().control.inspect(timeout=5).conf())"
+    told = run([sys.executable, "-c", ask], deadline_s=30, env={"SOJOURN_CONFIG": str(encrypted.lab.config)}).stdout
+    plan = encrypted.lab.plan
+    assert ("main@alpha" in told, plan.password in told, plan.key in told) == (True, False, False)
+    assert "insecure" not in encrypted.host("alpha").log("worker")
 
 
 def test_one_host_without_certificates(site: Site, tmp_path: Path) -> None:

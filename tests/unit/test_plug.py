@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import select
 import socket
 import threading
 import time
@@ -138,6 +139,39 @@ def test_a_page_server_that_dies_is_seen_while_memory_flows(ends: tuple[End, End
     source.criu.settimeout(10)
     with pytest.raises((BrokenPipeError, ConnectionResetError)):
         source.criu.sendall(b"x" * 100 * CARRIED_BYTES)
+
+
+@pytest.mark.parametrize("number", range(20))
+@pytest.mark.parametrize("ends", ["encrypted"], indirect=True)
+def test_a_holder_that_goes_away_with_its_criu_lets_the_last_answer_through(ends: tuple[End, End], number: int) -> None:
+    """It sees at once that the page server has ended, perhaps before it has carried what that has said last."""
+    source, destination = ends
+    destination.criu.sendall(b"done")
+    destination.criu.close()
+    destination.plug.close()
+    assert source.criu.recv(4) == b"done"
+
+
+@pytest.mark.parametrize("ends", ["encrypted"], indirect=True)
+def test_a_holder_goes_away_though_nobody_takes_what_it_carries(
+    ends: tuple[End, End], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that stands still keeps it no longer than CRIU's last words may take."""
+    monkeypatch.setattr("sojourn.plug.LAST_WORDS_S", 0.2)
+    source, _ = ends
+    source.criu.setblocking(False)
+    eventually(lambda: _is_full(source.criu))
+    source.criu.close()
+    source.plug.close()
+
+
+def _is_full(criu: socket.socket) -> bool:
+    """Write until nothing more is taken, here and on the way, since nobody reads at the other end."""
+    with contextlib.suppress(BlockingIOError):
+        while criu.send(b"x" * CARRIED_BYTES):
+            pass
+    time.sleep(0.1)
+    return not select.select([], [criu], [], 0)[1]
 
 
 @pytest.mark.parametrize("ends", ["encrypted"], indirect=True)
