@@ -53,9 +53,10 @@ KINDS: dict[str, dict[str, str | float]] = {
 HEAD = """# Soak
 
 Made by `make soak`: {count} migrations of processes that go back and forth between the two hosts of each of {labs}
-labs{which}, a third of them under a fault at an instant ([where they are listed](../CONTRIBUTING.md#rings-of-tests)), drawn by
-the seed {seed}. It took {minutes:.0f} minutes. Where a host crashed, the processes that ran there died with it, as they
-do without Sojourn, and others took their places.
+labs{which}, a third of them under a fault at an instant
+([where they are listed](../CONTRIBUTING.md#rings-of-tests)), drawn by the seed {seed}. It took {minutes:.0f} minutes.
+Where a host crashed, the processes that ran there died with it, as they do without Sojourn, and others took their
+places.
 
 **{lost} lost, {doubled} doubled, {left} left behind; {wrong} not as promised.** {born} processes were started; {died}
 died with their hosts; the longest life had {longest} migrations.
