@@ -152,6 +152,8 @@ def _mute(here: HostInfo, there: HostInfo) -> str:
         return f"{there.name}'s worker has another key than {here.name}'s."
     if here.encrypts != there.encrypts:
         return f"Of {here.name} and {there.name} only one has certificates."
+    if past := next((host.name for host in (here, there) if host.is_past_its_certificate), ""):
+        return f"The certificate of {past} has ended."
     if series(here.criu) != series(there.criu):
         return f"{there.name} has CRIU {there.criu}, which does not understand {here.criu}."
     return ""

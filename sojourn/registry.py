@@ -67,6 +67,11 @@ class HostInfo:
         """Whether it talks inside TLS, and only to hosts that do."""
         return self.certified_until is not None
 
+    @property
+    def is_past_its_certificate(self) -> bool:
+        """Whether its certificate had ended when it said so, by its own clock; others would not believe it."""
+        return self.certified_until is not None and self.certified_until < self.announced
+
 
 @dataclass(frozen=True)
 class Pace:
@@ -192,7 +197,14 @@ def _present(name: str, hosts: Mapping[str, HostInfo | None]) -> HostInfo:
 
 
 def _check_languages(source: HostInfo, destination: HostInfo) -> None:
-    """Raise Refused if one encrypts and one does not, or if the page server's header differs, as since CRIU 4.2."""
+    """Raise Refused if their certificates do not fit, or if the page server's header differs, as since CRIU 4.2."""
+    for host in (source, destination):
+        if host.is_past_its_certificate:
+            raise Refused(
+                f"The certificate of {host.name} has ended, or can not be read.",
+                f"Issue a new one: sojourn pki issue {host.name}. It counts at once.",
+                "CERTIFICATES",
+            )
     if source.encrypts != destination.encrypts:
         one, other = (source, destination) if source.encrypts else (destination, source)
         raise Refused(

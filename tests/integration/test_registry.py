@@ -90,6 +90,17 @@ def test_only_one_of_two_hosts_has_certificates(registry: Registry, one: HostInf
         assert (caught.value.code, f"sojourn pki issue {other}" in caught.value.hint) == ("CERTIFICATES", True)
 
 
+@pytest.mark.parametrize("past", [ALPHA, BETA])
+def test_a_certificate_that_has_ended(registry: Registry, past: HostInfo) -> None:
+    """Nothing is begun that would fail at it, whichever of the two hosts it is."""
+    for info in (ALPHA, BETA):
+        until = info.announced - 1 if info is past else 9e9
+        registry.announce(dataclasses.replace(info, certified_until=until), 20)
+    with pytest.raises(Refused, match=f"The certificate of {past.name} has ended") as caught:
+        registry.check(PLAN)
+    assert (caught.value.code, f"sojourn pki issue {past.name}" in caught.value.hint) == ("CERTIFICATES", True)
+
+
 def test_a_host_with_another_key(redis: Redis, registry: Registry) -> None:
     """It would refuse every message, so it is named before one is sent; who tells no key is not compared."""
     ours = Registry(Store(redis.url), "cafe")

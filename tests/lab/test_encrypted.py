@@ -151,19 +151,32 @@ def test_what_carries_the_memory_is_killed(
 
 
 def test_a_certificate_that_has_ended(encrypted: Site, counter: Workload) -> None:
-    """The migration fails before the freeze, and says so; a new certificate counts at once, without a restart."""
+    """Nothing is begun any more, and it says why; a new certificate counts at once, without a restart."""
     beta = encrypted.host("beta")
     authority = Authority.load(encrypted.lab.plan.authority)
     put_certificates(beta, authority.issue("beta", [], 0))
+    assert within(10, lambda: encrypted.migrate(counter.pid, "alpha", "beta").code == 10)
     ended = encrypted.migrate(counter.pid, "alpha", "beta")
     told = json.loads(beta.run(["sojourn", "doctor", "--json"], check=False).stdout)
     put_certificates(beta, authority.issue("beta", [beta.address], 30))
-    assert (ended.code, ended.said["failure"]["code"]) == (11, "CHANNEL_FAILED"), ended.said
-    assert ended.said["failure"]["message"] == "No TLS with beta: certificate has expired."
-    assert ended.said["frozen_ms"] is None
+    assert ended.said["error"]["code"] == "CERTIFICATES", ended.said
+    assert "The certificate of beta has ended" in ended.said["error"]["message"]
     (said,) = [each for each in told["findings"] if each["check"] == "certificates"]
     assert said["level"] == "failure"
     assert "certificate has expired" in said["sentence"]
+    assert within(10, lambda: encrypted.migrate(counter.pid, "alpha", "beta").code == 0)
+
+
+def test_a_certificate_of_another_host(encrypted: Site, counter: Workload) -> None:
+    """What no announcement tells is seen when the hosts meet, which is before the freeze."""
+    beta = encrypted.host("beta")
+    authority = Authority.load(encrypted.lab.plan.authority)
+    put_certificates(beta, authority.issue("gamma", [], 30))
+    ended = encrypted.migrate(counter.pid, "alpha", "beta")
+    put_certificates(beta, authority.issue("beta", [beta.address], 30))
+    assert (ended.code, ended.said["failure"]["code"]) == (11, "CHANNEL_FAILED"), ended.said
+    assert ended.said["failure"]["message"].startswith("No TLS with beta: Hostname mismatch")
+    assert ended.said["frozen_ms"] is None
     assert encrypted.migrate(counter.pid, "alpha", "beta").code == 0
 
 

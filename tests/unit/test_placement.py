@@ -71,6 +71,14 @@ def test_a_host_that_differs_but_can(beta: HostInfo) -> None:
     assert one(cluster(beta)).destination == "beta"
 
 
+@pytest.mark.parametrize("past", ["alpha", "beta"])
+def test_a_certificate_that_has_ended(past: str) -> None:
+    """By the clock of its host, when it announced itself; nothing goes to it, and nothing from it."""
+    until = {name: 0.5 if name == past else 9e9 for name in ("alpha", "beta")}
+    hosts = {name: like_alpha(name, announced=1.0, certified_until=until[name]) for name in until}
+    assert one(hosts).against["beta"] == f"The certificate of {past} has ended."
+
+
 def test_many_lacking_features() -> None:
     """Only the first few are told."""
     alpha = dataclasses.replace(ALPHA, cpu_flags=tuple("abcdef"))
