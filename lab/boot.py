@@ -57,13 +57,14 @@ def main() -> None:
     plan = plans.load(lab)
     directory = plan.state / "hosts" / host
     _announce(directory)
+    boot = _count_boots(directory / "boots")
     os.setsid()
     os.umask(0o022)
     socket.sethostname(host)
     root = _root(plan, host, directory)
     services.furnish(root, plan, host)
     _enter(root)
-    _start_pids_at(plan, host)
+    _start_pids(plan, host, boot)
     os.execve(INIT[0], INIT, CLEAN_ENVIRONMENT)  # noqa: S606  (no shell is the point)
 
 
@@ -116,9 +117,16 @@ def _enter(root: Path) -> None:
     run(["umount", "--lazy", "/mnt"], deadline_s=MOUNT_DEADLINE_S)
 
 
-def _start_pids_at(plan: Plan, host: str) -> None:
+def _count_boots(file: Path) -> int:
+    """Return how often the host was booted before."""
+    before = int(file.read_text()) if file.exists() else 0
+    file.write_text(str(before + 1))
+    return before
+
+
+def _start_pids(plan: Plan, host: str, boot: int) -> None:
     kernel = Path("/proc/sys/kernel")
-    first = plan.first_pid(host, int((kernel / "pid_max").read_text()))
+    first = plan.first_pid(host, boot, int((kernel / "pid_max").read_text()))
     (kernel / "ns_last_pid").write_text(str(first))
 
 

@@ -41,6 +41,9 @@ FIRST_HOST_NUMBER = 11
 #: How far apart the PIDs of two hosts start where the kernel has room for it.
 PID_STEP = 10_000
 
+#: Into how many parts that is divided, one for each boot; then it begins again.
+BOOTS = 10
+
 Setting = str | int | float | bool
 
 
@@ -109,10 +112,13 @@ class Plan:
         """Return a host's address."""
         return self._address(self.number(host))
 
-    def first_pid(self, host: str, pid_max: int) -> int:
-        """Return where a host's PIDs start, so that a process finds its PID free wherever it goes."""
+    def first_pid(self, host: str, boot: int, pid_max: int) -> int:
+        """Return where a host's PIDs start at a boot, so that a process finds its PID free wherever it goes.
+
+        Each boot starts further on: what left the host before it crashed may come back.
+        """
         step = min(PID_STEP, pid_max // (len(HOSTS) + 1))
-        return 0 if host == HUB else step * (1 + self.hosts.index(host))
+        return 0 if host == HUB else step * (1 + self.hosts.index(host)) + step // BOOTS * (boot % BOOTS)
 
     def with_hosts(self, count: int) -> Plan:
         """Return the same lab with at least so many hosts."""

@@ -145,6 +145,14 @@ def test_a_crash_takes_the_memory_and_leaves_the_disk(lab: Lab, alpha: Host) -> 
     assert _boot_id(alpha) != before
 
 
+def test_a_host_that_was_booted_again_leaves_its_old_pids_free(lab: Lab, alpha: Host) -> None:
+    """A process that had left it before its crash can come back, though the host's own programs were there first."""
+    before = int(alpha.run(["pgrep", "--oldest", "runsvdir"]).stdout)
+    lab.crash("alpha")
+    lab.boot("alpha")
+    assert int(alpha.run(["pgrep", "--oldest", "runsvdir"]).stdout) > before + 100
+
+
 def test_a_crash_is_not_announced(lab: Lab, alpha: Host, beta: Host) -> None:
     """No FIN and no RST tells the peers: a connection to a crashed host just goes quiet."""
     server = workload.start(beta, "tcp_server", address=beta.address)
