@@ -197,6 +197,13 @@ MESSAGES: tuple[Row, ...] = (
         "files-reg.c create_link_remap",
     ),
     Row(
+        r"Can't create ghost regfile: File exists",
+        "GHOST_LEFT",
+        "A restore whose host crashed left the file on the destination that shall stand for a deleted one of {who}.",
+        "Migrate again: CRIU has removed it while it failed.",
+        "files-reg.c create_ghost_dentry",
+    ),
+    Row(
         r"Can't link (?P<ghost>.+) -> (?P<path>.+?): (?P<why>.+)",
         "FILE_DELETED",
         "The deleted file /{path} of {who} can not be made again on the destination: {why}.",
