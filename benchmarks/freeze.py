@@ -46,10 +46,10 @@ def by_sojourn(lab: Lab, pid: int) -> None:
     run(command, deadline_s=DEADLINE_S, env={"SOJOURN_CONFIG": str(lab.config)})
 
 
-WAYS: dict[str, Way] = {"by hand": by_hand, "sojourn": by_sojourn, "encrypted": by_sojourn}
-
 #: The way that needs hosts with certificates.
 ENCRYPTED = "encrypted"
+
+WAYS: dict[str, Way] = {"by hand": by_hand, "sojourn": by_sojourn, ENCRYPTED: by_sojourn}
 
 
 def felt_ms(lab: Lab, way: Way, mb: int) -> float:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lab import base, libraries, network, outside, plan, readiness, services
+from lab import authority, base, libraries, network, outside, plan, readiness, services
 from lab.errors import LabFailed
 from lab.host import Host, end
 from lab.layer import CACHE, Report, locked
@@ -22,7 +22,6 @@ from lab.network import Network
 from lab.plan import DISKS, FLOWER_USER, HOSTS, HUB, OUTSIDE, STATE, Plan, Setting
 from sojourn.errors import ProcessGone, UsageError
 from sojourn.model import Identity
-from sojourn.pki import Authority
 from sojourn.process import identity
 from sojourn.run import run
 
@@ -170,7 +169,7 @@ class Lab:
                 encrypted=encrypted,
             )
             if encrypted:
-                Authority.create(planned.authority, services.LAB_DAYS + 1)
+                authority.create(planned)
         planned.save()
         return planned
 
@@ -179,7 +178,7 @@ class Lab:
         planned.shared.mkdir(mode=0o755, parents=True, exist_ok=True)
         plan.write_privately(self.config, services.settings(planned, OUTSIDE, planned.outside_address))
         if planned.encrypted:
-            Authority.load(planned.authority).issue(OUTSIDE, [planned.outside_address], services.LAB_DAYS)
+            authority.issue(planned, OUTSIDE, planned.outside_address)
         missing = [host for name in planned.machines if not (host := Host(planned, name)).is_up]
         for host in missing:  # side by side; the hub is the first, since the workers look for its Redis
             self._report(f"{host.name}: booting")

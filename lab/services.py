@@ -6,8 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+from lab import authority
 from lab.plan import FLOWER_PORT, FLOWER_USER, HOSTS, HUB, OUTSIDE, Plan, Setting, write_privately
-from sojourn.pki import Authority
 
 #: runsv runs this; output goes to a file of the host's own, which a crash does not take away.
 RUN = "#!/bin/sh\nexec >>/var/log/sojourn/{name}.log 2>&1 </dev/null\nexec {command}\n"
@@ -15,12 +15,13 @@ RUN = "#!/bin/sh\nexec >>/var/log/sojourn/{name}.log 2>&1 </dev/null\nexec {comm
 FLOWER = "/usr/local/bin/sojourn flower"
 WORKER = "/usr/local/bin/sojourn worker"
 
+#: Where a host of an encrypted lab has its certificates.
+PKI = "etc/sojourn/pki"
+
 #: The shell opens the configuration, so that Redis, which runs as a user of its own, need not be able to.
 REDIS = "chpst -u redis:redis redis-server - </etc/redis/lab.conf"
 #: With certificates, which only root may read where they lie.
-REDIS_TLS = (
-    "sh -c 'install -o redis -m 0400 /etc/sojourn/pki/ca.crt /etc/sojourn/pki/host.pem /etc/redis/; exec " + REDIS + "'"
-)
+REDIS_TLS = f"sh -c 'install -o redis -m 0400 /{PKI}/ca.crt /{PKI}/host.pem /etc/redis/; exec {REDIS}'"
 REDIS_CONFIG = """\
 bind {address} 127.0.0.1
 requirepass {password}
@@ -37,9 +38,6 @@ tls-cert-file /etc/redis/host.pem
 tls-key-file /etc/redis/host.pem
 """
 
-#: How long a lab's certificates last: a host gets a new one at each boot.
-LAB_DAYS = 90
-
 
 def furnish(root: Path, plan: Plan, host: str) -> None:
     """Write everything that tells this host from the others into its root. Safe to repeat at each boot."""
@@ -50,7 +48,7 @@ def furnish(root: Path, plan: Plan, host: str) -> None:
     config.parent.mkdir(mode=0o700, exist_ok=True)
     write_privately(config, settings(plan, host, plan.address(host)))
     if plan.encrypted:
-        certify(plan, host, root / "etc/sojourn/pki")
+        certify(plan, host, root / PKI)
     _forget_services(root)
     if host == HUB:
         write_privately(root / "etc/redis/lab.conf", _redis(plan))
@@ -77,9 +75,8 @@ def settings(plan: Plan, host: str, address: str) -> str:
 
 def certify(plan: Plan, host: str, place: Path) -> None:
     """Put a machine's certificates where it will look for them."""
-    made = Authority.load(plan.authority).issue(host, [plan.address(host)], LAB_DAYS)
     place.mkdir(mode=0o700, exist_ok=True)
-    for file in made.iterdir():
+    for file in authority.issue(plan, host, plan.address(host)).iterdir():
         shutil.copy(file, place)  # with its mode
 
 
@@ -106,7 +103,7 @@ def _flower(plan: Plan, host: str) -> dict[str, Setting]:
 def _certificates(plan: Plan, host: str) -> dict[str, Setting]:
     if not plan.encrypted:
         return {}
-    return {"certificates": str(plan.authority / OUTSIDE) if host == OUTSIDE else "/etc/sojourn/pki"}
+    return {"certificates": str(plan.authority / OUTSIDE) if host == OUTSIDE else f"/{PKI}"}
 
 
 def _redis(plan: Plan) -> str:

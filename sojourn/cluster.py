@@ -17,7 +17,7 @@ class Cluster:
 
     def __init__(self) -> None:
         settings = load()
-        store = Store(settings.redis_url, settings.redis_tls)
+        store = Store.of(settings)
         self.ledger = Ledger(store, settings.keep_days * SECONDS_PER_DAY)
         self.registry = Registry(store, settings.cluster)
         self.queue = Queue(store, settings.lease_s)

@@ -37,7 +37,7 @@ from sojourn.journal import Entry, Journal
 from sojourn.model import Json, Phase, Role
 from sojourn.plug import Plug, plug
 from sojourn.run import Argument, Child, spawn
-from sojourn.tls import Certificates, Party
+from sojourn.tls import Party
 
 #: How often the corked socket is flushed while CRIU writes: a wait of 2 ms instead of the cork's 200 ms.
 UNCORK_S = 0.002
@@ -86,7 +86,7 @@ class Holder:
         self.errand = errand
         self.until = time.monotonic() + errand.deadline_s
         self.secret = bytes.fromhex(errand.secret)
-        self.party = Party(Certificates(Path(errand.certificates)), errand.peer) if errand.certificates else None
+        self.party = Party.of(errand.certificates, errand.peer)
         self.directory = ImageDirectory(Path(errand.place))
         self.criu = Criu(Path(errand.criu))
         self.journal = Journal(Path(errand.journal))

@@ -19,7 +19,7 @@ from sojourn.queue import Queue
 from sojourn.registry import Registry
 from sojourn.settings import Settings, load
 from sojourn.store import Store
-from sojourn.tls import Certificates, Party
+from sojourn.tls import Party
 
 SECONDS_PER_DAY = 86_400
 
@@ -35,7 +35,7 @@ class Host:
         self.name = settings.host
         self.criu = Criu(settings.criu)
         self.journal = Journal(settings.state_dir / "journal.db")
-        store = Store(settings.redis_url, settings.redis_tls)
+        store = Store.of(settings)
         self.ledger = Ledger(store, settings.keep_days * SECONDS_PER_DAY)
         self.registry = Registry(store, settings.cluster)
         self.queue = Queue(store, settings.lease_s)
@@ -106,8 +106,7 @@ class Migration:
     @property
     def party(self) -> Party | None:
         """Who we are for the other host, and who that must be; None where this host has no certificates."""
-        certificates = self.host.settings.certificates
-        return Party(Certificates(certificates), self.peer) if certificates else None
+        return Party.of(self.host.settings.certificates, self.peer)
 
     def become(self, phase: Phase) -> None:
         """Write the next phase; the act that it permits may follow. Raises PhaseConflict."""

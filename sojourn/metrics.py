@@ -188,7 +188,7 @@ class ClusterCollector(Collector):
 
 def cluster_collector(settings: Settings) -> ClusterCollector:
     """Return the collector of the cluster that these settings name; it connects at its first scrape."""
-    store = Store(settings.redis_url, settings.redis_tls)
+    store = Store.of(settings)
     return ClusterCollector(Ledger(store, keep_s=0), Registry(store), Queue(store, settings.lease_s))
 
 

@@ -16,6 +16,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from sojourn.errors import StoreUnreachable
+from sojourn.settings import Settings
 
 #: How long one command may take. Redis answers in well under a millisecond when it answers at all.
 TIMEOUT_S = 2.0
@@ -35,6 +36,11 @@ class Store:
         )
         self._scripts: dict[str, Any] = {}
         self._where = url.rsplit("@", 1)[-1].removeprefix("redis://").removeprefix("rediss://")
+
+    @classmethod
+    def of(cls, settings: Settings, timeout_s: float = TIMEOUT_S) -> Store:
+        """Return a connection to the Redis of these settings, inside TLS if they say so."""
+        return cls(settings.redis_url, settings.redis_tls, timeout_s)
 
     def put_fields(self, key: str, fields: Mapping[str, str], *, expire_s: int | None = None) -> None:
         """Set fields of a hash and, if asked, when the whole hash expires; one block."""

@@ -63,6 +63,11 @@ class Party:
     certificates: Certificates
     peer: str
 
+    @classmethod
+    def of(cls, directory: str | Path | None, peer: str) -> Party | None:
+        """Return who we are by the certificates of a directory; None without one: then nothing is encrypted."""
+        return cls(Certificates(Path(directory)), peer) if directory else None
+
     def connect(self, peer: socket.socket) -> ssl.SSLSocket:
         """Return the connection that we have made, encrypted."""
         with _in_words(self.peer):

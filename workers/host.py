@@ -28,7 +28,7 @@ from types import FrameType
 from celery.signals import worker_process_init, worker_ready
 from kombu.exceptions import OperationalError
 
-from sojourn import __version__, logbook, memory, pki, processor
+from sojourn import __version__, logbook, memory, processor
 from sojourn.doctor import Level, place
 from sojourn.errors import StoreUnreachable
 from sojourn.host import SECONDS_PER_DAY, Host, this_host
@@ -265,7 +265,11 @@ def start(host: Host) -> None:
 
 def _certified_until(settings: Settings) -> float | None:
     """Return when our certificate ends; it may have been renewed since it was read last."""
-    return None if settings.certificates is None else pki.ends(Certificates(settings.certificates).host)
+    if settings.certificates is None:
+        return None
+    from sojourn.pki import ends  # noqa: PLC0415  (of no use where there are no certificates)
+
+    return ends(Certificates(settings.certificates).host)
 
 
 def _warn_of_certificates(settings: Settings) -> None:

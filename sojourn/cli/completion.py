@@ -54,8 +54,7 @@ def _newest(index: str, incomplete: str) -> list[str]:
 
 
 def _store() -> Store:
-    settings = load()
-    return Store(settings.redis_url, settings.redis_tls, TIMEOUT_S)
+    return Store.of(load(), TIMEOUT_S)
 
 
 def _beginning(incomplete: str, words: Iterable[str]) -> list[str]:

@@ -67,7 +67,7 @@ def _of_the_place(settings: Settings) -> Iterator[tuple[str, Callable[[], Answer
 
 def _of_the_cluster(settings: Settings) -> Iterator[tuple[str, Callable[[], Answer]]]:
     """Yield the checks that need Redis; where it does not answer, the first says so and the others are left out."""
-    store = Store(settings.redis_url, settings.redis_tls)
+    store = Store.of(settings)
     yield "redis", lambda: cluster.redis(store)
     try:
         hosts = Registry(store).hosts()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from lab.lab import Lab
-from tests.lab.site import Site, require_lab
+from tests.lab.site import Site, fresh_lab, require_lab
 
 
 @pytest.fixture(scope="session")
@@ -19,11 +19,8 @@ def suitable() -> None:
 @pytest.fixture(scope="session")
 def lab(suitable: None) -> Iterator[Lab]:
     """Two hosts with their workers, and the hub."""
-    made = Lab("test")
-    made.down()
-    made.up(2)
-    yield made
-    made.down()
+    with fresh_lab("test") as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -160,6 +160,18 @@ def require_lab() -> None:
         pytest.skip(str(error))
 
 
+@contextlib.contextmanager
+def fresh_lab(name: str, hosts: int = 2, **how: Any) -> Iterator[Lab]:
+    """Yield a lab that is made anew, whatever is left of it, and leave nothing of it behind."""
+    lab = Lab(name)
+    lab.down()
+    try:
+        lab.up(hosts, **how)
+        yield lab
+    finally:
+        lab.down()
+
+
 def redis_tls(lab: Lab) -> dict[str, str]:
     """Return what redis-py needs to talk to a lab's Redis from outside."""
     return for_redis(lab.plan.authority / OUTSIDE) if lab.plan.encrypted else {}

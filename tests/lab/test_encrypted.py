@@ -13,7 +13,6 @@ import pytest
 
 from lab import workload
 from lab.host import HOST_PYTHON, Host, within
-from lab.lab import Lab
 from lab.plan import OUTSIDE
 from lab.workload import Workload
 from sojourn.errors import StoreUnreachable
@@ -23,7 +22,7 @@ from sojourn.store import Store
 from sojourn.tls import for_redis
 from tests.certificates import authority as new_authority
 from tests.certificates import issue
-from tests.lab.site import Site, left_behind, redis_tls, runs_on
+from tests.lab.site import Site, fresh_lab, left_behind, redis_tls, runs_on
 
 pytestmark = pytest.mark.lab
 
@@ -56,11 +55,8 @@ KILL = "until pgrep -f '{program}' >/dev/null; do sleep 0.002; done; sleep {afte
 @pytest.fixture(scope="module")
 def encrypted(suitable: None) -> Iterator[Site]:
     """Two hosts, a Redis and a command line that all have certificates."""
-    made = Lab("encrypted")
-    made.down()
-    made.up(2, encrypted=True)
-    yield Site(made)
-    made.down()
+    with fresh_lab("encrypted", encrypted=True) as made:
+        yield Site(made)
 
 
 @pytest.fixture
@@ -94,8 +90,13 @@ def put_certificates(host: Host, place: Path) -> None:
     """Put both files where the host looks for them, each in one instant."""
     host.run(["mkdir", "-p", CERTIFICATES])
     for name in ("ca.crt", "host.pem"):
-        write = f"umask 077; cat > {CERTIFICATES}/new; mv {CERTIFICATES}/new {CERTIFICATES}/{name}"
-        host.run(["sh", "-c", write], stdin=(place / name).read_text())
+        put(host, name, (place / name).read_text())
+
+
+def put(host: Host, name: str, text: str) -> None:
+    """Let a file take the place of the one that is there in one instant."""
+    write = f"umask 077; cat > {CERTIFICATES}/new; mv {CERTIFICATES}/new {CERTIFICATES}/{name}"
+    host.run(["sh", "-c", write], stdin=text)
 
 
 def test_who_listens_in_without_certificates(site: Site) -> None:
@@ -185,8 +186,7 @@ def _believe(site: Site, bundle: str) -> None:
     plan = site.lab.plan
     (plan.authority / OUTSIDE / "ca.crt").write_text(bundle)
     for name in plan.machines:
-        write = f"cat > {CERTIFICATES}/new; mv {CERTIFICATES}/new {CERTIFICATES}/ca.crt"
-        site.lab.host(name).run(["sh", "-c", write], stdin=bundle)
+        put(site.lab.host(name), "ca.crt", bundle)
     _restart_redis(site)
 
 
@@ -211,8 +211,7 @@ def test_the_authority_is_replaced(encrypted: Site, counter: Workload, tmp_path:
     moves()
     for name in ("alpha", "hub", "beta"):
         file = new.issue(name, [plan.address(name)], 1) / "host.pem"
-        write = f"umask 077; cat > {CERTIFICATES}/new; mv {CERTIFICATES}/new {CERTIFICATES}/host.pem"
-        encrypted.lab.host(name).run(["sh", "-c", write], stdin=file.read_text())
+        put(encrypted.lab.host(name), "host.pem", file.read_text())
         _restart_redis(encrypted)
         moves()
     stays = (plan.authority / OUTSIDE / "host.pem").read_bytes()

@@ -15,10 +15,9 @@ import pytest
 
 from lab import workload
 from lab.host import within
-from lab.lab import Lab
 from lab.workload import Workload
 from sojourn.run import run
-from tests.lab.site import MIGRATION_S, Ended, Site, killed_at_write, left_behind, require_lab, runs_on
+from tests.lab.site import MIGRATION_S, Ended, Site, fresh_lab, killed_at_write, left_behind, require_lab, runs_on
 
 pytestmark = pytest.mark.lab
 
@@ -40,11 +39,8 @@ kill -KILL $(grep FLOCK /proc/locks | grep ":$inode " | head -n 1 | sed 's/  */ 
 def made() -> Iterator[Site]:
     """Start a lab of its own, whose reconcilers are impatient."""
     require_lab()
-    lab = Lab("intervene")
-    lab.down()
-    lab.up(2, settings=SETTINGS)
-    yield Site(lab)
-    lab.down()
+    with fresh_lab("intervene", settings=SETTINGS) as lab:
+        yield Site(lab)
 
 
 @pytest.fixture
