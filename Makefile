@@ -1,10 +1,15 @@
-# Two commands are all that a fresh machine needs: `make demo` and `make test`. `make` alone lists the others.
+# Two commands are all that a fresh machine needs: `make demo` and `make test`. `make` alone lists
+# the others.
 
 BIN := .venv/bin
-RINGS := tests/unit tests/integration tests/lab tests/faults tests/browser tests/compose
+RINGS := tests/unit tests/integration tests/hostile tests/lab tests/faults tests/browser tests/compose
+
+# Two groups that take about as long as each other, measured on two cores.
+FIRST := $(wildcard tests/lab/test_[a-o]*.py)
+SECOND := $(filter-out tests/lab, $(RINGS)) $(wildcard tests/lab/test_[p-z]*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage lint wheel release docs faults soak bench control clean
+.PHONY: help demo test coverage lint wheel release docs faults soak programs bench freeze storm control clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,11 +18,11 @@ demo: ## set up, then migrate a process between two hosts and back, with proof (
 	@bin/setup lab
 	@$(BIN)/sojourn lab demo $(ARGS)
 
-test: ## set up, then run every ring of tests that this machine can: unit, integration, lab, faults, browser, compose
+test: ## set up, then run all rings of tests: unit, integration, hostile, lab, faults, browser, compose
 	@bin/setup browser docker
-	@$(BIN)/pytest $(RINGS) $(ARGS)
+	@bin/rings "$(FIRST)" "$(SECOND)" $(ARGS)
 
-coverage: ## run the rings but compose, and tell which branches of the machinery they took, in the lab's hosts too (root)
+coverage: ## run all rings but compose and report the branches they took, in hosts too (root)
 	@bin/setup browser
 	@$(BIN)/coverage erase
 	-@$(BIN)/coverage run -m pytest -p tests.covered $(filter-out tests/compose,$(RINGS)) $(ARGS)
@@ -36,32 +41,43 @@ wheel: ## build the wheel into dist/, as docs/install.md wants it
 	@bin/setup
 	@$(BIN)/python -m build --no-isolation --wheel
 
-release: ## build and check what would be published, in dist/; ARGS=--draft before everything is committed
+release: ## build and check what would be published, in dist/; ARGS=--draft: uncommitted too
 	@bin/setup
 	@$(BIN)/python bin/release.py $(ARGS)
 
-faults: ## run the whole fault matrix on several labs and write docs/failure.md (root, about an hour)
-	@bin/setup lab
+faults: ## run the whole fault matrix and write docs/failure.md (root, about an hour)
+	@bin/setup tests lab
 	@$(BIN)/python -m tests.faults.matrix $(ARGS)
 
-soak: ## migrate 500 times back and forth under faults and write docs/soak.md (root, about an hour)
-	@bin/setup lab
+soak: ## migrate 500 times under faults and write docs/soak.md (root, about an hour)
+	@bin/setup tests lab
 	@$(BIN)/python -m tests.faults.soak $(ARGS)
 
-docs: ## write what the code knows into docs/, the man pages, and HTML with its links checked: build/docs/index.html
+programs: ## migrate programs of Debian's packages and write docs/programs.md (root, half an hour)
+	@bin/setup tests lab
+	@$(BIN)/python -m tests.programs $(ARGS)
+
+docs: ## generate parts of docs/, man pages and HTML, links checked: build/docs/index.html
 	@bin/setup
 	@$(BIN)/python -m manual
 	@$(BIN)/sphinx-build --fail-on-warning --quiet -c manual . build
 
-bench: ## measure the freeze against the same CRIU commands in a shell script (root)
-	@bin/setup lab
+bench: freeze storm ## measure what the next two do, one after the other (root)
+
+freeze: ## measure the freeze of each mode against CRIU's commands in a shell script (root)
+	@bin/setup tests lab
 	@$(BIN)/python benchmarks/freeze.py $(ARGS)
 
-control: ## measure the queue, the canvas and the journals without CRIU: 10,000 migrations between 1,000 hosts
+storm: ## measure how post-copy bears that all memory is touched at once (root)
+	@bin/setup tests lab
+	@$(BIN)/python benchmarks/fault_storm.py $(ARGS)
+
+control: ## measure queue, canvas and journals without CRIU: 10,000 migrations, 1,000 hosts
 	@bin/setup
 	@$(BIN)/python benchmarks/control_plane.py $(ARGS)
 
 clean: ## remove the demo's lab, .venv and caches; the hosts' root stays in /var/cache/sojourn
 	@if [ -e /run/sojourn-lab/demo ]; then $(BIN)/sojourn lab down --name demo; fi
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov dist build
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf .coverage htmlcov dist build
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,9 +1,10 @@
-"""Builds the source archive and the wheel, and checks them as somebody would meet them: ``make release``.
+"""Builds the source archive and the wheel, and checks them as a user gets them: ``make release``.
 
-Both are built from this checkout into ``dist/``, looked at by twine, looked into, and installed into environments that
-have nothing else. There the command must run, and a program that uses the public API must pass mypy --strict.
+Both are built from this checkout into ``dist/``, checked by twine, compared with lists of files,
+and installed into environments that have nothing else. There the command must run, and a program
+that uses the public API must pass mypy --strict.
 
-Nothing is published; what to do with the files is said at the end.
+Nothing is published; the last line says how to.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from sojourn import __version__
+from sojourn.environment import environment
 from sojourn.errors import SojournError
-from sojourn.run import Argument, run
-from sojourn.settings import environment
+from sojourn.system.run import run
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,9 +33,15 @@ BUILD_S, CHECK_S, INSTALL_S = 300, 120, 600
 
 #: What a wheel must hold beside the modules, and what must not be in it.
 IN_THE_WHEEL = (
-    *(f"{package}/py.typed" for package in ("sojourn", "tasks", "workflows", "workers", "web", "lab")),
+    *(
+        f"{package}/py.typed"
+        for package in ("sojourn", "tasks", "workflows", "workers", "web", "lab")
+    ),
     *("web/templates/migrations.html", "web/static/table.js", "lab/workloads/counter.py"),
-    *(f"share/sojourn/{name}" for name in ("sojourn.toml", "constraints.txt", "prometheus/alerts.yml")),
+    *(
+        f"share/sojourn/{name}"
+        for name in ("sojourn.toml", "constraints.txt", "prometheus/alerts.yml")
+    ),
     *(f"share/sojourn/systemd/sojourn-{name}.service" for name in ("worker", "flower")),
     "licenses/LICENSE",
 )
@@ -76,24 +83,32 @@ Say = Callable[[str], None]
 
 
 class ReleaseFailed(SojournError):
-    """What was built is not what should be published."""
+    """The archives are not fit to be published."""
 
     code = "RELEASE_FAILED"
 
 
 def build(to: Path) -> tuple[Path, Path]:
     """Build source archive and wheel, the wheel from the archive; return both."""
-    run([sys.executable, "-m", "build", "--no-isolation", "--outdir", to, ROOT], deadline_s=BUILD_S, env=environment())
+    run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", to, ROOT],
+        deadline_s=BUILD_S,
+        env=environment(),
+    )
     return to / f"sojourn-{__version__}.tar.gz", to / f"sojourn-{__version__}-py3-none-any.whl"
 
 
 def look_at(*files: Path) -> None:
-    """Let twine look at the metadata. Raises CommandFailed."""
-    run([sys.executable, "-m", "twine", "check", "--strict", *files], deadline_s=CHECK_S, env=environment())
+    """Let twine check the metadata. Raises CommandFailed."""
+    run(
+        [sys.executable, "-m", "twine", "check", "--strict", *files],
+        deadline_s=CHECK_S,
+        env=environment(),
+    )
 
 
 def look_into(source: Path, wheel: Path) -> None:
-    """Look whether everything is in both, and nothing that should not be. Raises ReleaseFailed."""
+    """Check that both hold what they must, and nothing else. Raises ReleaseFailed."""
     with zipfile.ZipFile(wheel) as archive:
         _compare(wheel, archive.namelist(), IN_THE_WHEEL, NOT_IN_THE_WHEEL)
     with tarfile.open(source) as archive:
@@ -101,43 +116,50 @@ def look_into(source: Path, wheel: Path) -> None:
 
 
 def try_out(file: Path, place: Path, install: Callable[[Path, Path], object]) -> None:
-    """Install a file into a fresh environment below ``place`` by ``install``, and use it. Raises CommandFailed."""
+    """Install a file into a fresh environment below ``place``, and use it. Raises CommandFailed."""
     home = place / "environment"
     venv.create(home, with_pip=False, symlinks=True)
     install(home, file)
-    for words in (["--version"], ["--help"]):
-        done = run([home / "bin/sojourn", *words], deadline_s=CHECK_S, cwd=place)
-        if __version__ not in done.stdout and words == ["--version"]:
-            raise ReleaseFailed(f"{file.name} says that it is {done.stdout.strip()}.")
+    for option in ("--version", "--help"):
+        output = run([home / "bin/sojourn", option], deadline_s=CHECK_S, cwd=place).stdout
+        if option == "--version" and __version__ not in output:
+            raise ReleaseFailed(f"{file.name} has another version: {output.strip()}.")
     program = place / "program.py"
     program.write_text(PROGRAM)
     run([home / "bin/python", program], deadline_s=CHECK_S, cwd=place)
-    mypy: list[Argument] = [sys.executable, "-m", "mypy", "--strict", "--python-executable", home / "bin/python"]
-    run([*mypy, "--cache-dir", place / "cache", program], deadline_s=CHECK_S, cwd=place)
+    mypy = [sys.executable, "-m", "mypy", "--strict", f"--python-executable={home}/bin/python"]
+    run([*mypy, f"--cache-dir={place}/cache", program], deadline_s=CHECK_S, cwd=place)
 
 
 def from_the_index(home: Path, file: Path) -> None:
-    """Install a file with its dependencies, in the versions that were tested, as pip's own settings say."""
-    pip: list[Argument] = [sys.executable, "-m", "pip", "--python", home / "bin/python", "install", "--quiet"]
+    """Install a file with its dependencies, in the versions that were tested, from pip's index."""
+    pip = [sys.executable, "-m", "pip", f"--python={home}/bin/python", "install", "--quiet"]
     pinned = f"--constraint={ROOT / 'constraints.txt'}"
-    run([*pip, "--disable-pip-version-check", pinned, file], deadline_s=INSTALL_S, env=environment())
+    run(
+        [*pip, "--disable-pip-version-check", pinned, file], deadline_s=INSTALL_S, env=environment()
+    )
 
 
 def check_state() -> None:
-    """Refuse changes that are in no commit, and a version that the changelog does not know. Raises ReleaseFailed."""
+    """Refuse uncommitted changes, and a version without a changelog. Raises ReleaseFailed."""
     changed = run(["git", "status", "--porcelain"], deadline_s=CHECK_S, cwd=ROOT).stdout
     if changed:
-        raise ReleaseFailed("There are changes that are in no commit.", "Commit them, or try out with --draft.")
+        raise ReleaseFailed(
+            "There are uncommitted changes.", "Commit them, or try it out with --draft."
+        )
     if f"## [{__version__}]" not in (ROOT / "CHANGELOG.md").read_text():
-        hint = f"Name the section of unreleased changes [{__version__}], with its date; or try out with --draft."
-        raise ReleaseFailed(f"CHANGELOG.md has no section [{__version__}].", hint)
+        raise ReleaseFailed(
+            f"CHANGELOG.md has no section [{__version__}].",
+            f"Rename the section of unreleased changes to [{__version__}], with its date; "
+            "or try it out with --draft.",
+        )
 
 
 def release(to: Path, say: Say) -> None:
-    """Do all of it. Raises ReleaseFailed, CommandFailed."""
+    """Build both and check them. Raises ReleaseFailed, CommandFailed."""
     say(f"building {__version__}")
     source, wheel = build(to)
-    say("looking at both")
+    say("checking both")
     look_at(source, wheel)
     look_into(source, wheel)
     for file in (wheel, source):
@@ -147,24 +169,28 @@ def release(to: Path, say: Say) -> None:
     say(f"{source} and {wheel} are good. Next: git tag v{__version__}, push it, publish both.")
 
 
-def _compare(archive: Path, names: Iterable[str], wanted: Iterable[str], unwanted: re.Pattern[str]) -> None:
+def _compare(
+    archive: Path, names: Iterable[str], wanted: Iterable[str], unwanted: re.Pattern[str]
+) -> None:
     held = list(names)
-    missing = [name for name in wanted if not any(each.endswith(name) for each in held)]
+    missing = [name for name in wanted if not any(path.endswith(name) for path in held)]
     surplus = [name for name in held if unwanted.search(name)]
     if missing or surplus:
         raise ReleaseFailed(f"{archive.name} lacks {missing} and holds {surplus[:5]}.")
 
 
 def main() -> int:
-    """Release what the command line says."""
-    parser = argparse.ArgumentParser(description="Build the source archive and the wheel, and check both.")
-    parser.add_argument("--draft", action="store_true", help="also with changes that are in no commit")
+    """Build and check, as the command line asks for."""
+    parser = argparse.ArgumentParser(
+        description="Build the source archive and the wheel, and check both."
+    )
+    parser.add_argument("--draft", action="store_true", help="also with uncommitted changes")
     parser.add_argument("--to", type=Path, default=ROOT / "dist", help="where the files go")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     try:
-        if not asked.draft:
+        if not options.draft:
             check_state()
-        release(asked.to, lambda line: print(f"release: {line}", flush=True))
+        release(options.to, lambda line: print(f"release: {line}", flush=True))
     except SojournError as error:
         print(f"error: {error.message}\nhint:  {error.hint}", file=sys.stderr)
         return 1

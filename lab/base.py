@@ -1,26 +1,30 @@
-"""The root that all hosts stand on: a small Debian 13 with CRIU 4.2 out of Debian unstable.
+"""The root that all hosts stand on: a small Debian 13 with CRIU 4.2 from Debian unstable.
 
-CRIU 4.1 of Debian 13 can not dump inet sockets on kernels from 6.16 on, which is why that one package and
-the libraries that it can not do without come from unstable, and nothing else does.
+CRIU 4.1 of Debian 13 cannot dump inet sockets on kernels from 6.16 on, which is why that one
+package and the libraries that it needs come from unstable, and nothing else does.
+
+``python3 -m lab.base`` builds it. This module and what it imports need the standard library only,
+so that bin/setup can build the root while pip installs Sojourn's libraries.
 """
 
 from __future__ import annotations
 
 import contextlib
-import shutil
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lab.errors import LabFailed
 from lab.layer import Layer, Report
-from sojourn.errors import CommandFailed
-from sojourn.run import Argument, Child, run, spawn
-from sojourn.settings import variable
+from sojourn.environment import variable
+from sojourn.system.run import Argument, Child, run, spawn
 
 SUITE = "trixie"
 PACKAGES = (
+    "criu",
     "iproute2",
+    "iputils-arping",
     "iputils-ping",
     "nftables",
     "openssh-client",
@@ -36,6 +40,8 @@ PACKAGES = (
 NEWER_SUITE = "sid"
 NEWER_PACKAGES = ("criu", "libcompel1", "libnet9", "libnl-3-200")
 
+#: Priorities of apt_preferences(5): with 10, a package comes from unstable only where Debian 13 has
+#: none of that name.
 PREFERENCES = f"""\
 Package: *
 Pin: release n={NEWER_SUITE}
@@ -46,7 +52,7 @@ Pin: release n={NEWER_SUITE}
 Pin-Priority: 990
 """
 
-#: Settings of the outside's apt that decide whether and how it reaches the mirror.
+#: Settings of this machine's apt that decide whether and how it reaches the mirror.
 NETWORK_SETTINGS = (
     "Acquire::http",
     "Acquire::Check-",
@@ -54,11 +60,25 @@ NETWORK_SETTINGS = (
     "Acquire::ForceIPv4",
 )
 
+#: Nobody reads documentation in a host, and a root that is not complete is thrown away, so it need
+#: not survive a crash file by file (dpkg(1), --force-unsafe-io).
+DPKG_OPTIONS = (
+    "force-unsafe-io",
+    "path-exclude=/usr/share/doc/*",
+    "path-exclude=/usr/share/locale/*",
+    "path-exclude=/usr/share/man/*",
+)
+
+#: mmdebstrap trusts the keys of this machine's apt, which may be another distribution's.
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+#: How the lines of mmdebstrap, apt and dpkg begin that show how far they are.
+PROGRESS = ("I: ", "Get:", "Unpacking ", "Setting up ")
+
 BUILD_S = 1200
-INSTALL_S = 300
 ASK_S = 30
 
-#: Everything that is built dies with its builder, and what it mounts is seen by nobody else.
+#: Everything that is built dies with its builder, and its mounts are visible to no other process.
 APART = (
     *("setpriv", "--pdeathsig", "KILL"),
     *("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"),
@@ -67,63 +87,89 @@ APART = (
 
 def layer() -> Layer:
     """Return the layer of the base root; its recipe does not depend on the mirror."""
-    return Layer("base", "\n".join([SUITE, *PACKAGES, PREFERENCES]), _fill)
+    recipe = [SUITE, *PACKAGES, PREFERENCES, *DPKG_OPTIONS]
+    return Layer("base", "\n".join(recipe), _fill)
 
 
 def mirror() -> str:
-    """Return the address of a Debian mirror: SOJOURN_LAB_MIRROR, or the first one that our own apt uses."""
+    """Return a Debian mirror: SOJOURN_LAB_MIRROR, or the first of this machine's apt sources."""
     chosen = variable("SOJOURN_LAB_MIRROR")
     if chosen:
         return chosen
+    fields = "$(SITE) $(ORIGIN) $(LABEL)"
     targets = run(
-        ["apt-get", "indextargets", "--format", "$(SITE) $(ORIGIN) $(LABEL)", "Created-By: Packages"],
-        deadline_s=ASK_S,
+        ["apt-get", "indextargets", "--format", fields, "Created-By: Packages"], deadline_s=ASK_S
     )
     for line in targets.stdout.splitlines():
         site, *origin_and_label = line.split()
         if origin_and_label == ["Debian", "Debian"]:
             return site
     raise LabFailed(
-        "This machine's apt knows no Debian mirror to build the hosts' root from.",
+        "The apt sources of this machine name no Debian mirror to build the hosts' root from.",
         "Set SOJOURN_LAB_MIRROR to the address of one, then try again.",
     )
 
 
-def _fill(root: Path, report: Report) -> None:
+def network_settings() -> str:
+    """Return the lines of apt.conf with which this machine's apt reaches its mirror."""
+    lines = run(["apt-config", "dump", "Acquire"], deadline_s=ASK_S).stdout.splitlines()
+    return "".join(f"{line}\n" for line in lines if line.startswith(NETWORK_SETTINGS))
+
+
+def bootstrap(
+    root: Path, report: Report, *, suites: Sequence[str] = (SUITE,), options: Sequence[str] = ()
+) -> None:
+    """Make a minimal Debian 13 of an empty directory. Raises LabFailed.
+
+    ``options`` are more of mmdebstrap's own.
+    """
     site = mirror()
-    _debootstrap(root, site, report)
-    report(f"base: CRIU out of {NEWER_SUITE}")
-    _write_apt_settings(root, site)
-    _in_root(root, ["apt-get", "--error-on=any", "update"])
-    # dpkg calls it "install", but the versions that the pins allow are what is fetched.
-    _in_root(root, ["apt-get", "install", "--yes", "--no-install-recommends", "criu"])
-    _in_root(root, ["apt-get", "clean"])
-    shutil.rmtree(root / "var/lib/apt/lists")
+    with tempfile.NamedTemporaryFile("w", prefix="sojourn-lab-", suffix=".conf") as settings:
+        settings.write(network_settings() + 'Acquire::Languages "none";\n')
+        settings.flush()
+        argv: list[Argument] = [
+            *(*APART, "mmdebstrap", "--mode=root", "--format=directory", "--variant=minbase"),
+            *("--verbose", f"--keyring={KEYRING}", f"--aptopt={settings.name}"),
+            *(f"--dpkgopt={option}" for option in DPKG_OPTIONS),
+            *options,
+            SUITE,
+            root,
+            *(f"deb {site} {suite} main" for suite in suites),
+        ]
+        _follow(argv, report)
 
 
-def _debootstrap(root: Path, site: str, report: Report) -> None:
-    log = root.with_suffix(".log")
-    include = "--include=" + ",".join(PACKAGES)
-    argv: list[Argument] = [*APART, "debootstrap", "--variant=minbase", include, SUITE, root, site]
-    child = spawn(argv, output=log, pipe=True)
-    last = ""
+def _fill(root: Path, report: Report) -> None:
+    with tempfile.TemporaryDirectory(prefix="sojourn-lab-") as place:
+        preferences = Path(place) / "sojourn"
+        preferences.write_text(PREFERENCES)
+        include = f"--include={','.join(PACKAGES)}"
+        pin = f"--setup-hook=copy-in {preferences} /etc/apt/preferences.d"
+        bootstrap(root, report, suites=(SUITE, NEWER_SUITE), options=(include, pin))
+
+
+def _follow(argv: Sequence[Argument], report: Report) -> None:
+    """Run a builder and report how far it is. Raises LabFailed with the reason that it gave."""
+    # The shell sends everything to the pipe: mmdebstrap writes to stderr, dpkg to stdout.
+    child = spawn(["sh", "-c", 'exec "$@" 2>&1', "sh", *argv], pipe=True)
+    lines = []
     with _ended_after(child, BUILD_S):
         for line in child.stdout:
-            last = line.strip()
-            if last.startswith("I: "):
-                report(f"base: {last.removeprefix('I: ').rstrip('.')}")
-    said = [*log.read_text().splitlines(), last]
-    log.unlink()
+            lines.append(line.strip())
+            if line.startswith(PROGRESS):
+                report(f"base: {line.removeprefix('I: ').strip().rstrip('.')}")
     if child.wait(BUILD_S) != 0:
         raise LabFailed(
-            f"debootstrap could not build the hosts' root: {_cause(said)}",
-            "Check that the mirror can be reached, or name another one in SOJOURN_LAB_MIRROR.",
+            f"mmdebstrap could not build the hosts' root: {_cause(lines)}",
+            "Check that the mirror answers and carries Debian 13 and unstable, or name another one "
+            "in SOJOURN_LAB_MIRROR.",
         )
 
 
 def _cause(lines: Sequence[str]) -> str:
+    """Return the first error, which caused the others."""
     errors = [line.removeprefix("E: ") for line in lines if line.startswith("E: ")]
-    return errors[0] if errors else lines[-1] or "it said nothing"
+    return errors[0] if errors else (lines[-1] if lines else "it printed nothing")
 
 
 @contextlib.contextmanager
@@ -131,35 +177,18 @@ def _ended_after(child: Child, deadline_s: float) -> Iterator[None]:
     """End the child at the deadline, and when the block is left by an error or Ctrl-C."""
     timer = threading.Timer(deadline_s, child.kill)
     timer.start()
-    try:
-        yield
-    except BaseException:
-        child.kill()
-        raise
-    finally:
-        timer.cancel()
+    with contextlib.ExitStack() as undo:
+        undo.callback(timer.cancel)
+        with contextlib.ExitStack() as on_error:
+            on_error.callback(child.kill)
+            yield
+            on_error.pop_all()
 
 
-def _write_apt_settings(root: Path, site: str) -> None:
-    suites = (SUITE, NEWER_SUITE)
-    apt = root / "etc/apt"
-    (apt / "sources.list").write_text("".join(f"deb {site} {suite} main\n" for suite in suites))
-    (apt / "preferences.d/sojourn").write_text(PREFERENCES)
-    (apt / "apt.conf.d/90outside").write_text(network_settings() + 'Acquire::Languages "none";\n')
-    (root / "etc/resolv.conf").write_bytes(Path("/etc/resolv.conf").read_bytes())
+def main() -> None:
+    """Build the base root unless it is there; a process that waits for it reports the progress."""
+    layer().ready(lambda _: None)
 
 
-def network_settings() -> str:
-    """Return what the outside's apt needs to reach its mirror, for a root that is made here."""
-    lines = run(["apt-config", "dump", "Acquire"], deadline_s=ASK_S).stdout.splitlines()
-    return "".join(f"{line}\n" for line in lines if line.startswith(NETWORK_SETTINGS))
-
-
-def _in_root(root: Path, argv: Sequence[str]) -> None:
-    try:
-        run([*APART, "chroot", root, *argv], deadline_s=INSTALL_S, env={"DEBIAN_FRONTEND": "noninteractive"})
-    except CommandFailed as error:
-        raise LabFailed(
-            f"Could not install CRIU into the hosts' root. {error.message}",
-            "Check that the mirror carries Debian unstable, or name another one in SOJOURN_LAB_MIRROR.",
-        ) from error
+if __name__ == "__main__":
+    main()

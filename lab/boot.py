@@ -1,7 +1,7 @@
 """The first program in a host's namespaces: makes its root, enters it and becomes its init.
 
-``python -m lab.boot LAB HOST``, as PID 1 of a new PID namespace, with mount, UTS and IPC namespaces of its
-own, inside the host's network namespace.
+``python -m lab.boot LAB HOST``, as PID 1 of a new PID namespace, with mount, UTS and IPC namespaces
+of its own, inside the host's network namespace.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from lab import services
 from lab.libraries import CHECKOUT
 from lab.plan import Plan
 from lab.stacked import stack
-from sojourn.process import identity
-from sojourn.process import stat as process_stat
-from sojourn.run import CLEAN_ENVIRONMENT, run
+from sojourn.system.process import identity
+from sojourn.system.process import stat as process_stat
+from sojourn.system.run import CLEAN_ENVIRONMENT, run
 
 MOUNT_DEADLINE_S = 10
 
@@ -62,14 +62,16 @@ def main() -> None:
     os.umask(0o022)
     socket.sethostname(host)
     root = _root(plan, host, directory)
+    # Before the root is entered: the lab's keys and certificates are in this machine's file system.
     services.furnish(root, plan, host)
     _enter(root)
+    # Last: each command that is run takes a PID.
     _start_pids(plan, host, boot)
-    os.execve(INIT[0], INIT, CLEAN_ENVIRONMENT)  # noqa: S606  (no shell is the point)
+    os.execve(INIT[0], INIT, CLEAN_ENVIRONMENT)
 
 
 def _announce(directory: Path) -> None:
-    """Write down who we are as the outside sees it: its /proc is still mounted here."""
+    """Record our PIDs as this machine numbers them: its /proc is still mounted here."""
     pid = int((Path("/proc/self")).readlink().name)
     init, waiter = identity(pid), identity(process_stat(pid).parent)
     plans.write_privately(directory / "init.json", json.dumps([asdict(init), asdict(waiter)]))
@@ -78,6 +80,7 @@ def _announce(directory: Path) -> None:
 def _root(plan: Plan, host: str, directory: Path) -> Path:
     root, disk = directory / "root", plans.DISKS / plan.name / host
     stack((directory / "layers").read_text(), disk / "upper", disk / "work", root)
+    # A new /proc shows the PID namespace of the process that mounts it (pid_namespaces(7)).
     _mount(root / "proc", "-t", "proc", "proc")
     _mount(root / "sys", "-t", "sysfs", "sysfs")
     _mount(root / "run", "-t", "tmpfs", "-o", "mode=0755,nosuid,nodev", "tmpfs")
@@ -104,21 +107,22 @@ def _devices(dev: Path) -> None:
 
 
 def _new_boot_id(root: Path) -> None:
-    """Give the host a boot id of its own, as a real one has: the kernel's would outlive the host."""
+    """Give the host a boot id of its own: the kernel's would stay the same over its boots."""
     (root / "run/boot_id").write_text(f"{uuid.uuid4()}\n")
     _mount(root / "proc/sys/kernel/random/boot_id", "--bind", str(root / "run/boot_id"))
 
 
 def _enter(root: Path) -> None:
-    """Make the root ours and lose sight of the outside's. CRIU can not work in a mere chroot."""
+    """Make the root ours and detach this machine's. CRIU cannot work in a mere chroot."""
     outside = root / "mnt"
     run(["pivot_root", root, outside], deadline_s=MOUNT_DEADLINE_S)
     os.chdir("/")
+    # Lazily: the Python that runs this has files open in there.
     run(["umount", "--lazy", "/mnt"], deadline_s=MOUNT_DEADLINE_S)
 
 
 def _count_boots(file: Path) -> int:
-    """Return how often the host was booted before."""
+    """Return the number of earlier boots of the host."""
     before = int(file.read_text()) if file.exists() else 0
     file.write_text(str(before + 1))
     return before

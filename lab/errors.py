@@ -12,6 +12,6 @@ class LabFailed(SojournError):
 
 
 class LabUnsuitable(SojournError):
-    """The machine can not carry a lab; nothing was made."""
+    """This machine cannot carry a lab; nothing was made."""
 
     code = "LAB_UNSUITABLE"

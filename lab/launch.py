@@ -1,8 +1,8 @@
-"""Start a program in a shape that migrates well: ``python3 launch.py LOG COMMAND…``. Prints its PID.
+"""Start a program detached, and print its PID: ``python3 launch.py LOG COMMAND…``.
 
-Runs inside a host with the standard library only. The program is orphaned, so that the host's init adopts
-it, leads its own session, since CRIU refuses a tree whose session leader it can not see, and has no
-descriptor but ``/dev/null`` and its log.
+Runs inside a host with the standard library only. The program is in a shape that migrates well: it
+is orphaned, so that the host's init adopts it; it leads its own session, since CRIU refuses a tree
+whose session leader is outside of it; and it has no descriptor but ``/dev/null`` and its log.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ import sys
 
 
 def main() -> None:
-    """Fork, tell the PID, and leave the child to init."""
+    """Fork, print the PID, and leave the child to init."""
     log, *command = sys.argv[1:]
-    told, tell = os.pipe2(os.O_CLOEXEC)
+    reader, writer = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
-        _become(command, log, tell)
-    os.close(tell)
-    error = os.read(told, 4096)  # the pipe closes, with nothing in it, when the program has started
+        _become(command, log, writer)
+    os.close(writer)
+    # O_CLOEXEC: exec closes the pipe, so nothing comes out of it once the program has started.
+    error = os.read(reader, 4096)
     if error:
         sys.exit(error.decode())
     print(pid)  # noqa: T201  (the PID is the answer)
 
 
-def _become(command: list[str], log: str, tell: int) -> None:
+def _become(command: list[str], log: str, writer: int) -> None:
     try:
         os.setsid()
         os.chdir("/")
@@ -33,10 +34,11 @@ def _become(command: list[str], log: str, tell: int) -> None:
         sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         for source, target in ((nothing, 0), (sink, 1), (sink, 2)):
             os.dup2(source, target)
-        os.closerange(3, tell)
-        os.execvp(command[0], command)  # noqa: S606  (no shell is the point)
+        # The pipe itself stays open, for exec to close it or for an error to be reported.
+        os.closerange(3, writer)
+        os.execvp(command[0], command)
     except OSError as error:
-        os.write(tell, f"{command[0]}: {error.strerror}".encode())
+        os.write(writer, f"{command[0]}: {error.strerror}".encode())
         os._exit(127)
 
 

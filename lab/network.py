@@ -1,9 +1,10 @@
-"""The lab's network: one bridge in a network namespace of its own, and a cable (veth) from each host into it.
+"""The lab's network: a bridge in a network namespace of its own, and a cable (veth) to each host.
 
-Because the bridge lives apart, nothing of the outside's firewall touches the lab's traffic, and the lab
-changes nothing there. The outside has one cable into the bridge and no route beyond it.
+Because the bridge has its own namespace, this machine's firewall does not touch the lab's traffic,
+and the lab changes nothing there. This machine has one cable into the bridge, and no route beyond.
 
-Names it makes: network namespaces ``sojourn-LAB-switch`` and ``sojourn-LAB-HOST``, the interface ``sj-LAB``.
+Names it makes: network namespaces ``sojourn-LAB-switch`` and ``sojourn-LAB-HOST``, the interface
+``sj-LAB``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterable
 
 from lab.errors import LabFailed
 from lab.plan import HOSTS, HUB, STATE, Plan, exists, load
-from sojourn.run import Completed, run
+from sojourn.system.run import Completed, run
 
 IP_DEADLINE_S = 20
 SWITCH = "switch"
@@ -24,18 +25,21 @@ LAB_NETWORK = "10.213.{}.0/24"
 
 
 class Network:
-    """The cables of one lab. Every act is safe to repeat."""
+    """The cables of one lab. Every method is safe to repeat."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
 
     def lay(self) -> None:
-        """Make the bridge and the outside's cable into it."""
+        """Make the bridge and this machine's cable into it."""
         if SWITCH in namespaces(self.plan.name):
             return
         switch = namespace(self.plan.name, SWITCH)
         _ip(["netns", "add", switch])
-        _batch(switch, ["link set lo up", "link add br0 type bridge forward_delay 0", "link set br0 up"])
+        _batch(
+            switch,
+            ["link set lo up", "link add br0 type bridge forward_delay 0", "link set br0 up"],
+        )
         cable = outside_interface(self.plan.name)
         _ip(["link", "add", cable, "type", "veth", "peer", "name", "outside", "netns", switch])
         _batch(switch, ["link set outside master br0 up"])
@@ -47,7 +51,7 @@ class Network:
         if host in namespaces(self.plan.name):
             return
         name, number = namespace(self.plan.name, host), self.plan.number(host)
-        # A host that comes back has its old hardware address, else its peers would go on writing to that.
+        # A host that comes back keeps its hardware address: its peers have it in their caches.
         hardware = f"02:53:4a:{self.plan.subnet:02x}:00:{number:02x}"
         _ip(["netns", "add", name])
         _batch(
@@ -58,16 +62,19 @@ class Network:
             ],
         )
         address = f"address add {self.plan.address(host)}/24 dev eth0"
-        _batch(name, ["link set lo up", "link set eth0 addrgenmode none", address, "link set eth0 up"])
+        _batch(
+            name, ["link set lo up", "link set eth0 addrgenmode none", address, "link set eth0 up"]
+        )
 
     def unplug(self, host: str) -> None:
         """Take a host's cable and network namespace away."""
         if host in namespaces(self.plan.name):
+            # Its other end goes with it. There is no cable where ``plug`` was interrupted.
             _on_switch(self.plan.name, ["link", "delete", host], check=False)
             _ip(["netns", "delete", namespace(self.plan.name, host)])
 
     def cut(self, host: str) -> None:
-        """Pull a host's cable: nothing arrives and nothing leaves, and nobody is told."""
+        """Pull a host's cable: packets are lost without a word to either side."""
         _on_switch(self.plan.name, ["link", "set", host, "down"])
 
     def heal(self, host: str) -> None:
@@ -76,7 +83,9 @@ class Network:
 
     def cut_hosts(self) -> set[str]:
         """Return the hosts whose cable is pulled."""
-        links = json.loads(_on_switch(self.plan.name, ["-json", "link", "show", "type", "veth"]).stdout)
+        links = json.loads(
+            _on_switch(self.plan.name, ["-json", "link", "show", "type", "veth"]).stdout
+        )
         return {link["ifname"] for link in links if "UP" not in link["flags"]}
 
 
@@ -86,7 +95,7 @@ def namespace(lab: str, host: str) -> str:
 
 
 def outside_interface(lab: str) -> str:
-    """Return the name of the outside's end of its cable."""
+    """Return the name of this machine's end of its cable."""
     return f"sj-{lab}"
 
 
@@ -102,27 +111,30 @@ def labs() -> set[str]:
 
 
 def pids(lab: str, host: str) -> list[int]:
-    """Return the processes that live in a host's network namespace, as the outside numbers them."""
+    """Return the PIDs, on this machine, of the processes in a host's network namespace."""
     return [int(pid) for pid in _ip(["netns", "pids", namespace(lab, host)]).stdout.split()]
 
 
 def remove(lab: str) -> None:
     """Take all cables and network namespaces of a lab away, whatever is left of them."""
-    # The cable first and by name: with its namespace alone it would only vanish some time later.
+    # The cable first and by name: the kernel removes a namespace's cables only some time later.
     run(["ip", "link", "delete", outside_interface(lab)], deadline_s=IP_DEADLINE_S, check=False)
     for host in namespaces(lab):
         _ip(["netns", "delete", namespace(lab, host)])
 
 
 def free_subnet() -> int:
-    """Return the first third number of 10.213.x.0/24 that neither a lab nor a route of this machine uses."""
+    """Return the first x of 10.213.x.0/24 that neither a lab nor a route of this machine uses."""
     taken = list(_routed())
     planned = {load(path.name).subnet for path in STATE.glob("*") if exists(path.name)}
     for number in range(256):
         network = ipaddress.ip_network(LAB_NETWORK.format(number))
         if number not in planned and not any(network.overlaps(other) for other in taken):
             return number
-    raise LabFailed("All of 10.213.0.0/16 is in use on this machine.", "Take a lab down: sojourn lab down --all.")
+    raise LabFailed(
+        "All of 10.213.0.0/16 is in use on this machine.",
+        "Take a lab down: sojourn lab down --all.",
+    )
 
 
 def _routed() -> Iterable[ipaddress.IPv4Network]:
@@ -133,11 +145,13 @@ def _routed() -> Iterable[ipaddress.IPv4Network]:
 
 def _present() -> set[str]:
     listed = _ip(["-json", "netns", "list"]).stdout
-    return {each["name"] for each in json.loads(listed or "[]")}
+    return {namespace["name"] for namespace in json.loads(listed or "[]")}
 
 
 def _on_switch(lab: str, arguments: list[str], *, check: bool = True) -> Completed:
-    return run(["ip", "-n", namespace(lab, SWITCH), *arguments], deadline_s=IP_DEADLINE_S, check=check)
+    return run(
+        ["ip", "-n", namespace(lab, SWITCH), *arguments], deadline_s=IP_DEADLINE_S, check=check
+    )
 
 
 def _ip(arguments: list[str]) -> Completed:

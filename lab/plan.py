@@ -25,10 +25,11 @@ HOSTS = (
 )
 HUB = "hub"
 
-#: This machine, as the lab's hosts call it.
+#: This machine, as the lab's hosts call it: everything outside of the lab.
 OUTSIDE = "outside"
 
-#: Short enough for the name of a network interface, and free of the dash that parts the names of namespaces.
+#: Short enough for the name of a network interface, and without the dash that separates the parts
+#: of a namespace's name.
 NAME = re.compile(r"[a-z][a-z0-9]{0,11}")
 
 FLOWER_PORT = 5555
@@ -39,9 +40,9 @@ HUB_NUMBER = 2
 FIRST_HOST_NUMBER = 11
 
 #: How far apart the PIDs of two hosts start where the kernel has room for it.
-PID_STEP = 10_000
+PID_STEP = 200_000
 
-#: Into how many parts that is divided, one for each boot; then it begins again.
+#: Into how many parts that is divided, one for each boot; after the last comes the first again.
 BOOTS = 10
 
 Setting = str | int | float | bool
@@ -51,8 +52,9 @@ Setting = str | int | float | bool
 class Plan:
     """One lab on paper. ``subnet`` is the third number of its addresses, 10.213.SUBNET.0/24.
 
-    With ``state_mb``, /var/lib/sojourn of each host is a file system of its own of that size, so that it can be full.
-    With ``encrypted``, all that passes between its machines does so inside TLS, by an authority of the lab's own.
+    With ``state_mb``, /var/lib/sojourn of each host is a file system of its own of that size, so
+    that it can be full. With ``encrypted``, all that passes between its machines does so inside
+    TLS, by an authority of the lab's own.
     """
 
     name: str
@@ -76,7 +78,7 @@ class Plan:
         return DISKS / self.name / "shared"
 
     def state_disk(self, host: str) -> Path:
-        """Return the mount point, on the outside, of a host's own file system for /var/lib/sojourn."""
+        """Return the mount point, on this machine, of a host's file system for its journal."""
         return DISKS / self.name / host / "state"
 
     @property
@@ -96,7 +98,7 @@ class Plan:
 
     @property
     def authority(self) -> Path:
-        """Where the lab's authority lies, and the certificates that it has issued."""
+        """Where the lab's authority is, with the certificates that it has issued."""
         return self.state / "pki"
 
     @property
@@ -113,19 +115,24 @@ class Plan:
         return self._address(self.number(host))
 
     def first_pid(self, host: str, boot: int, pid_max: int) -> int:
-        """Return where a host's PIDs start at a boot, so that a process finds its PID free wherever it goes.
+        """Return where a host's PIDs start at a boot: apart from those of the other hosts.
 
-        Each boot starts further on: what left the host before it crashed may come back.
+        So a process finds its PID free elsewhere. Each boot starts further on: a process that left
+        the host before a crash may come back.
         """
         step = min(PID_STEP, pid_max // (len(HOSTS) + 1))
-        return 0 if host == HUB else step * (1 + self.hosts.index(host)) + step // BOOTS * (boot % BOOTS)
+        return (
+            0
+            if host == HUB
+            else step * (1 + self.hosts.index(host)) + step // BOOTS * (boot % BOOTS)
+        )
 
     def with_hosts(self, count: int) -> Plan:
-        """Return the same lab with at least so many hosts."""
+        """Return the same lab with at least this number of hosts."""
         return replace(self, hosts=HOSTS[: max(count, len(self.hosts))])
 
     def save(self) -> None:
-        """Write the plan, as a whole or not at all."""
+        """Write the plan atomically."""
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_privately(self.state / "lab.json", json.dumps(asdict(self), indent=2))
 
@@ -143,9 +150,15 @@ def load(name: str) -> Plan:
     try:
         fields = json.loads((STATE / name / "lab.json").read_text())
     except FileNotFoundError:
-        raise LabFailed(f"There is no lab named {name!r}.", f"Start it: sojourn lab up --name {name}.") from None
-    known = {each.name for each in dataclass_fields(Plan)}  # another version's lab may know more
-    return Plan(**{name: value for name, value in fields.items() if name in known} | {"hosts": tuple(fields["hosts"])})
+        raise LabFailed(
+            f"There is no lab named {name!r}.", f"Start it: sojourn lab up --name {name}."
+        ) from None
+    # A lab that another version of Sojourn has started may have more fields.
+    known = {field.name for field in dataclass_fields(Plan)}
+    return Plan(
+        **{name: value for name, value in fields.items() if name in known}
+        | {"hosts": tuple(fields["hosts"])}
+    )
 
 
 def check_name(name: str) -> str:
@@ -153,14 +166,14 @@ def check_name(name: str) -> str:
     if NAME.fullmatch(name):
         return name
     raise UsageError(
-        f"{name!r} can not be the name of a lab.",
-        "Use up to twelve small letters and digits, with a letter first.",
+        f"{name!r} cannot be the name of a lab.",
+        "Use up to twelve lower-case letters and digits, beginning with a letter.",
     )
 
 
 def write_privately(path: Path, text: str) -> None:
-    """Write a file that only root can read, as a whole or not at all."""
+    """Write a file that only root can read, atomically."""
     draft = path.with_suffix(".new")
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:  # noqa: PTH123  (a descriptor)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)
     draft.replace(path)

@@ -1,4 +1,4 @@
-"""Asks the hub's Redis what it knows, in Redis's own protocol, over the lab's network."""
+"""Waits for the hub's Redis and for what the workers write there, in Redis's own protocol."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from lab.host import within
 from lab.plan import HUB, OUTSIDE, Plan
 from sojourn.errors import ChannelFailed
-from sojourn.tls import Certificates, Party
+from sojourn.security.tls import Certificates, TlsIdentity
 
 REDIS_PORT = 6379
 ANSWER_S = 1
@@ -20,7 +20,7 @@ def redis_answers(plan: Plan, seconds: float) -> bool:
 
 
 def announced(plan: Plan, hosts: Sequence[str], seconds: float) -> list[str]:
-    """Wait until the workers have announced themselves; return the hosts whose worker has not in time."""
+    """Wait until the workers have announced themselves; return the hosts whose worker has not."""
     missing = list(hosts)
 
     def all_there() -> bool:
@@ -32,19 +32,21 @@ def announced(plan: Plan, hosts: Sequence[str], seconds: float) -> list[str]:
 
 
 def _ask(plan: Plan, command: str) -> str | None:
-    """Return the last line of Redis's answer, or None where nobody answers."""
+    """Return the last line of Redis's answer, or None if there is none."""
     try:
         with _connected(plan) as connection:
+            # QUIT makes Redis close the connection, which ends the reading below.
             connection.sendall(f"AUTH {plan.password}\r\n{command}\r\nQUIT\r\n".encode())
             answers = b"".join(iter(lambda: connection.recv(4096), b""))
     except (OSError, ChannelFailed):
         return None
     lines = answers.decode().splitlines()
+    # The first line answers AUTH.
     return lines[1] if len(lines) > 1 else None
 
 
 def _connected(plan: Plan) -> socket.socket:
     connection = socket.create_connection((plan.address(HUB), REDIS_PORT), timeout=ANSWER_S)
     if plan.encrypted:
-        return Party(Certificates(plan.authority / OUTSIDE), HUB).connect(connection)
+        return TlsIdentity(Certificates(plan.authority / OUTSIDE), HUB).connect(connection)
     return connection

@@ -1,4 +1,4 @@
-"""The files that make a root a particular host: its name, its settings and its services under runit."""
+"""The files that make a root a particular host: name, settings, services under runit."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ WORKER = "/usr/local/bin/sojourn worker"
 #: Where a host of an encrypted lab has its certificates.
 PKI = "etc/sojourn/pki"
 
-#: The shell opens the configuration, so that Redis, which runs as a user of its own, need not be able to.
+#: The shell opens the configuration, so that Redis, which runs as a user of its own, need not have
+#: the permission.
 REDIS = "chpst -u redis:redis redis-server - </etc/redis/lab.conf"
 #: With certificates, which only root may read where they lie.
-REDIS_TLS = f"sh -c 'install -o redis -m 0400 /{PKI}/ca.crt /{PKI}/host.pem /etc/redis/; exec {REDIS}'"
+REDIS_TLS = (
+    f"sh -c 'install -o redis -m 0400 /{PKI}/ca.crt /{PKI}/host.pem /etc/redis/; exec {REDIS}'"
+)
 REDIS_CONFIG = """\
 bind {address} 127.0.0.1
 requirepass {password}
@@ -40,7 +43,7 @@ tls-key-file /etc/redis/host.pem
 
 
 def furnish(root: Path, plan: Plan, host: str) -> None:
-    """Write everything that tells this host from the others into its root. Safe to repeat at each boot."""
+    """Write what distinguishes this host from the others into its root; safe to repeat."""
     (root / "etc/hostname").write_text(f"{host}\n")
     (root / "etc/hosts").write_text(_hosts(plan))
     (root / "var/log/sojourn").mkdir(parents=True, exist_ok=True)
@@ -65,6 +68,7 @@ def settings(plan: Plan, host: str, address: str) -> str:
         "address": address,
         "redis_url": plan.redis_url,
         "key": plan.key,
+        "shared_paths": "/shared",
         **_flower(plan, host),
         **_certificates(plan, host),
         **plan.settings,
@@ -74,7 +78,7 @@ def settings(plan: Plan, host: str, address: str) -> str:
 
 
 def certify(plan: Plan, host: str, place: Path) -> None:
-    """Put a machine's certificates where it will look for them."""
+    """Copy a machine's certificates to where it looks for them."""
     place.mkdir(mode=0o700, exist_ok=True)
     for file in authority.issue(plan, host, plan.address(host)).iterdir():
         shutil.copy(file, place)  # with its mode
@@ -87,13 +91,13 @@ def names(host: str) -> tuple[str, ...]:
 
 def _hosts(plan: Plan) -> str:
     lines = [("127.0.0.1", "localhost"), (plan.outside_address, OUTSIDE)]
-    # Also those that the lab may grow to: a host that runs by then is not told.
+    # Also those that the lab may grow to: the file of a host that is running is not written again.
     lines += [(plan.address(machine), machine) for machine in (HUB, *HOSTS)]
     return "".join(f"{address} {name}\n" for address, name in lines)
 
 
 def _flower(plan: Plan, host: str) -> dict[str, Setting]:
-    """Return where Flower listens and who may use it: on the hub for this machine's browser, outside for itself."""
+    """Return where Flower listens and its login: on the hub, and for one run on this machine."""
     auth = {"flower_auth": f"{FLOWER_USER}:{plan.flower_password}"} if plan.flower_password else {}
     if host == HUB and auth:
         return {"flower_address": plan.address(HUB), "flower_port": FLOWER_PORT, **auth}
@@ -112,7 +116,7 @@ def _redis(plan: Plan) -> str:
 
 
 def _forget_services(root: Path) -> None:
-    """Remove the last boot's services with their supervisors' state; Debian has a symbolic link there."""
+    """Remove the last boot's services with their state; Debian has a symbolic link there."""
     directory = root / "etc/service"
     if directory.is_symlink():
         directory.unlink()

@@ -1,6 +1,7 @@
-"""Run one command in a root stacked of two layers: ``python -m lab.stacked LOWER UPPER WORK ROOT COMMAND…``.
+"""Run one command in a root that is stacked of two layers.
 
-To be started in a mount namespace of its own, with which the mounts vanish again.
+``python -m lab.stacked LOWER UPPER WORK ROOT COMMAND…``, in a mount namespace of its own, with
+which its mounts vanish.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from sojourn.run import run
+from sojourn.system.run import run
 
 MOUNT_DEADLINE_S = 10
 
@@ -27,9 +28,10 @@ def main() -> None:
     lower, upper, work, root, *command = sys.argv[1:]
     stack(lower, Path(upper), Path(work), Path(root))
     run(["mount", "-t", "proc", "proc", Path(root) / "proc"], deadline_s=MOUNT_DEADLINE_S)
+    # A chroot is enough to install something; only CRIU needs a root that pivot_root has made.
     os.chroot(root)
     os.chdir("/")
-    os.execv(command[0], command)  # noqa: S606  (no shell is the point)
+    os.execv(command[0], command)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command line as its parser has it, in the words that documents need."""
+"""The commands, arguments and options of the command line, as documents need them."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 import typer
 
 from sojourn.cli import app
+from sojourn.model import Untyped
 
-#: What is said where there is nothing to say.
+#: Fills an empty cell.
 NOTHING = "\N{EN DASH}"
 
-#: What stands for a value where the parser has no better word.
+#: Stands for a value where the parser has no name for it, by type.
 VALUES = {int: "N", float: "N", str: "TEXT"}
 
 
 @dataclass(frozen=True)
 class Option:
-    """One option: its names, the word for its value (empty for a switch), its default, and what it means."""
+    """One option: names, placeholder of the value (empty for a switch), default and meaning."""
 
     names: tuple[str, ...]
     value: str
@@ -32,15 +32,15 @@ class Option:
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument: the word for it as the usage has it, and what it means."""
+    """One argument: its placeholder in the usage, and its meaning."""
 
-    word: str
+    placeholder: str
     meaning: str
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command: its full name, its help by paragraphs, its exit status, arguments and options."""
+    """One command: full name, help by paragraphs, exit status, arguments and options."""
 
     name: str
     paragraphs: tuple[str, ...]
@@ -50,9 +50,10 @@ class Command:
 
     @property
     def usage(self) -> str:
-        """The form in which it is called."""
+        """The synopsis of the command."""
         options = ["[OPTIONS]"] if self.options else []
-        return " ".join([self.name, *options, *(argument.word for argument in self.arguments)])
+        arguments = [argument.placeholder for argument in self.arguments]
+        return " ".join([self.name, *options, *arguments])
 
     @property
     def summary(self) -> str:
@@ -60,47 +61,54 @@ class Command:
         return re.split(r"(?<=\.) ", self.paragraphs[0])[0]
 
 
-def commands(parsed: Any = None, path: tuple[str, ...] = ("sojourn",)) -> Iterator[Command]:  # noqa: ANN401
-    """Yield every command in the order in which ``--help`` has them. ``parsed`` is the parser's, without types."""
+def commands(parsed: Untyped = None, path: tuple[str, ...] = ("sojourn",)) -> Iterator[Command]:
+    """Yield every command in the order of ``--help``; ``parsed`` is an object of the parser."""
     parsed = parsed or typer.main.get_command(app)
     if not hasattr(parsed, "commands"):
         yield _command(" ".join(path), parsed)
         return
-    for name, each in parsed.commands.items():
-        yield from commands(each, (*path, name))
+    for name, command in parsed.commands.items():
+        yield from commands(command, (*path, name))
 
 
-def _command(name: str, parsed: Any) -> Command:  # noqa: ANN401
-    said, _, status = f"{inspect.cleandoc(parsed.help)}\n\n{parsed.epilog or ''}".partition("Exit status:")
-    arguments = (_argument(each) for each in parsed.params if each.param_type_name == "argument")
-    options = (_option(each) for each in parsed.params if each.param_type_name == "option")
-    paragraphs = tuple(flat for each in said.split("\n\n") if (flat := _flat(each)))
+def _command(name: str, parsed: Untyped) -> Command:
+    text = f"{inspect.cleandoc(parsed.help)}\n\n{parsed.epilog or ''}"
+    help_text, _, status = text.partition("Exit status:")
+    arguments = (_argument(param) for param in parsed.params if param.param_type_name == "argument")
+    options = (_option(param) for param in parsed.params if param.param_type_name == "option")
+    paragraphs = tuple(flat for part in help_text.split("\n\n") if (flat := _flat(part)))
     return Command(name, paragraphs, _flat(status), tuple(arguments), tuple(options))
 
 
-def _argument(each: Any) -> Argument:  # noqa: ANN401
-    word = (each.metavar or _choices(each) or each.name.upper()).strip("[]")
-    word = f"-- {word}" if each.nargs == -1 else word
-    return Argument(word if each.required else f"[{word}]", each.help or "")
+def _argument(param: Untyped) -> Argument:
+    placeholder = (param.metavar or _choices(param) or param.name.upper()).strip("[]")
+    # Arguments without a fixed number are commands to run, whose own options must not be parsed.
+    placeholder = f"-- {placeholder}" if param.nargs == -1 else placeholder
+    return Argument(placeholder if param.required else f"[{placeholder}]", param.help or "")
 
 
-def _option(each: Any) -> Option:  # noqa: ANN401
-    kind = each.type_descriptor.annotation
-    value = "" if each.is_flag else each.metavar or _choices(each) or VALUES.get(kind, "TEXT")
-    return Option((*each.opts, *each.secondary_opts), value, _default(each), each.help)
+def _option(param: Untyped) -> Option:
+    kind = param.type_descriptor.annotation
+    placeholder = param.metavar or _choices(param) or VALUES.get(kind, "TEXT")
+    value = "" if param.is_flag else placeholder
+    return Option((*param.opts, *param.secondary_opts), value, _default(param), param.help)
 
 
-def _choices(each: Any) -> str:  # noqa: ANN401
-    kind = each.type_descriptor.annotation
-    return "|".join(str(member.value) for member in kind) if isinstance(kind, type) and issubclass(kind, Enum) else ""
+def _choices(param: Untyped) -> str:
+    kind = param.type_descriptor.annotation
+    return (
+        "|".join(str(member.value) for member in kind)
+        if isinstance(kind, type) and issubclass(kind, Enum)
+        else ""
+    )
 
 
-def _default(each: Any) -> str:  # noqa: ANN401
-    if each.required:
+def _default(param: Untyped) -> str:
+    if param.required:
         return "required"
-    if each.is_flag:
-        return "yes" if each.default else "no"
-    default = each.default.value if isinstance(each.default, Enum) else each.default
+    if param.is_flag:
+        return "yes" if param.default else "no"
+    default = param.default.value if isinstance(param.default, Enum) else param.default
     return NOTHING if default is None else str(default)
 
 

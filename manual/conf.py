@@ -1,4 +1,4 @@
-"""How Sphinx makes HTML of the Markdown pages, as they lie in the checkout: ``make docs``."""
+"""How Sphinx makes HTML of the Markdown pages of the checkout: ``make docs``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ extensions = ["myst_parser"]
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/*.md", "docs/**/*.md"]
 html_theme = "alabaster"
-html_theme_options = {"description": "Moves running Linux processes between hosts", "page_width": "1100px"}
+html_theme_options = {
+    "description": "Moves running Linux processes between hosts",
+    "page_width": "1100px",
+}
 html_show_copyright = False
 
 # Headings are found by the anchors that GitHub gives them, so that one link works in both places.
@@ -24,7 +27,7 @@ highlight_language = "none"
 
 
 def setup(app: Sphinx) -> None:
-    """Let the navigation be made of the index, which is written for GitHub: a caption per heading, a page per link."""
+    """Make the navigation out of the index: a caption for a heading, a page for a link."""
     app.connect("source-read", _add_contents)
 
 
@@ -35,6 +38,6 @@ def _add_contents(_: Sphinx, page: str, source: list[str]) -> None:
 
 
 def _contents(caption: str, text: str) -> str:
-    """Return a tree of contents that nobody sees in the page. A page is in it once, since a page has one place."""
+    """Return a hidden table of contents, with a page once, as Sphinx requires."""
     links = dict.fromkeys(re.findall(r"\]\(([\w./-]+)\.md\)", text))
     return f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(links) + "\n```\n"

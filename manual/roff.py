@@ -1,4 +1,4 @@
-"""Man pages, from the same source as the reference: sojourn(1) and sojourn.toml(5)."""
+"""Man pages from the same source as the reference: sojourn(1) and sojourn.toml(5)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 
 import typer
+from pydantic.fields import FieldInfo
 
 from manual import tables
 from manual.commands import NOTHING, Command, Option, commands
@@ -15,7 +16,7 @@ from sojourn.cli import app
 from sojourn.model import State, where_it_runs
 from sojourn.settings import DEFAULT_CONFIG, Settings
 
-#: Where the process runs after an end, where the program says it with a host's name.
+#: Where the process runs after an end; the program itself names the host.
 SOURCE, DESTINATION = "the source", "the destination"
 OWNERS = {
     State.COMPLETED: DESTINATION,
@@ -24,33 +25,53 @@ OWNERS = {
     State.ABORTED: SOURCE,
 }
 
-#: An exit status that is of no single end.
-OTHERWISE = {1: "Anything else; the message says where the process runs.", 2: "Usage: nothing was touched."}
+#: Exit statuses that do not belong to one end of a migration.
+OTHERWISE = {
+    1: "Anything else; the message names the host where the process runs.",
+    2: "Usage: nothing was touched.",
+}
 
 FILES = {
     str(DEFAULT_CONFIG): "Settings of this host, mode 0600: see sojourn.toml(5).",
-    "/var/lib/sojourn/journal.db": "The journal: the truth about every migration of this host. Never delete it.",
+    "/var/lib/sojourn/journal.db": (
+        "The journal: the truth about every migration of this host. Never delete it."
+    ),
     "/run/sojourn/": "Image directories, and CRIU's logs of each migration.",
 }
 
 VARIABLES = {
     "SOJOURN_CONFIG": f"The settings, instead of {DEFAULT_CONFIG}.",
     "SOJOURN_*": "Each setting, in capitals; it overrules the file.",
-    "NO_COLOR, COLUMNS": "As everywhere: no colours; the width of the output.",
+    "NO_COLOR, COLUMNS": "As in other programs: no colours; the width of the output.",
 }
 
 INTRODUCTION = (
-    "Sojourn moves running Linux processes from one host to another; their memory crosses the network once.",
+    (
+        "Sojourn moves running Linux processes from one host to another; their memory crosses the "
+        "network once."
+    ),
     "A worker runs on each host, and the commands ask the workers.",
-    "A process has one owner. It is never lost and never runs twice: what is not known is not guessed.",
-    "Each failure is one sentence with a hint on standard error; with --json it is an object on standard output.",
+    (
+        "A process has one owner. It is never lost and never runs twice: what is unknown is not "
+        "guessed."
+    ),
+    (
+        "A failure is one sentence with a hint on standard error; with --json it is an object on "
+        "standard output."
+    ),
 )
 
 CONFIGURATION = (
     f"Settings of one host: a TOML file, {DEFAULT_CONFIG}, or the one that SOJOURN_CONFIG names.",
-    "It is read when a command or a worker starts. It holds the cluster's key, so its mode is 0600.",
-    "Each setting is also a variable of the environment, SOJOURN_ and its name in capitals. That overrules the file.",
-    "Options of the command line overrule both. A key that does not exist, or a value out of range, is refused.",
+    (
+        "It is read when a command or a worker starts. It holds the cluster's key, so its mode is "
+        "0600."
+    ),
+    (
+        "Each setting is also a variable of the environment, SOJOURN_ and its name in capitals, "
+        "which overrules the file."
+    ),
+    "Options of the command line overrule both. An unknown key or a value out of range is refused.",
 )
 
 #: How wide a line of the source is.
@@ -64,15 +85,17 @@ def pages() -> dict[str, str]:
 
 def sojourn() -> str:
     """Return the page of the command line."""
-    told = list(commands())
     parts = [
         _title("SOJOURN", 1, "User Commands"),
         _section("NAME", [f"sojourn \\- {_purpose()}"]),
         _section("SYNOPSIS", [".B sojourn", r"\fICOMMAND\fR [\fIOPTIONS\fR] [\fIARGUMENTS\fR]"]),
         _section("DESCRIPTION", _paragraphs(INTRODUCTION)),
-        _section("COMMANDS", [line for each in told for line in _command(each)]),
-        _section("EXIT STATUS", ["Of a migration, where a command does not say otherwise:", *_statuses()]),
-        _section("ENVIRONMENT", _items((f"\\fB{_text(name)}\\fR", text) for name, text in VARIABLES.items())),
+        _section("COMMANDS", [line for command in commands() for line in _command(command)]),
+        _section("EXIT STATUS", ["Of a migration, unless a command lists others:", *_statuses()]),
+        _section(
+            "ENVIRONMENT",
+            _items((f"\\fB{_text(name)}\\fR", text) for name, text in VARIABLES.items()),
+        ),
         _section("FILES", _items((f"\\fI{_text(name)}\\fR", text) for name, text in FILES.items())),
         _section("SEE ALSO", [".BR sojourn.toml (5),", ".BR criu (8)"]),
     ]
@@ -82,12 +105,8 @@ def sojourn() -> str:
 def configuration() -> str:
     """Return the page of the settings."""
     items = [
-        (
-            f"\\fB{_text(name)}\\fR ({_text(tables.kind(name, field))}; default: {_text(tables.default(name, field))})",
-            text,
-        )
+        (_setting(name, field), field.description or "")
         for name, field in Settings.model_fields.items()
-        for text in [field.description or ""]
     ]
     parts = [
         _title("SOJOURN.TOML", 5, "File Formats"),
@@ -99,16 +118,32 @@ def configuration() -> str:
     return "\n".join(parts) + "\n"
 
 
+def _setting(name: str, field: FieldInfo) -> str:
+    kind, default = _text(tables.kind(name, field)), _text(tables.default(name, field))
+    return f"\\fB{_text(name)}\\fR ({kind}; default: {default})"
+
+
 def _one_line(text: str) -> str:
     return _text(text).replace("\n", " ")
 
 
-def _command(told: Command) -> list[str]:
-    name = told.usage.removeprefix("sojourn ")
-    status = [".PP", _text(f"Exit status: {told.status}")]
-    arguments = [(f"\\fI{_text(each.word.strip('[]'))}\\fR", each.meaning) for each in told.arguments if each.meaning]
-    options = [(_option(each), f"{each.meaning}{_default(each)}") for each in told.options]
-    return [f".SS {_one_line(name)}", *_paragraphs(told.paragraphs), *_items([*arguments, *options]), *status]
+def _command(command: Command) -> list[str]:
+    name = command.usage.removeprefix("sojourn ")
+    status = [".PP", _text(f"Exit status: {command.status}")]
+    arguments = [
+        (f"\\fI{_text(argument.placeholder.strip('[]'))}\\fR", argument.meaning)
+        for argument in command.arguments
+        if argument.meaning
+    ]
+    options = [
+        (_option(option), f"{option.meaning}{_default(option)}") for option in command.options
+    ]
+    return [
+        f".SS {_one_line(name)}",
+        *_paragraphs(command.paragraphs),
+        *_items([*arguments, *options]),
+        *status,
+    ]
 
 
 def _option(option: Option) -> str:
@@ -129,8 +164,11 @@ def _purpose() -> str:
 
 def _statuses() -> list[str]:
     ends = {state.exit_code: state for state in State if state.final}
-    told = {code: f"{end[0].upper()}{end[1:]}. {where_it_runs(end, OWNERS.get(end))}" for code, end in ends.items()}
-    return _items((str(code), text) for code, text in sorted((told | OTHERWISE).items()))
+    texts = {
+        code: f"{end[0].upper()}{end[1:]}. {where_it_runs(end, OWNERS.get(end))}"
+        for code, end in ends.items()
+    }
+    return _items((str(code), text) for code, text in sorted((texts | OTHERWISE).items()))
 
 
 def _title(name: str, section: int, volume: str) -> str:
@@ -142,7 +180,11 @@ def _section(name: str, lines: Iterable[str]) -> str:
 
 
 def _paragraphs(texts: Sequence[str]) -> list[str]:
-    return [line for number, text in enumerate(texts) for line in ([".PP"] if number else []) + [_text(text)]]
+    return [
+        line
+        for number, text in enumerate(texts)
+        for line in ([".PP"] if number else []) + [_text(text)]
+    ]
 
 
 def _items(items: Iterable[tuple[str, str]]) -> list[str]:
@@ -150,8 +192,14 @@ def _items(items: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def _text(text: str) -> str:
-    """Return plain words for roff: its own characters masked, what stands in backquotes bold."""
-    masked = text.replace("\\", r"\e").replace("-", r"\-").replace("\N{EN DASH}", r"\(en").replace("'", r"\(aq")
+    """Return a text as roff: special characters escaped, backquoted words bold."""
+    masked = (
+        text.replace("\\", r"\e")
+        .replace("-", r"\-")
+        .replace("\N{EN DASH}", r"\(en")
+        .replace("'", r"\(aq")
+    )
     bold = re.sub(r"`([^`]+)`", r"\\fB\1\\fR", masked)
     lines = textwrap.wrap(bold, WIDTH, break_on_hyphens=False, break_long_words=False)
+    # A line that begins with a dot would be a request.
     return "\n".join(rf"\&{line}" if line.startswith(".") else line for line in lines)

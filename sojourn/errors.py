@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class SojournError(Exception):
-    """Something failed; ``message`` says what and to whom, ``hint`` says what to do about it.
+    """Something failed: ``message`` names what failed and where, ``hint`` what to do about it.
 
     ``code`` is stable and is meant for machines; ``exit_code`` is that of the command line.
     """
@@ -17,6 +17,7 @@ class SojournError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
+        # Celery and pickle rebuild an error by calling its class with ``args``: all must be there.
         super().__init__(message, hint)
         self.message = message
         self.hint = hint
@@ -33,7 +34,7 @@ class UsageError(SojournError):
 
 
 class Refused(SojournError):
-    """Preflight said no; nothing was touched. ``code`` is that of the check, where one said so."""
+    """Preflight refused; nothing was touched. ``code`` is that of the check, where one refused."""
 
     code = "REFUSED"
     exit_code = 10
@@ -45,7 +46,7 @@ class Refused(SojournError):
 
 
 class HostUnreachable(SojournError):
-    """The host is known, but nobody there answers; nothing was touched."""
+    """The host is known, but its worker does not answer; nothing was touched."""
 
     code = "HOST_UNREACHABLE"
     exit_code = 14
@@ -59,13 +60,16 @@ class Aborted(SojournError):
 
 
 class Temporary(SojournError):
-    """Failed now, may go well in a moment: retried with back-off while the process still runs."""
+    """Failed now, may succeed in a moment: retried with back-off while the process still runs."""
 
     code = "TEMPORARY"
 
 
 class CommandFailed(SojournError):
-    """A command ended with a non-zero exit code; the message ends with the command line, to be replayed by hand."""
+    """A command ended with a non-zero exit code.
+
+    The message ends with the command line, to be replayed by hand.
+    """
 
     code = "COMMAND_FAILED"
 
@@ -83,13 +87,16 @@ class CommandTimedOut(SojournError):
 
 
 class FreezeTooLong(SojournError):
-    """The tree was frozen for longer than the plan's ``max_freeze_s``; what was at work then was ended."""
+    """The tree was frozen for longer than the plan's ``max_freeze_s``; what still ran was ended."""
 
     code = "FREEZE_TOO_LONG"
 
 
 class CriuFailed(SojournError):
-    """CRIU gave up: the message carries the first errors of its log, ``code`` their meaning (``sojourn.diagnosis``)."""
+    """CRIU failed: the message has the first errors of its log, ``code`` their meaning.
+
+    ``sojourn.criu.diagnosis`` has the table of meanings.
+    """
 
     code = "CRIU_FAILED"
 
@@ -100,13 +107,16 @@ class CriuFailed(SojournError):
 
 
 class ChannelFailed(SojournError):
-    """The connection between the two hosts that carries memory or images broke, or was refused."""
+    """The connection that carries memory or images between the hosts broke, or was refused."""
 
     code = "CHANNEL_FAILED"
 
 
 class ImagesIncomplete(SojournError):
-    """The image directory does not hold what the source sent; CRIU would hang on it, so it is not started."""
+    """The image directory does not hold what the source sent.
+
+    CRIU would hang on it, so it is not started.
+    """
 
     code = "IMAGES_INCOMPLETE"
 
@@ -124,7 +134,7 @@ class PhaseConflict(SojournError):
 
 
 class JournalFailed(SojournError):
-    """This host's journal can not be read or written: nothing that needs its word is done."""
+    """This host's journal cannot be read or written: nothing that depends on it is done."""
 
     code = "JOURNAL_FAILED"
 
@@ -136,9 +146,10 @@ class StoreUnreachable(SojournError):
 
 
 class MigrationError(SojournError):
-    """What ``migrate.delay(...).get()`` raises: the migration ended, but not as it was asked for.
+    """What ``migrate.delay(...).get()`` raises: the migration ended, but not on the destination.
 
-    ``state`` and ``owner`` say where the process runs now; ``migration`` is the id for ``sojourn show``.
+    ``state`` and ``owner`` say where the process runs now; ``migration`` is the id for
+    ``sojourn show``.
     """
 
     code = "MIGRATION_FAILED"

@@ -1,4 +1,7 @@
-"""Logging: one line per event, as text for people or as JSON for machines."""
+"""Logging: one line per event, as text for people or as JSON for machines.
+
+What an event holds from outside cannot look like another one: see ``sojourn.text``.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,18 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
+from sojourn.text import cleaned, one_line, printable
+
 #: Attributes that a log call may pass in ``extra``; they become keys of the JSON line.
 CONTEXT = ("migration", "host", "step", "role", "from", "to")
 
-#: The step that this process works on, for what is logged below it.
+#: The step that this process works on, for events that are logged inside it.
 STEP: ContextVar[str] = ContextVar("step", default="")
 
 
 @contextlib.contextmanager
 def working_on(step: str) -> Iterator[None]:
-    """Let what is logged meanwhile name this step."""
+    """Add this step to what is logged meanwhile."""
     token = STEP.set(step)
     try:
         yield
@@ -28,7 +33,7 @@ def working_on(step: str) -> Iterator[None]:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line: time (ISO 8601, UTC), level, logger, message, and the migration's context."""
+    """One JSON object per line: time (ISO 8601, UTC), level, logger, message, and ``CONTEXT``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line for one record."""
@@ -41,19 +46,23 @@ class JsonFormatter(logging.Formatter):
         line |= {key: getattr(record, key) for key in CONTEXT if hasattr(record, key)}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line)
+        return json.dumps(cleaned(line))
 
 
 class TextFormatter(logging.Formatter):
-    """``12:00:01.250 info migration step message``, the migration's id cut to twelve characters."""
+    """Format ``12:00:01.250 info migration step message``, ids cut to twelve characters."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line for one record."""
         time = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S.%f")[:-3]
         context = [str(getattr(record, key, ""))[:12] for key in ("migration", "step")]
-        words = [time, record.levelname.lower(), *filter(None, context), record.getMessage()]
-        text = " ".join(words)
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        parts = [time, record.levelname.lower(), *filter(None, context), record.getMessage()]
+        text = one_line(" ".join(parts))
+        if not record.exc_info:
+            return text
+        # Indented: an error's text may have lines of its own, from outside.
+        trace = printable(self.formatException(record.exc_info)).replace("\n", "\n  | ")
+        return f"{text}\n  | {trace}"
 
 
 def configure(log_format: str, *, debug: bool = False) -> None:
@@ -61,6 +70,7 @@ def configure(log_format: str, *, debug: bool = False) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     root = logging.getLogger()
+    # A handler that a library has installed would print each event once more.
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
     logging.getLogger("sojourn").setLevel(logging.DEBUG if debug else logging.INFO)

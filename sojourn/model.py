@@ -1,14 +1,12 @@
-"""The words of a migration as types: what travels, what is recorded, what it ends as.
+"""The terms of a migration as types: what travels, what is recorded, what it ends as.
 
 Everything here is frozen and turns into plain JSON and back. Nothing here touches the system.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
 
@@ -16,11 +14,21 @@ from sojourn.errors import UsageError
 
 Json = dict[str, Any]
 
+#: A value of a library without types, such as Celery or Kombu.
+Untyped = Any
+
 HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62})")
 MIGRATION_ID = re.compile(r"[0-9a-f-]{8,40}")
 
-#: How long a freeze may last, in seconds, where nobody says otherwise; and the longest that can be asked for.
+#: How long a freeze may last by default, in seconds; and the longest that can be asked for.
 MAX_FREEZE_S, LONGEST_FREEZE_S = 120.0, 86_400.0
+
+#: The mode of a migration for which none was asked.
+DEFAULT_MODE = "stop-and-copy"
+
+#: The largest limit of a migration's bandwidth, in megabits per second, which is more than one
+#: connection carries; scp(1) takes no larger one either. And a megabit in bytes.
+MAX_BANDWIDTH_MBIT, MBIT_BYTES = 100_000, 125_000
 
 #: The largest PID that a 64-bit kernel hands out (``PID_MAX_LIMIT``, proc(5)).
 PID_MAX = 4_194_304
@@ -36,18 +44,30 @@ class Role(StrEnum):
 class Phase(StrEnum):
     """Where a migration stands in one host's journal; written before the act that it permits."""
 
-    # source
+    # On the source.
+    #: The migration has a row here; the process runs.
     OPEN = "open"
+    #: CRIU may be stopping and dumping the tree.
     FREEZING = "freezing"
+    #: The tree is dumped and stopped; this host may still resume it alone.
     FROZEN = "frozen"
+    #: The images may have left: from here on only the destination decides.
     RELEASED = "released"
+    #: Final: the process runs on the destination, so the original is killed.
     RETIRED = "retired"
+    #: Final: the process stays on the source.
     RESUMED = "resumed"
-    # destination
+
+    # On the destination.
+    #: Memory and images may come; nothing is rebuilt yet.
     RESERVED = "reserved"
+    #: CRIU may be rebuilding the tree, of which nothing may run yet.
     RESTORING = "restoring"
+    #: The commit: the tree may run here.
     ACCEPTED = "accepted"
+    #: Final: the tree runs here.
     RESTORED = "restored"
+    #: Final: this host will never run the tree.
     REFUSED = "refused"
 
     @property
@@ -57,32 +77,39 @@ class Phase(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What the destination answers when it is asked who owns the process."""
+    """The destination's durable answer to the question who owns the process."""
 
     RESTORED = "restored"
     REFUSED = "refused"
 
 
-def dead(role: Role) -> str:
-    """Return an operator's word that a host is gone for good, as the fact ``resolved`` holds it."""
-    return f"{role} is dead"
-
-
 class State(StrEnum):
     """Where a migration stands for the people who asked for it."""
 
+    #: It waits for places on both hosts.
     QUEUED = "queued"
+    #: Its canvas has been sent.
     RUNNING = "running"
+    #: A step failed; whatever was done is being undone.
     ROLLING_BACK = "rolling back"
+    #: The process runs on the destination, and nothing is left on the source.
     COMPLETED = "completed"
+    #: The process runs on the destination; something is left to do, or to look at.
     CLEANUP_PENDING = "completed, clean-up pending"
+    #: Preflight refused it before anything was touched.
     REFUSED = "refused"
+    #: A host did not answer before anything was touched.
     UNREACHABLE = "unreachable"
+    #: It failed, and the process runs on the source.
     ROLLED_BACK = "rolled back"
+    #: The destination's verdict is not known; the tree stays frozen until it is.
     IN_DOUBT = "in doubt"
+    #: The process runs nowhere: it arrived on the destination, and ended there at once.
+    ENDED = "arrived and ended"
+    #: The process has ended with a host, or during the migration.
     LOST = "lost"
+    #: An operator gave it up, and the process runs on the source.
     ABORTED = "aborted"
-    FAILED = "failed"
 
     @property
     def exit_code(self) -> int:
@@ -91,7 +118,7 @@ class State(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether people need not wait any longer; ``in doubt`` waits for an operator, not for the program."""
+        """Whether nobody need wait any longer; ``in doubt`` waits for an operator."""
         return self not in {State.QUEUED, State.RUNNING, State.ROLLING_BACK}
 
     @property
@@ -114,23 +141,31 @@ _EXIT_CODES = {
     State.UNREACHABLE: 14,
     State.ABORTED: 15,
     State.CLEANUP_PENDING: 16,
+    State.ENDED: 17,
 }
 
 
 def where_it_runs(state: State, owner: str | None) -> str:
-    """Return the sentence that people look for first when a migration did not go as asked."""
+    """Return the sentence that says where the process is after a migration that did not arrive."""
     if state in {State.REFUSED, State.UNREACHABLE}:
         return "Nothing was touched."
     if state is State.LOST:
         return "The process is gone."
-    return f"The process runs on {owner}." if owner else "Nobody knows yet on which host the process runs."
+    if state is State.ENDED:
+        return "The process runs nowhere."
+    return (
+        f"The process runs on {owner}."
+        if owner
+        else "It is not known yet on which host the process runs."
+    )
 
 
 @dataclass(frozen=True)
 class Identity:
-    """One process for certain: its PID, its start time in clock ticks since boot, and the boot that counts them.
+    """One process for certain: its PID, its start time in clock ticks since boot, and that boot.
 
-    A PID alone is reused; see proc(5), field 22 of ``/proc/PID/stat``, and ``/proc/sys/kernel/random/boot_id``.
+    A PID alone is reused; see proc(5), field 22 of ``/proc/PID/stat``, and
+    ``/proc/sys/kernel/random/boot_id``.
     """
 
     pid: int
@@ -159,31 +194,52 @@ class Member:
 class Plan:
     """What was asked for: which process, from where to where, and how.
 
-    The three flags are CRIU's options of the same names (https://criu.org/CLI): established TCP connections
-    move along, the tree belongs to a shell's session, file locks move along. A freeze that lasts longer than
-    ``max_freeze_s`` seconds is rolled back.
+    The first three flags are CRIU's options of the same names (https://criu.org/CLI): established
+    TCP connections move along, the tree belongs to a shell's session, file locks move along. With
+    ``stop_unit`` a supervisor on the source is kept from starting the process there again. A freeze
+    that lasts longer than ``max_freeze_s`` seconds is rolled back. Memory and images are sent at
+    ``bandwidth_mbit`` megabits per second at most, or as fast as the network carries them.
+
+    ``mode`` decides when the memory crosses: in ``stop-and-copy`` while the process is frozen, in
+    ``post-copy`` while it runs on the destination already.
     """
 
     pid: int
     source: str
     destination: str
-    mode: str = "stop-and-copy"
+    mode: str = DEFAULT_MODE
     tcp_established: bool = False
     shell_job: bool = False
     file_locks: bool = False
     max_freeze_s: float = MAX_FREEZE_S
+    stop_unit: bool = False
+    bandwidth_mbit: int | None = None
 
-    MODES = ("stop-and-copy",)
+    FLAGS = ("tcp_established", "shell_job", "file_locks", "stop_unit")
+    MODES = (DEFAULT_MODE, "post-copy")
 
     def __post_init__(self) -> None:
         _check_pid(self.pid)
         check_host_name(self.source, "source")
         check_host_name(self.destination, "destination")
         if self.source == self.destination:
-            raise UsageError(f"Source and destination are the same host, {self.source}; nothing to migrate.")
+            raise UsageError(
+                f"Source and destination are the same host, {self.source}; nothing to migrate."
+            )
         if self.mode not in self.MODES:
             raise UsageError(f"There is no mode {self.mode!r}.", f"Modes: {', '.join(self.MODES)}.")
         _check_freeze(self.max_freeze_s)
+        _check_bandwidth(self.bandwidth_mbit)
+
+    @property
+    def post_copy(self) -> bool:
+        """Whether the process needs its original for a while after it has arrived."""
+        return self.mode == "post-copy"
+
+    @property
+    def bytes_per_s(self) -> int | None:
+        """How many bytes may be sent per second; None without a limit."""
+        return None if self.bandwidth_mbit is None else self.bandwidth_mbit * MBIT_BYTES
 
     def role_of(self, host: str) -> Role:
         """Return the part that ``host`` plays. Raises UsageError for a host that plays none."""
@@ -191,14 +247,24 @@ class Plan:
             return Role.SOURCE
         if host == self.destination:
             return Role.DESTINATION
-        raise UsageError(f"{host} has no part in a migration from {self.source} to {self.destination}.")
+        raise UsageError(
+            f"{host} has no part in a migration from {self.source} to {self.destination}."
+        )
 
     def host_of(self, role: Role) -> str:
         """Return the host that plays ``role``."""
         return self.source if role is Role.SOURCE else self.destination
 
+    @property
+    def how(self) -> str:
+        """How it is done, for people: the mode, the options that were given, and the limit."""
+        options = [name.replace("_", "-") for name in self.FLAGS if getattr(self, name)]
+        mbit = self.bandwidth_mbit
+        limit = [] if mbit is None else [f"at most {mbit} Mbit/s"]
+        return ", ".join([self.mode, *options, *limit])
+
     def describe(self) -> str:
-        """Return the plan as people would say it."""
+        """Return the plan as part of a sentence."""
         return f"pid {self.pid} from {self.source} to {self.destination}"
 
     def to_json(self) -> Json:
@@ -207,14 +273,16 @@ class Plan:
 
     @classmethod
     def from_json(cls, data: Json) -> Plan:
-        """Build a plan from untrusted JSON. Raises UsageError for a key or a value that makes no sense."""
+        """Build a plan from untrusted JSON. Raises UsageError for an unknown key or a bad value."""
         if not isinstance(data, dict):
-            raise UsageError(f"A migration is asked for with a mapping of options, not with {data!r}.")
-        known = {each.name: each for each in fields(cls)}
+            raise UsageError(f"The options of a migration are a mapping, not {data!r}.")
+        known = [field.name for field in fields(cls)]
         for key in data:
             if key not in known:
-                raise UsageError(f"A migration has no option {key!r}.", f"Options: {', '.join(known)}.")
-        for key in ("tcp_established", "shell_job", "file_locks"):
+                raise UsageError(
+                    f"A migration has no option {key!r}.", f"Options: {', '.join(known)}."
+                )
+        for key in cls.FLAGS:
             if not isinstance(data.get(key, False), bool):
                 raise UsageError(f"{key} is true or false, not {data[key]!r}.")
         try:
@@ -225,10 +293,11 @@ class Plan:
 
 
 def _check_pid(pid: object) -> None:
+    # To Python, True is an int, and would be PID 1.
     if not isinstance(pid, int) or isinstance(pid, bool):
         raise UsageError(f"A PID is a whole number, not {pid!r}.")
     if pid == 1:
-        raise UsageError("PID 1 is the host's init; it can not be migrated.")
+        raise UsageError("PID 1 is the host's init; it cannot be migrated.")
     if not 1 < pid <= PID_MAX:
         raise UsageError(f"{pid} is not a PID of a process: PIDs go from 2 to {PID_MAX}.")
 
@@ -236,26 +305,32 @@ def _check_pid(pid: object) -> None:
 def _check_freeze(seconds: object) -> None:
     number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     if not number or not 0 < seconds <= LONGEST_FREEZE_S:  # type: ignore[operator]
-        raise UsageError(f"A freeze may last more than 0 and up to {LONGEST_FREEZE_S:.0f} seconds, not {seconds!r}.")
+        raise UsageError(
+            f"A freeze may last more than 0 and up to {LONGEST_FREEZE_S:.0f} seconds, "
+            f"not {seconds!r}."
+        )
+
+
+def _check_bandwidth(mbit: object) -> None:
+    whole = isinstance(mbit, int) and not isinstance(mbit, bool)
+    if mbit is not None and not (whole and 1 <= mbit <= MAX_BANDWIDTH_MBIT):  # type: ignore[operator]
+        raise UsageError(
+            "A bandwidth is a whole number of megabits per second, from 1 to "
+            f"{MAX_BANDWIDTH_MBIT}, not {mbit!r}."
+        )
 
 
 def check_host_name(name: object, what: str) -> None:
-    """Raise UsageError if this can not be a host's name; ``what`` says whose it was to be."""
+    """Raise UsageError if this cannot be a host's name; ``what`` names the option that has it."""
     if not isinstance(name, str) or not HOST_NAME.fullmatch(name):
-        raise UsageError(f"{name!r} is not a name of a host ({what}): small letters, digits and hyphens.")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one attempt of a step went well: a sentence for the operator, and what later steps must know."""
-
-    sentence: str
-    facts: Json = field(default_factory=dict)
+        raise UsageError(
+            f"{name!r} is not a name of a host ({what}): small letters, digits and hyphens."
+        )
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a migration did not go as asked: a stable code, a sentence, a hint, and where it happened."""
+    """Why a migration did not arrive: a stable code, a sentence, a hint, and where it failed."""
 
     code: str
     message: str
@@ -267,7 +342,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One line of a migration's timeline. Times are seconds since the epoch by the clock of ``host``."""
+    """One line of a migration's timeline, in seconds since the epoch by the clock of ``host``."""
 
     name: str
     host: str
@@ -280,40 +355,3 @@ class StepRecord:
     def elapsed_ms(self) -> float | None:
         """How long the step took, or None while it runs."""
         return None if self.ended is None else (self.ended - self.started) * 1000
-
-
-@dataclass(frozen=True)
-class Message:
-    """What one step hands to the next through the broker: the migration's id, its plan, and facts of other hosts.
-
-    It says what happened, never what to do: each host decides by its own journal.
-    """
-
-    id: str
-    plan: Plan
-    facts: Json = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.id, str) or not MIGRATION_ID.fullmatch(self.id):
-            raise UsageError(f"{self.id!r} is not the id of a migration.")
-        if not isinstance(self.facts, dict):
-            raise UsageError("The facts of a message are a mapping.")
-
-    def with_facts(self, facts: Mapping[str, Any]) -> Message:
-        """Return the message with more facts; of two with the same name the later counts."""
-        return replace(self, facts={**self.facts, **facts})
-
-    def to_text(self) -> str:
-        """Return the message as JSON text: what handles messages on their way need not look into it."""
-        return json.dumps({"id": self.id, "plan": self.plan.to_json(), "facts": self.facts})
-
-    @classmethod
-    def from_text(cls, text: str) -> Message:
-        """Build a message from an untrusted text. Raises UsageError for anything that is not one."""
-        try:
-            data = json.loads(text)
-        except (TypeError, ValueError):
-            data = None
-        if not isinstance(data, dict) or set(data) != {"id", "plan", "facts"}:
-            raise UsageError("That is not a message of a migration.")
-        return cls(data["id"], Plan.from_json(data["plan"]), data["facts"])

@@ -1,13 +1,12 @@
-"""Settings of one host: ``/etc/sojourn/sojourn.toml``, overruled by ``SOJOURN_*`` in the environment.
+"""Settings of one host: ``/etc/sojourn/sojourn.toml``, overridden by ``SOJOURN_*`` variables.
 
-This is the only module that looks at the environment. ``SOJOURN_CONFIG`` names another file.
+``SOJOURN_CONFIG`` names another file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import socket
 import tomllib
 from functools import cache
@@ -22,119 +21,214 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from sojourn.environment import environment as environment  # noqa: PLC0414
+from sojourn.environment import export
+from sojourn.environment import variable as variable  # noqa: PLC0414
 from sojourn.errors import UsageError
-from sojourn.model import LONGEST_FREEZE_S, MAX_FREEZE_S
-from sojourn.tls import for_redis
+from sojourn.model import LONGEST_FREEZE_S, MAX_BANDWIDTH_MBIT, MAX_FREEZE_S, Json
+from sojourn.security.tls import for_redis
 
 DEFAULT_CONFIG = Path("/etc/sojourn/sojourn.toml")
 
+SECONDS_PER_DAY = 86_400
+
 
 class Settings(BaseSettings):
-    """Everything that a site can set. Each field is a key of the file and, in capitals, of the environment."""
+    """All settings of a site.
 
+    A field is a key of the file and, in capitals with the prefix, a variable of the environment.
+    """
+
+    # ``forbid``: a misspelt key is an error, not a default that nobody notices.
     model_config = SettingsConfigDict(env_prefix="SOJOURN_", frozen=True, extra="forbid")
 
     host: str = Field(
         default_factory=lambda: socket.gethostname().split(".")[0],
         pattern=r"^[a-z0-9]([a-z0-9-]{0,62})$",
-        description="This host's name, which is also its queue's.",
+        description="This host's name, which is also the name of its queue.",
     )
-    address: str = Field(default="127.0.0.1", description="The address on which other hosts reach this one.")
-    redis_url: str = Field(default="redis://127.0.0.1:6379/0", description="The Redis of the cluster.")
+    address: str = Field(
+        default="127.0.0.1", description="The address on which other hosts reach this one."
+    )
+    redis_url: str = Field(
+        default="redis://127.0.0.1:6379/0", description="The Redis of the cluster."
+    )
     key: SecretStr = Field(
         default=SecretStr(""),
-        description="The cluster's key, the same on all hosts: signs messages and opens page channels.",
+        description="The cluster's key, the same on all hosts: signs messages and authenticates "
+        "page channels.",
     )
     certificates: Path | None = Field(
         default=None,
-        description="Directory with `ca.crt` and `host.pem`, made by `sojourn pki`: memory then crosses the network "
-        "encrypted, between hosts that have proved their names. Without it, memory can be read on its way.",
+        description="Directory with `ca.crt` and `host.pem`, created by `sojourn pki`: memory is "
+        "then encrypted on the network, between hosts that have proved their names. Without it, "
+        "memory can be read on its way.",
     )
-    state_dir: Path = Field(default=Path("/var/lib/sojourn"), description="Where the journal lies; survives a reboot.")
-    runtime_dir: Path = Field(default=Path("/run/sojourn"), description="Image directories, locks, logs per migration.")
+    state_dir: Path = Field(
+        default=Path("/var/lib/sojourn"),
+        description="Directory of the journal; must survive a reboot.",
+    )
+    runtime_dir: Path = Field(
+        default=Path("/run/sojourn"), description="Image directories, locks and logs of migrations."
+    )
     criu: Path = Field(default=Path("/usr/sbin/criu"), description="The CRIU program.")
-    concurrency: int = Field(default=4, ge=1, le=64, description="Steps that this host works on side by side.")
+    concurrency: int = Field(
+        default=4, ge=1, le=64, description="Steps that this host runs concurrently."
+    )
     freeze_slots: int = Field(
         default=4,
         ge=1,
         le=64,
-        description="Trees that may be frozen at once from or to this host; others wait, running.",
+        description="Trees from or to this host that may be frozen at once; others wait, running.",
     )
     copy_images_with: Literal["channel", "scp"] = Field(
-        default="channel", description="How the small images travel; scp needs SSH trust between the hosts."
+        default="channel",
+        description="How the small images travel; scp needs SSH trust between the hosts.",
     )
     auto_dedup: bool = Field(
         default=True,
-        description="Free pages from the image directory as the restore reads them: faster, and half the memory; "
-        "but a restore that failed half-way can not be tried again on the destination.",
+        description="Free pages from the image directory as the restore reads them: faster, and "
+        "half the memory; but a restore that failed half-way cannot be repeated there.",
+    )
+    lazy_restore: bool | Literal["before-commit"] = Field(
+        default=True,
+        description="Let the process run before all of its memory is in place, from this host's "
+        "own image directory: the freeze no longer grows with the time that a restore needs for "
+        "it. With `before-commit` all of it is in place before the process runs.",
+    )
+    shared_paths: str = Field(
+        default="",
+        pattern=r"^(/[^:]+(:/[^:]+)*)?$",
+        description="Directories, separated by colons, of storage that all hosts see as the same: "
+        "for what the kernel does not name as such, like virtiofs or a FUSE file system of a "
+        "site's own. NFS, CephFS and other network file systems are recognised without it.",
     )
     images_bytes: int | None = Field(
         default=None,
         ge=4096,
-        description="Cap for the image directory of one migration, instead of the tree's own size.",
+        description="Size limit of a migration's image directory, instead of the tree's own size.",
     )
     max_freeze_s: float = Field(
         default=MAX_FREEZE_S,
         gt=0,
         le=LONGEST_FREEZE_S,
-        description="A freeze that lasts longer is rolled back, where a migration does not say otherwise.",
+        description="A freeze that lasts longer is rolled back; a migration can set its own limit.",
+    )
+    bandwidth_mbit: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_BANDWIDTH_MBIT,
+        description="How many megabits per second each migration sends at most; without it, as "
+        "many as the network carries. A migration can set its own limit.",
     )
     reconcile_s: float = Field(
-        default=5, gt=0, le=3600, description="How often a worker looks for migrations of its host that stand still."
+        default=5,
+        gt=0,
+        le=3600,
+        description="How often a worker looks for stalled migrations of its host.",
     )
     stall_s: float = Field(
         default=15,
         gt=0,
         le=3600,
-        description="How long a frozen migration may wait for its next message before it is moved on.",
+        description="How long a frozen migration may wait for its next message before the worker "
+        "continues it.",
     )
     patience_s: float = Field(
-        default=600, gt=0, le=86400, description="How long one may wait before the freeze, while the process runs."
+        default=600,
+        gt=0,
+        le=86400,
+        description="The same for a migration before the freeze, while the process runs.",
     )
-    announce_s: float = Field(default=2, gt=0, le=3600, description="How often a worker announces its host.")
+    announce_s: float = Field(
+        default=2, gt=0, le=3600, description="How often a worker announces its host."
+    )
     max_outgoing: int = Field(
-        default=2, ge=1, le=1000, description="Queued migrations that may be under way from this host at once."
+        default=2,
+        ge=1,
+        le=1000,
+        description="Queued migrations from this host that may be in progress at once.",
     )
     max_incoming: int = Field(
-        default=2, ge=1, le=1000, description="Queued migrations that may be under way to this host at once."
+        default=2,
+        ge=1,
+        le=1000,
+        description="Queued migrations to this host that may be in progress at once.",
     )
     max_migrations: int = Field(
-        default=32, ge=1, le=10_000, description="Queued migrations that may be under way at once in the whole cluster."
+        default=32,
+        ge=1,
+        le=10_000,
+        description="Queued migrations that may be in progress at once in the whole cluster.",
     )
     lease_s: float = Field(
         default=30,
         ge=1,
         le=3600,
-        description="How long a place that a migration from the queue takes is kept when its holder falls silent.",
+        description="How long the place of a queued migration in progress is reserved after its "
+        "holder's last renewal.",
     )
     keep_days: int = Field(
-        default=7, ge=1, description="How long a finished migration stays in the ledger, and its logs on its hosts."
+        default=7,
+        ge=1,
+        description="How long a finished migration stays in the ledger, and its logs on its hosts.",
     )
-    metrics_address: str = Field(default="127.0.0.1", description="The address on which a worker serves its metrics.")
+    metrics_address: str = Field(
+        default="127.0.0.1", description="The address on which a worker serves its metrics."
+    )
     metrics_port: int = Field(
-        default=0, ge=0, le=65535, description="The port on which a worker serves its metrics; 0: none."
+        default=0,
+        ge=0,
+        le=65535,
+        description="The port on which a worker serves its metrics; 0 disables them.",
     )
     otel_endpoint: str = Field(
         default="",
-        description="Where traces are sent, by OTLP over HTTP; empty: nowhere, as long as none is named else.",
+        description="Where traces are sent, by OTLP over HTTP; if empty, nowhere, unless "
+        "OpenTelemetry's own variables name an endpoint.",
     )
-    flower_address: str = Field(default="127.0.0.1", description="The address on which Flower listens.")
-    flower_port: int = Field(default=5555, ge=1, le=65_535, description="The port on which Flower listens.")
+    flower_address: str = Field(
+        default="127.0.0.1", description="The address on which Flower listens."
+    )
+    flower_port: int = Field(
+        default=5555, ge=1, le=65_535, description="The port on which Flower listens."
+    )
     flower_auth: SecretStr = Field(
         default=SecretStr(""),
-        description="Who may use Flower, as `user:password`; without it Flower listens on loopback only, and its pages "
-        "have no buttons.",
+        description="Who may use Flower, as `user:password`; without it Flower listens on loopback "
+        "only, and its pages have no buttons.",
     )
-    log_format: Literal["text", "json"] = Field(default="text", description="Log lines for people or for machines.")
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Log lines for people or for machines."
+    )
+
+    @property
+    def taken(self) -> Path:
+        """The directory in which this host notes which messages it has begun."""
+        return self.state_dir / "taken"
+
+    @property
+    def limits(self) -> Json:
+        """The limits of a migration that sets none of its own, as fields of a Plan."""
+        return {"max_freeze_s": self.max_freeze_s, "bandwidth_mbit": self.bandwidth_mbit}
 
     @property
     def cluster(self) -> str:
-        """Eight hexadecimal digits that are the same wherever the key is the same, and do not tell it."""
-        return hmac.new(self.key.get_secret_value().encode(), b"cluster", hashlib.sha256).hexdigest()[:8]
+        """Eight hexadecimal digits that identify the cluster's key without revealing it."""
+        # It is announced in Redis and is part of a queue's name, so it must not lead back to the
+        # key.
+        return hmac.new(
+            self.key.get_secret_value().encode(), b"cluster", hashlib.sha256
+        ).hexdigest()[:8]
+
+    @property
+    def keep_s(self) -> int:
+        """How long ended migrations and their logs are kept, in seconds."""
+        return self.keep_days * SECONDS_PER_DAY
 
     @property
     def redis_tls(self) -> dict[str, str]:
-        """How Redis is spoken to inside TLS, in redis-py's words; empty where ``redis_url`` does not ask for it."""
+        """Redis-py's options for TLS; empty if ``redis_url`` is not one of TLS."""
         return for_redis(self.certificates) if self.redis_url.startswith("rediss:") else {}
 
     @classmethod
@@ -147,41 +241,36 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read arguments first, then the environment, then the file."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=config_file())
+        return (
+            init_settings,
+            env_settings,
+            TomlConfigSettingsSource(settings_cls, toml_file=config_file()),
+        )
 
 
 def config_file() -> Path:
-    """Return the configuration file that counts here; it need not exist."""
-    return Path(os.environ.get("SOJOURN_CONFIG", DEFAULT_CONFIG))
+    """Return the path of the configuration file, which need not exist."""
+    return Path(variable("SOJOURN_CONFIG") or DEFAULT_CONFIG)
 
 
 def override(**values: str | None) -> None:
-    """Let the command line overrule settings, for this process and the ones it starts; None overrules nothing."""
-    os.environ.update({f"SOJOURN_{key.upper()}": value for key, value in values.items() if value is not None})
+    """Override settings for this process and the ones it starts; None overrides nothing."""
+    export({f"SOJOURN_{key.upper()}": value for key, value in values.items() if value is not None})
+    # This process may have read its settings already.
     load.cache_clear()
 
 
 @cache
 def load() -> Settings:
-    """Return this host's settings, read once. Raises UsageError with the first key that is wrong."""
+    """Return this host's settings, read once. Raises UsageError with the first invalid key."""
     try:
         return Settings()
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{config_file()} is not a TOML file: {error}.") from None
+        raise UsageError(f"{config_file()} is not a valid TOML file: {error}.") from None
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise UsageError(
-            f"The setting {key!r} is wrong: {first['msg']}.",
+            f"The setting {key!r} is invalid: {first['msg']}.",
             f"Correct it in {config_file()} or in SOJOURN_{key.upper()}.",
         ) from None
-
-
-def variable(name: str) -> str | None:
-    """Return one variable of the environment, for the few places where it is not a setting (``NO_COLOR``, ``CI``)."""
-    return os.environ.get(name)
-
-
-def environment() -> dict[str, str]:
-    """Return a copy of the whole environment, for a program that must see the caller's own (pip with its settings)."""
-    return dict(os.environ)

@@ -1,15 +1,15 @@
-"""Certificates for tests: an authority of the test's own, and what it has issued."""
+"""Certificates for tests: a separate authority, and what it has issued."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from sojourn.pki import Authority
-from sojourn.tls import Certificates
+from sojourn.security.pki import Authority
+from sojourn.security.tls import Certificates
 
 
 def issue(authority: Authority, name: str, *addresses: str, days: int = 1) -> Certificates:
-    """Return new certificates of a host; with no days, they have ended already."""
+    """Return new certificates of a host; with 0 days they have expired already."""
     return Certificates(authority.issue(name, addresses, days))
 
 

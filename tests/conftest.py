@@ -1,4 +1,4 @@
-"""What tests of all rings need."""
+"""What tests of all rings share."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ Found = TypeVar("Found")
 
 
 def eventually(condition: Callable[[], Found], *, within_s: float = 10) -> Found:
-    """Return what the condition finds as soon as it finds something; fail if it never does."""
+    """Return the condition's result as soon as it is true; fail if it is not in time."""
     until = time.monotonic() + within_s
     while not (found := condition()):
-        assert time.monotonic() < until, f"still not so after {within_s:g} s"
+        assert time.monotonic() < until, f"the condition is still false after {within_s:g} s"
         time.sleep(0.01)
     return found

@@ -1,8 +1,8 @@
-"""Coverage of what the hosts of a lab do, and of programs that tests start: a plugin of pytest for ``make coverage``.
+"""A pytest plugin for ``make coverage``: it measures labs' hosts and programs that tests start.
 
-A lab's hosts get one layer more, with coverage.py in Sojourn's environment there, so that workers, holders and what
-CRIU calls are followed too. What they write is taken out of a lab before it goes away. Who is killed writes nothing, so
-what is measured is the least that was done.
+A lab's hosts get another layer, with coverage.py in Sojourn's environment there, so that workers,
+holders and what CRIU calls are measured too. Their data is copied out of a lab before it is
+removed. A process that is killed writes none, so the result is a lower bound.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path
 from lab.lab import Lab
 from lab.layer import Layer, Report
 from lab.libraries import CHECKOUT, PYTHON, constraints, for_hosts
-from sojourn.run import CLEAN_ENVIRONMENT, Argument, run
 from sojourn.settings import environment
+from sojourn.system.run import CLEAN_ENVIRONMENT, Argument, run
 
-#: Where a host's processes write, and the same directory of a lab from outside.
+#: Where a host's processes write their data; from outside it is in the lab's shared directory.
 DATA = Path("/shared/covered")
 
-#: What Python does there when it starts. The settings are those of the checkout, as a host sees it; what the outside
-#: hands to its own programs does not count there.
+#: Python runs these lines there when it starts. The settings are those of the checkout, as a host
+#: sees it; the configuration that coverage.py hands to its child processes outside is dropped.
 START = f"""\
 import os; os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
 import os; os.environ["COVERAGE_FILE"] = "{DATA / ".coverage"}"
@@ -32,16 +32,18 @@ import coverage; coverage.process_startup()
 
 FETCH_S = 300
 
-#: How long a worker may take to end, and to write what it did.
+#: How long a worker may take to end and to write its data.
 END_S = 40
 
 
 def pytest_configure() -> None:
-    """Let every lab of this run be followed, and every program that is started with a clean environment."""
-    CLEAN_ENVIRONMENT.update({name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")})
+    """Measure every lab of this run, and every program started with a clean environment."""
+    CLEAN_ENVIRONMENT.update(
+        {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+    )
     layers, down = Lab._layers, Lab.down
 
-    def followed(lab: Lab) -> list[Path]:
+    def measured(lab: Lab) -> list[Path]:
         return [layer().ready(print), *layers(lab)]
 
     def taken_down(lab: Lab) -> bool:
@@ -49,24 +51,32 @@ def pytest_configure() -> None:
             _collect(lab)
         return down(lab)
 
-    Lab._layers, Lab.down = followed, taken_down  # type: ignore[method-assign]
+    Lab._layers, Lab.down = measured, taken_down  # type: ignore[method-assign]
 
 
 def layer() -> Layer:
-    """Return the layer that follows Python in a host."""
+    """Return the layer that measures Python in a host."""
     return Layer("coverage", "\n".join([PYTHON, START, constraints().read_text()]), _fill)
 
 
 def _fill(place: Path, report: Report) -> None:
     report("coverage: fetching with pip")
     packages = place / f"opt/sojourn/lib/python{PYTHON}/site-packages"
-    fetch: list[Argument] = [sys.executable, "-m", "pip", "install", "--quiet", f"--target={packages}", *for_hosts()]
+    fetch: list[Argument] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        f"--target={packages}",
+        *for_hosts(),
+    ]
     run([*fetch, "coverage"], deadline_s=FETCH_S, env=environment())
     (packages / "coverage-starts.pth").write_text(START)
 
 
 def _collect(lab: Lab) -> None:
-    """End the workers, so that they write, and take what all have written."""
+    """End the workers, so that they write their data, and copy all data out of the lab."""
     for host in lab.hosts():
         if host.is_up:
             host.run(["sv", "-w", str(END_S), "down", "worker"], deadline_s=END_S + 10, check=False)

@@ -1,8 +1,8 @@
-"""What has changed, from the ledger's stream of events to every page that is open.
+"""Changes, from the ledger's stream of events to every page that is open.
 
-One thread follows the stream for all of them; what it learns is handed to Tornado's loop, where everything else runs.
-A page that is slow is told the latest of each migration, not each change. When Redis does not answer, the pages are
-told so, and are told everything anew when it does.
+One thread follows the stream for all pages and hands what changed to Tornado's loop, where
+everything else runs. A slow page gets the latest row of each migration, not every change. While
+Redis does not answer, the pages show that; once it answers again, they get all rows.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from sojourn.cluster import Cluster
+from sojourn.cluster.client import Cluster
+from sojourn.cluster.ledger import Event
 from sojourn.errors import StoreUnreachable
-from sojourn.ledger import Event
 from sojourn.model import Json
 from web.rows import Crossing, row
 
 log = logging.getLogger("sojourn.flower")
 
-#: The table shows so many migrations, those that were asked for last.
+#: The most migrations that the table shows: those that were requested last.
 SHOWN = 1000
 
-#: How long to wait before Redis is asked again.
+#: How long to wait before Redis is tried again.
 AGAIN_S = 1.0
 
 
@@ -33,21 +33,21 @@ class Loop(Protocol):
     """The part of Tornado's loop that other threads may use."""
 
     def add_callback(self, callback: Callable[..., object], *args: object) -> None:
-        """Call it in the loop's thread."""
+        """Call ``callback`` in the loop's thread."""
 
 
 class Listener:
-    """One open page: what it has not been told yet. Used in the loop's thread only."""
+    """One open page, with the changes it has not been sent yet. Used in the loop's thread only."""
 
     def __init__(self, concerns: Callable[[Json], bool] = lambda _: True) -> None:
         self.concerns = concerns
         self.rows: dict[str, Json] = {}
-        self.anew = False
+        self.complete = False
         self.away = ""
         self._changed = asyncio.Event()
 
     async def changed(self, wait_s: float) -> bool:
-        """Wait until there is something to tell; False if nothing came."""
+        """Wait until there is something to send; False if there is nothing after ``wait_s``."""
         try:
             await asyncio.wait_for(self._changed.wait(), wait_s)
         except TimeoutError:
@@ -57,52 +57,54 @@ class Listener:
 
     def take(self, rows: Iterable[Json]) -> None:
         """Note rows that have changed."""
-        mine = {each["id"]: each for each in rows if self.concerns(each)}
+        mine = _by_id(filter(self.concerns, rows))
         self.rows |= mine
         if mine:
             self._changed.set()
 
-    def begin(self, rows: Iterable[Json]) -> None:
-        """Note that everything is told anew."""
-        self.rows, self.anew, self.away = {}, True, ""
-        self.rows = {each["id"]: each for each in rows if self.concerns(each)}
+    def reset(self, rows: Iterable[Json]) -> None:
+        """Note that these are all rows, and that Redis answers."""
+        self.rows = _by_id(filter(self.concerns, rows))
+        self.complete, self.away = True, ""
         self._changed.set()
 
     def miss(self, why: str) -> None:
-        """Note that nobody knows anything now."""
+        """Note that Redis does not answer, with the sentence to show."""
         self.away = why
         self._changed.set()
 
 
 class Feed:
-    """All rows as they are now, and the pages that want to hear of changes."""
+    """All rows as they are now, and the pages that are sent their changes."""
 
     def __init__(self, cluster: Cluster, loop: Loop) -> None:
         self._cluster, self._loop = cluster, loop
-        self._crossings: dict[str, Crossing] = {}  # the following thread's own
+        self._crossings: dict[str, Crossing] = {}  # used by the thread that follows only
         self.rows: dict[str, Json] = {}
         self.away = ""
         self._known = False
         self.listeners: set[Listener] = set()
 
     def start(self) -> None:
-        """Begin to follow; ends with the process."""
+        """Start the thread that follows the stream; it ends with the process."""
         threading.Thread(target=self._run, name="feed", daemon=True).start()
 
     def join(self, listener: Listener) -> None:
-        """Tell a page everything, and then every change."""
+        """Send a page all rows, and from now on every change."""
         self.listeners.add(listener)
         if self._known:
-            listener.begin(self.rows.values())
+            listener.reset(self.rows.values())
         if self.away:
             listener.miss(self.away)
 
     def all(self) -> list[Json]:
-        """Return all rows as they are now; from any thread."""
+        """Return all rows as they are now. May be called from any thread."""
+        # One call, which the loop's thread does not interrupt; it could change the rows during a
+        # loop.
         return list(self.rows.values())
 
     def leave(self, listener: Listener) -> None:
-        """Tell a page nothing more."""
+        """Send a page nothing more."""
         self.listeners.discard(listener)
 
     def _run(self) -> None:
@@ -115,10 +117,13 @@ class Feed:
             time.sleep(AGAIN_S)
 
     def _follow(self) -> None:
-        """Read everything, then what changes. Raises StoreUnreachable."""
+        """Read all migrations, then what changes. Raises StoreUnreachable."""
+        # The bookmark is taken first: what changes while all are read is read again afterwards.
         place = self._cluster.ledger.bookmark()
         accounts = self._cluster.ledger.latest(SHOWN)
-        self._loop.add_callback(self._begin, [row(account, self._crossing(account.id)) for account in accounts])
+        self._loop.add_callback(
+            self._begin, [row(account, self._crossing(account.id)) for account in accounts]
+        )
         while True:
             events, place = self._cluster.ledger.read(place)
             changed = self._changed(events)
@@ -126,30 +131,36 @@ class Feed:
                 self._loop.add_callback(self._take, changed)
 
     def _changed(self, events: Iterable[Event]) -> list[Json]:
-        """Return the rows that events have changed; each is read once, however much happened to it."""
+        """Return the rows that events have changed, each read once however many events it had."""
         ids: dict[str, None] = {}
         for event in events:
             ids[event.migration] = None
             if event.kind == "progress" and "bytes" in event.data:
-                self._crossings[event.migration] = self._crossing(event.migration).after(event, time.monotonic())
-        rows = [row(account, self._crossing(account.id)) for account in self._cluster.ledger.accounts(list(ids))]
-        for each in rows:
-            if each["percent"] in {None, 100}:
-                self._crossings.pop(each["id"], None)
+                self._crossings[event.migration] = self._crossing(event.migration).after(
+                    event, time.monotonic()
+                )
+        rows = [
+            row(account, self._crossing(account.id))
+            for account in self._cluster.ledger.accounts(list(ids))
+        ]
+        for changed in rows:
+            if changed["percent"] in {None, 100}:
+                self._crossings.pop(changed["id"], None)
         return rows
 
     def _crossing(self, migration: str) -> Crossing:
         return self._crossings.get(migration, Crossing())
 
     def _begin(self, rows: list[Json]) -> None:
-        self.rows, self.away, self._known = {each["id"]: each for each in rows}, "", True
+        self.rows, self.away, self._known = _by_id(rows), "", True
         for listener in self.listeners:
-            listener.begin(rows)
+            listener.reset(rows)
 
     def _take(self, rows: list[Json]) -> None:
-        self.rows |= {each["id"]: each for each in rows}
+        self.rows |= _by_id(rows)
+        # Only the oldest are dropped, as the ledger itself lists them.
         while len(self.rows) > SHOWN:
-            del self.rows[min(self.rows, key=lambda each: self.rows[each]["created"])]
+            del self.rows[min(self.rows, key=lambda name: self.rows[name]["created"])]
         for listener in self.listeners:
             listener.take(rows)
 
@@ -157,3 +168,7 @@ class Feed:
         self.away = why
         for listener in self.listeners:
             listener.miss(why)
+
+
+def _by_id(rows: Iterable[Json]) -> dict[str, Json]:
+    return {changed["id"]: changed for changed in rows}

@@ -1,8 +1,9 @@
-"""Sojourn's pages on Flower's Tornado application: who may see and do what, and how changes reach a page that is open.
+"""Sojourn's pages on Flower's Tornado application: who may see and do what, and live updates.
 
-A page is a shell, which asks for nothing but who is there, and a live part, which the server renders anew when
-something has changed and sends as a server-sent event (https://html.spec.whatwg.org/multipage/server-sent-events.html).
-So a page that is opened while Redis is away says so, and fills itself later.
+A page is a shell, which needs no Redis, and a live part, which the server renders again when
+something has changed and sends as a server-sent event
+(https://html.spec.whatwg.org/multipage/server-sent-events.html). So a page that is opened while
+Redis is away shows that, and fills itself later.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from tornado import web
 from tornado.iostream import StreamClosedError
 from tornado.web import StaticFileHandler, url
 
-from sojourn.cluster import Cluster
+from sojourn import units
+from sojourn.cluster.client import Cluster
+from sojourn.cluster.metrics import CONTENT_TYPE
 from sojourn.errors import SojournError, StoreUnreachable, UsageError
-from sojourn.metrics import CONTENT_TYPE
-from sojourn.model import Json
-from web import figures, readable
-from web.acts import ACTS, Asked, Done
+from sojourn.model import Json, Untyped
+from sojourn.text import cleaned, printable
+from web.actions import ACTIONS, Effect, Request
 from web.feed import Feed, Listener
 from web.pages import BatchPage, HostPage, MigrationPage, Page, Surroundings, account_of
 from workflows.logs import logs_of
@@ -39,33 +41,34 @@ log = logging.getLogger("sojourn.flower")
 
 STATIC = Path(__file__).parent / "static"
 
-#: How often a page is looked at anew when nothing was told: hosts announce their room without an event.
+#: How often a page is rendered again without an event: hosts announce their free memory without
+#: one.
 TICK_S = 2.0
 
-#: How long changes are collected before a page hears of them, so that many at once are one message.
+#: How long changes are collected before a page is sent them, so that many become one message.
 COLLECT_S = 0.1
 
-#: A browser that has lost its connection comes back after so many milliseconds.
+#: After how many milliseconds a browser that has lost its connection comes back.
 RETRY_MS = 1000
 
-#: Nothing on our pages comes from elsewhere, and none of it is written into the page as code or style.
+#: Nothing on our pages comes from another server, and no code or style stands inside a page.
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 
-#: Our own threads: Flower's are all busy with Celery when Redis does not answer, for as long as it does not.
+#: Threads of our own: as long as Redis does not answer, Flower's are all busy waiting for it.
 APART = ThreadPoolExecutor(max_workers=16, thread_name_prefix="page")
 
-#: Every name but those of this machine's loopback, as Tornado matches the names that requests are for.
+#: Every host name but those of loopback, as a pattern that Tornado matches with a request's Host.
 ELSEWHERE = r"(?!(127\.0\.0\.1|\[?::1\]?|localhost)$).*"
 
 
 class Ours(BaseHandler):  # type: ignore[misc, unused-ignore]  # Flower has no types
-    """What all our pages have in common."""
+    """The base of all our pages."""
 
     def initialize(self, cluster: Cluster, feed: Feed) -> None:
-        """Take what Tornado hands to each request."""
+        """Keep what Tornado passes to the handler of every request."""
         self.cluster, self.feed = cluster, feed
 
     def set_default_headers(self) -> None:
@@ -76,23 +79,36 @@ class Ours(BaseHandler):  # type: ignore[misc, unused-ignore]  # Flower has no t
         self.set_header("Referrer-Policy", "same-origin")
         self.set_header("Cache-Control", "no-store")
 
+    def render_string(self, template_name: str, **values: Untyped) -> bytes:
+        """Return a page without what a browser would not show, or would turn the direction by."""
+        return printable(super().render_string(template_name, **values).decode()).encode()
+
     def check_xsrf_cookie(self) -> None:
-        """Refuse what another site has sent, and what has not read a page of ours first. Stricter than Flower."""
-        site, origin = self.request.headers.get("Sec-Fetch-Site"), self.request.headers.get("Origin")
+        """Refuse requests that another site has caused, more strictly than Flower does.
+
+        Browsers send ``Sec-Fetch-Site`` (https://www.w3.org/TR/fetch-metadata) and ``Origin``; all
+        need the token from a page of ours.
+        """
+        site, origin = (
+            self.request.headers.get("Sec-Fetch-Site"),
+            self.request.headers.get("Origin"),
+        )
         if site not in {None, "same-origin"}:
             raise web.HTTPError(403, "Cross-site request forbidden")
         if origin and urlparse(origin).netloc != self.request.host:
             raise web.HTTPError(403, "Cross-origin request forbidden")
+        # Not ``super()``: Flower asks for no token where there is no login, nor where the login is
+        # HTTP's basic authentication, which browsers repeat by themselves.
         web.RequestHandler.check_xsrf_cookie(self)
 
     @property
-    def asks_who(self) -> bool:
-        """Whether everybody who comes here had to say who they are."""
+    def has_login(self) -> bool:
+        """Whether everybody who comes here had to log in."""
         options = self.application.options
         return bool(options.basic_auth or options.auth)
 
     @property
-    def who(self) -> str:
+    def operator(self) -> str:
         """The person at the browser, as journals and ledger name operators."""
         if isinstance(self.current_user, str):
             return f"{self.current_user} in Flower"
@@ -101,21 +117,21 @@ class Ours(BaseHandler):  # type: ignore[misc, unused-ignore]  # Flower has no t
 
     def get_template_namespace(self) -> dict[str, Any]:
         """Return what every template may use."""
-        ours = {"asset": asset, "figures": figures, "may_act": self.asks_who, "json": json}
+        ours = {"asset": asset, "units": units, "may_act": self.has_login, "json": json}
         return super().get_template_namespace() | ours
 
-    async def apart(self, call: Any, *args: Any) -> Any:  # noqa: ANN401
-        """Run what may wait for Redis or a worker in a thread of its own."""
+    async def apart(self, call: Untyped, *args: Untyped) -> Untyped:
+        """Run a call that may wait for Redis or a worker in a thread of its own."""
         return await asyncio.get_running_loop().run_in_executor(APART, partial(call, *args))
 
-    def tasks_of(self, account: Any) -> dict[tuple[str, str], str]:  # noqa: ANN401
-        """Return Flower's tasks of a migration: the latest of each step and host. One task may be several steps."""
-        mark, found = f"migration {account.id}", {}
+    def tasks_of(self, account: Untyped) -> dict[tuple[str, str], str]:
+        """Return Flower's tasks of a migration: the latest of each step and host."""
+        mention, found = f"migration {account.id}", {}
+        # A copy: events may add tasks meanwhile.
         for task in list(self.application.events.state.tasks.values()):
-            if task.worker and mark in (task.args or ""):
+            if task.worker and mention in (task.args or ""):
                 host = task.worker.hostname.partition("@")[2]
-                steps = [task.name.removeprefix("sojourn."), *readable.following(task.kwargs)]
-                found.update({(step, host): task.uuid for step in steps})
+                found[task.name.removeprefix("sojourn."), host] = task.uuid
         return found
 
     def page(self, kind: str, name: str) -> Page:
@@ -131,23 +147,31 @@ class Ours(BaseHandler):  # type: ignore[misc, unused-ignore]  # Flower has no t
 
 
 class Elsewhere(BaseHandler):  # type: ignore[misc, unused-ignore]
-    """A name that another site may have pointed at this machine, to read what nobody is asked a password for."""
+    """Requests for another name than localhost, where there is no login.
+
+    Another site could point its own name at this machine, so that a browser here reads our pages
+    for it (DNS rebinding).
+    """
 
     def prepare(self) -> None:
-        """Refuse everything."""
+        """Refuse the request."""
         raise web.HTTPError(403, "Without `flower_auth` Flower answers to localhost only.")
 
 
 class Files(StaticFileHandler):  # type: ignore[misc, unused-ignore]
-    """Our scripts and the style sheet; a browser asks each time whether they are new, since they name each other."""
+    """Our scripts and the style sheet.
 
-    def set_extra_headers(self, path: str) -> None:  # noqa: ARG002  (the signature is Tornado's)
-        """Let the browser keep a file, but not use it unasked."""
+    They refer to each other, so a browser must not mix versions: it asks for every use of a file
+    whether that is still the current one.
+    """
+
+    def set_extra_headers(self, path: str) -> None:  # noqa: ARG002
+        """Let the browser keep a file, but ask before it uses it. The signature is Tornado's."""
         self.set_header("Cache-Control", "no-cache")
 
 
 class Table(Ours):
-    """All migrations: the shell, which the browser fills."""
+    """The page of all migrations, whose rows the browser fills in."""
 
     @web.authenticated
     def get(self) -> None:
@@ -156,7 +180,7 @@ class Table(Ours):
 
 
 class Single(Ours):
-    """One migration, host or batch."""
+    """The page of one migration, host or batch."""
 
     @web.authenticated
     async def get(self, kind: str, name: str) -> None:
@@ -172,31 +196,36 @@ class Single(Ours):
 
 
 class Stream(Ours):
-    """An endless answer of events, until the page is closed."""
+    """A stream of events to a page, until that is closed."""
 
     def on_connection_close(self) -> None:
-        """Note that nobody listens any more."""
+        """Note that the page was closed."""
         self.gone = True
 
     async def stream(self, page: Page, listener: Listener) -> None:
-        """Send what ``told`` says whenever something has changed, or a while has passed."""
+        """Send the events of a page until it is closed."""
         self.gone = False
         self.set_header("Content-Type", "text/event-stream")
-        self.set_header("X-Accel-Buffering", "no")
+        self.set_header("X-Accel-Buffering", "no")  # nginx would collect events otherwise
+        # Sent at once, so that the browser sees an open stream before anything has changed.
         self.write(f"retry: {RETRY_MS}\n\n")
         self.feed.join(listener)
         try:
             await self.flush()
-            async for name, data in self.told(page, listener):
-                self.write(f"event: {name}\ndata: {json.dumps(data)}\n\n" if name else ": still here\n\n")
+            async for name, data in self.events(page, listener):
+                self.write(
+                    f"event: {name}\ndata: {json.dumps(cleaned(data))}\n\n"
+                    if name
+                    else ": still here\n\n"
+                )
                 await self.flush()
         except StreamClosedError:
             pass  # the page was closed
         finally:
             self.feed.leave(listener)
 
-    async def told(self, page: Page, listener: Listener) -> AsyncIterator[tuple[str, Any]]:
-        """Yield the events for a page, each with its name; one without a name keeps the connection."""
+    async def events(self, page: Page, listener: Listener) -> AsyncIterator[tuple[str, Any]]:
+        """Yield the events of a page by name; one without a name only keeps the connection open."""
         before = None
         while not self.gone:
             for event in self.rows(listener):
@@ -208,11 +237,11 @@ class Stream(Ours):
                 await asyncio.sleep(COLLECT_S)
 
     def rows(self, listener: Listener) -> list[tuple[str, Any]]:  # noqa: ARG002  (see LiveTable)
-        """Return what is to be told of rows."""
+        """Return the events about rows; only the table of all migrations has some."""
         return []
 
     async def _now(self, page: Page) -> tuple[str, Any]:
-        """Return the live part of the page as it is now, or why it can not be had."""
+        """Return the live part of the page as it is now, or why it is not available."""
         try:
             return "part", self.fragment(page, await self.apart(page.load, self.cluster))
         except StoreUnreachable as error:
@@ -222,37 +251,42 @@ class Stream(Ours):
 
 
 class LiveTable(Stream):
-    """What changes in the table."""
+    """The stream of events to the page of all migrations."""
 
     @web.authenticated
     async def get(self) -> None:
-        """Tell all rows, then each that changes."""
+        """Send all rows, then those that change."""
         await self.stream(Surroundings(), Listener())
 
     def rows(self, listener: Listener) -> list[tuple[str, Any]]:
         """Return all rows, or those that have changed, or why they are not known."""
-        rows, anew, away = list(listener.rows.values()), listener.anew, listener.away
-        listener.rows, listener.anew, listener.away = {}, False, ""
-        told: list[tuple[str, Any]] = [("all", rows)] if anew else [("some", rows)] if rows else []
-        return [*told, ("away", away)] if away else told
+        # Taken and reset without an ``await`` in between, so that no change is lost.
+        rows, complete, away = list(listener.rows.values()), listener.complete, listener.away
+        listener.rows, listener.complete, listener.away = {}, False, ""
+        events: list[tuple[str, Any]] = []
+        if complete or rows:
+            events.append(("all" if complete else "some", rows))
+        if away:
+            events.append(("away", away))
+        return events
 
 
 class LiveSingle(Stream):
-    """What changes on the page of one migration, host or batch."""
+    """The stream of events to the page of one migration, host or batch."""
 
     @web.authenticated
     async def get(self, kind: str, name: str) -> None:
-        """Tell the live part, and again whenever it is another one."""
+        """Send the live part, and again whenever it has changed."""
         page = self.page(kind, name)
         await self.stream(page, Listener(page.concerns))
 
 
 class Logs(Ours):
-    """The logs of a migration, from both hosts, when somebody asks."""
+    """The logs of a migration from both hosts, which a page asks for when they are opened."""
 
     @web.authenticated
     async def get(self, migration: str) -> None:
-        """Answer with a piece of HTML; a host that does not answer is named."""
+        """Answer with a fragment of HTML, which names a host that does not answer."""
         try:
             account = await self.apart(account_of, self.cluster, migration)
             plan, errors = account.plan, self.get_argument("errors", "") == "1"
@@ -263,57 +297,61 @@ class Logs(Ours):
         self.render("logs.html", found=found, errors=errors)
 
 
-class Press(Ours):
-    """A button."""
+class Button(Ours):
+    """What the buttons post to."""
 
     @web.authenticated
-    async def post(self, kind: str, name: str, word: str) -> None:
-        """Do it, and answer with what came of it as JSON: ``said``, ``hint``, and ``see``, where to look."""
-        if not self.asks_who:
-            raise web.HTTPError(403, "Without `flower_auth` nobody may act here.")
-        act = ACTS.get((kind, word))
-        if act is None:
+    async def post(self, kind: str, name: str, action_name: str) -> None:
+        """Act, and answer with JSON: ``sentence``, ``hint``, and ``see``, the path of a page."""
+        # What is done here is recorded with the operator's name, and without a login there is none.
+        if not self.has_login:
+            raise web.HTTPError(403, "Without `flower_auth` no action is allowed here.")
+        action = ACTIONS.get((kind, action_name))
+        if action is None:
             raise web.HTTPError(404)
         fields = {field: self.get_body_argument(field, "") for field in ("typed", "gone")}
-        asked = Asked(name, self.who, fields)
-        log.info("%s asks to %s %s %s", asked.who, word, kind, name)
+        request = Request(name, self.operator, fields)
+        log.info("%s asks to %s %s %s", request.operator, action_name, kind, name)
         try:
-            done: Done = await self.apart(act, self.cluster, asked)
+            effect: Effect = await self.apart(action, self.cluster, request)
         except SojournError as error:
             self.set_status(503 if isinstance(error, StoreUnreachable) else 409)
-            self.write({"said": error.message, "hint": error.hint})
+            self.write(cleaned({"sentence": error.message, "hint": error.hint}))
             return
-        see = self.reverse_url("sojourn-single", done.kind, done.id) if done.id else ""
-        self.write({"said": done.sentence, "hint": "", "see": see})
+        see = self.reverse_url("sojourn-single", effect.kind, effect.id) if effect.id else ""
+        self.write(cleaned({"sentence": effect.sentence, "hint": "", "see": see}))
 
 
 class Metrics(FlowersMetrics):  # type: ignore[misc, unused-ignore]  # Flower has no types
-    """Flower's metrics and the cluster's; like Flower's own page of them, it asks nobody who they are."""
+    """Flower's metrics and the cluster's; as on Flower's own page of them, without a login."""
 
     async def get(self) -> None:
-        """Answer in Prometheus's text format. Other pages go on meanwhile: Redis may take seconds not to answer."""
+        """Answer in Prometheus's text format.
+
+        They are made in a thread, since a Redis that hangs would hold up all other pages.
+        """
         self.application.purge_offline_worker_metrics()
-        told = await asyncio.get_running_loop().run_in_executor(APART, generate_latest)
+        text = await asyncio.get_running_loop().run_in_executor(APART, generate_latest)
         self.set_header("Content-Type", CONTENT_TYPE)
-        self.write(told)
+        self.write(text)
 
 
 def handlers(cluster: Cluster, feed: Feed) -> list[Any]:
     """Return our handlers, for Tornado's ``add_handlers``."""
-    with_ = {"cluster": cluster, "feed": feed}
+    shared = {"cluster": cluster, "feed": feed}
     single = r"/migrations/(migration|host|batch)/([a-z0-9-]{1,63})"
     return [
-        url(r"/migrations", Table, with_, name="migrations"),
-        (r"/migrations/live", LiveTable, with_),
+        url(r"/migrations", Table, shared, name="migrations"),
+        (r"/migrations/live", LiveTable, shared),
         (r"/migrations/static/(.*)", Files, {"path": str(STATIC)}),
-        url(single, Single, with_, name="sojourn-single"),
-        (f"{single}/live", LiveSingle, with_),
-        (r"/migrations/migration/([0-9a-f-]{8,40})/logs", Logs, with_),
-        (f"{single}/([a-z]+)", Press, with_),
+        url(single, Single, shared, name="sojourn-single"),
+        (f"{single}/live", LiveSingle, shared),
+        (r"/migrations/migration/([0-9a-f-]{8,40})/logs", Logs, shared),
+        (f"{single}/([a-z]+)", Button, shared),
         (r"/metrics", Metrics),
     ]
 
 
 def asset(name: str) -> str:
-    """Return the address of a file of ours."""
+    """Return the path of a static file of ours."""
     return f"/migrations/static/{name}"

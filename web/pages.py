@@ -1,7 +1,8 @@
 """What each page shows, read from Redis in one go: a migration, a host, a batch or drain.
 
-``load`` is called in a thread and may wait for Redis; ``concerns`` says which changes of migrations call for it anew.
-Nothing here decides anything, and nothing is shown that the ledger, the registry or the batches do not say.
+``load`` is called in a thread and may wait for Redis; ``concerns`` tells for which migrations a
+change calls for it again. Nothing here decides anything, and pages show only what the ledger, the
+registry and the batches hold.
 """
 
 from __future__ import annotations
@@ -11,29 +12,30 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from sojourn.batch import BatchState, states_of
-from sojourn.cluster import Cluster
+from sojourn import decision, units
+from sojourn.cluster.batches import BatchState, states_of
+from sojourn.cluster.client import Cluster
+from sojourn.cluster.ledger import Account
 from sojourn.errors import UsageError
-from sojourn.ledger import Account
-from sojourn.model import Json, Plan, Role, State, dead, where_it_runs
-from web import figures, timeline
+from sojourn.model import Json, Role, State
+from web import timeline
 from web.rows import look
-from workflows.intervene import what_a_word_does
+from workflows.intervene import effect_of_resolution
 
-#: So many lines of a batch are listed; the counts are of all.
+#: The most lines of a batch that are listed; its counts are of all lines.
 LINES = 500
 
-#: So many batches are offered beside the table.
+#: The most batches that are linked beside the table.
 BATCHES = 12
 
 
 class Page(Protocol):
-    """One page: its template, and what is in it."""
+    """One page: its template, and the content."""
 
     template: ClassVar[str]
 
     def load(self, cluster: Cluster) -> Json:
-        """Return what the template shows. Raises UsageError for what is not there, StoreUnreachable."""
+        """Return what the template shows. Raises UsageError if there is none, StoreUnreachable."""
 
     def concerns(self, row: Json) -> bool:
         """Whether a change of this migration may change the page."""
@@ -47,17 +49,19 @@ class MigrationPage:
     template: ClassVar[str] = "migration-live.html"
 
     def load(self, cluster: Cluster) -> Json:
-        """Return the account, its picture, and what an operator can do."""
+        """Return the account, its timeline, and what an operator can do."""
         account = account_of(cluster, self.id)
         return {
             "account": account,
             "plan": account.plan,
             "look": look(account.state),
-            "where": where_it_runs(account.state, account.owner),
-            "word": said(account),
+            "where": account.where,
+            "decision": decision.sentence(account.resolved or {}, account.plan),
             "picture": timeline.draw(account, time.time()),
             "facts": facts(account),
-            "acts": {} if account.state.definite else {role: what_a_word_does(cluster, account, role) for role in Role},
+            "effects": {}
+            if account.state.definite
+            else {role: effect_of_resolution(cluster, account, role) for role in Role},
         }
 
     def concerns(self, row: Json) -> bool:
@@ -74,10 +78,12 @@ class HostPage:
     template: ClassVar[str] = "host-live.html"
 
     def load(self, cluster: Cluster) -> Json:
-        """Return what the host says of itself, and what leaves it and comes to it."""
+        """Return what the host announces, and what leaves it and comes to it."""
         hosts = cluster.registry.hosts()
         if self.name not in hosts:
-            raise UsageError(f"There is no host {self.name}.", f"Known hosts: {', '.join(hosts) or 'none'}.")
+            raise UsageError(
+                f"There is no host {self.name}.", f"Known hosts: {', '.join(hosts) or 'none'}."
+            )
         mine = sorted(self.rows(), key=lambda row: -float(row["created"]))
         leaving = [row for row in mine if row["source"] == self.name]
         coming = [row for row in mine if row["destination"] == self.name]
@@ -99,22 +105,31 @@ class BatchPage:
     template: ClassVar[str] = "batch-live.html"
 
     def load(self, cluster: Cluster) -> Json:
-        """Return the batch, its lines as they are tried now, and what each came to."""
+        """Return the batch, and its lines with their present attempt and their end."""
         record = cluster.batches.record(self.id)
         if record is None:
             raise UsageError(f"There is no batch {self.id}.", "It may have been forgotten.")
         parts, ends = cluster.batches.parts(self.id)[:LINES], cluster.batches.ends(self.id)
-        accounts = {account.id: account for account in cluster.ledger.accounts([part.migration for part in parts])}
+        accounts = {
+            account.id: account
+            for account in cluster.ledger.accounts([part.migration for part in parts])
+        }
+        arrived = {State.COMPLETED, State.CLEANUP_PENDING}
+        counts = states_of(ends, record.total)
         return {
             "record": record,
+            "resumable": record.state in {BatchState.PAUSED, BatchState.ABORTED}
+            or (record.state is BatchState.FINISHED and record.ended and set(counts) - arrived),
             "look": BATCH_LOOKS.get(record.state, "runs"),
             "look_of": _look,
-            "counts": {state: (count, _look(state)) for state, count in states_of(ends, record.total).items()},
-            "lines": [(part, ends.get(part.number), accounts.get(part.migration)) for part in parts],
+            "counts": {state: (count, _look(state)) for state, count in counts.items()},
+            "lines": [
+                (part, ends.get(part.number), accounts.get(part.migration)) for part in parts
+            ],
         }
 
     def concerns(self, row: Json) -> bool:
-        """Whether it is a part of this batch."""
+        """Whether it belongs to this batch."""
         return bool(row["batch"] == self.id)
 
 
@@ -129,7 +144,7 @@ BATCH_LOOKS = {
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What stands beside the table: the hosts and the latest batches."""
+    """What stands above the table: the hosts and the latest batches."""
 
     template: ClassVar[str] = "around-live.html"
 
@@ -146,46 +161,48 @@ def account_of(cluster: Cluster, migration: str) -> Account:
     """Return a migration. Raises UsageError if the ledger does not know it."""
     account = cluster.ledger.account(migration)
     if account is None:
-        raise UsageError(f"The ledger knows no migration {migration}.", "It may have been forgotten.")
+        raise UsageError(
+            f"The ledger knows no migration {migration}.", "It may have been forgotten."
+        )
     return account
 
 
-def said(account: Account) -> str:
-    """Return an operator's word on a migration as a sentence, empty if there is none."""
-    word = account.resolved
-    if not word:
-        return ""
-    role = Role.DESTINATION if word["resolved"] == dead(Role.DESTINATION) else Role.SOURCE
-    when = figures.moment(word["resolved_at"])
-    return f"{word['resolved_by']} said at {when} that {account.plan.host_of(role)}, the {role}, is dead for good."
-
-
 def facts(account: Account) -> list[tuple[str, str]]:
-    """Return what is known of a migration in numbers and names, each with its name."""
+    """Return the facts of a migration, as pairs of a name and a text."""
     result, plan = account.result or {}, account.plan
     return [
-        ("Asked for", figures.moment(account.created)),
-        ("Mode", ", ".join([plan.mode, *_options(plan)])),
-        ("Memory", figures.size(result.get("pages_bytes"))),
-        ("Rate", figures.rate(_rate(account))),
-        ("Images", figures.size(result.get("images_bytes"))),
-        ("Downtime", figures.span(result.get("downtime_ms"))),
-        ("Frozen", figures.span(result.get("frozen_ms"))),
-        ("In all", figures.span(result.get("total_ms"))),
+        ("Asked for", units.moment(account.created)),
+        ("Mode", plan.how),
+        ("Memory", units.size(result.get("pages_bytes"))),
+        ("Rate", units.rate(_rate(account))),
+        ("Images", units.size(result.get("images_bytes"))),
+        ("Downtime", units.span(result.get("downtime_ms"))),
+        ("Frozen", units.span(result.get("frozen_ms"))),
+        ("Settled after", units.span(result.get("settled_ms"))),
+        *_waits(account),
+        ("In all", units.span(result.get("total_ms"))),
     ]
 
 
+def _waits(account: Account) -> list[tuple[str, str]]:
+    """Return what the process waited for since it ran, of one whose memory came afterwards."""
+    found = account.result or account.progress or {}
+    if not found.get("faults"):
+        return []
+    still = [("Still to come", units.size(found["missing"]))] if "missing" in found else []
+    longest = units.span(found.get("wait_longest_ms"))
+    return [*still, ("Pages waited for", str(found["faults"])), ("Longest wait", longest)]
+
+
 def _under_way(rows: Iterable[Json]) -> int:
-    """Return how many have begun and not ended."""
-    return sum(1 for row in rows if row["look"] in {"runs", "turns"} and not State(row["state"]).final)
-
-
-def _options(plan: Plan) -> list[str]:
-    return [name.replace("_", "-") for name in ("tcp_established", "shell_job", "file_locks") if getattr(plan, name)]
+    """Return the number of those that have begun and not ended."""
+    return sum(
+        1 for row in rows if row["look"] in {"runs", "turns"} and not State(row["state"]).final
+    )
 
 
 def _rate(account: Account) -> float | None:
-    """Return the bytes per second of the whole dump, from its step's begin to its end."""
+    """Return the bytes per second of the dump, over the whole time of its step."""
     pages = (account.result or {}).get("pages_bytes")
     took = next((step.elapsed_ms for step in account.steps if step.name == "dump"), None)
     return 1000 * pages / took if pages and took else None

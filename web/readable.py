@@ -1,7 +1,8 @@
-"""What Flower shows of a task: which migration it belongs to and what came of it, in words.
+"""What Flower shows of a task: the migration it belongs to and its result, in a few words.
 
-The arguments and results of our tasks are nested dictionaries with command lines and images of kernel objects in them.
-They are put into words before Flower keeps them, so that neither its pages nor its API nor its file hold anything else.
+Arguments and results of our tasks are nested dictionaries, with command lines and descriptions of
+kernel objects in them. They are replaced before Flower keeps them, so that neither its pages nor
+its API nor its file hold anything else.
 """
 
 from __future__ import annotations
@@ -11,13 +12,21 @@ from collections.abc import Iterable
 from typing import Any
 
 from sojourn.model import Json
-from tasks.step import THEN
+from sojourn.text import printable
 
-#: So much is shown of a text that is none of those we know.
+#: How many characters are shown of a text that is not from one of our own tasks.
 LONGEST = 300
 
-#: Facts that mean something to people, in this order. Others stay out: what is not here is never shown.
-FACTS = ("processes", "tree_bytes", "pages_bytes", "images_bytes", "source_phase", "verdict", "gone")
+#: The facts that are shown, in this order; all others stay hidden.
+FACTS = (
+    "processes",
+    "tree_bytes",
+    "pages_bytes",
+    "images_bytes",
+    "source_phase",
+    "verdict",
+    "gone",
+)
 
 ID = re.compile(r"'id': '([0-9a-f-]{8,40})'")
 ROUTE = re.compile(r"'pid': (\d+), 'source': '([a-z0-9-]+)', 'destination': '([a-z0-9-]+)'")
@@ -28,60 +37,69 @@ TREES = re.compile(r"^(\{'host': '[a-z0-9-]+', 'trees'|\[\{'(pid|path)'|\[\])")
 
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]+@")
-SECRET = re.compile(r"(?i)([\w-]*(?:key|password|passwd|secret|token)[\w-]*'?\s*[:=]\s*)('[^']*'|[^\s,'})]+)")
+SECRET = re.compile(
+    r"(?i)([\w-]*(?:key|password|passwd|secret|token)[\w-]*'?\s*[:=]\s*)('[^']*'|[^\s,'})]+)"
+)
 
 TEXTS = ("args", "kwargs", "result", "exception", "traceback")
 LONG_TEXTS = {"exception", "traceback"}
 
 
-def event(told: Json) -> Json:
-    """Return an event of Celery's with its texts as people read them."""
-    texts = {name: told[name] for name in TEXTS if isinstance(told.get(name), str)}
-    return told | {name: harmless(text) if name in LONG_TEXTS else words(text) for name, text in texts.items()}
+def event(fields: Json) -> Json:
+    """Return the fields of a Celery event with readable texts."""
+    texts = {name: fields[name] for name in TEXTS if isinstance(fields.get(name), str)}
+    return fields | {
+        name: printable(without_secrets(text) if name in LONG_TEXTS else summary(text))
+        for name, text in texts.items()
+    }
 
 
 def tasks(listed: Iterable[Json]) -> list[Json]:
-    """Return the tasks that a worker lists, with their arguments as people read them."""
+    """Return the tasks that a worker lists, with readable arguments."""
     return [_listed(task) for task in listed]
 
 
-def following(kwargs: str | None) -> list[str]:
-    """Return the steps that a task does behind the one that it is named after."""
-    return kwargs.removeprefix(THEN).split(", ") if kwargs and kwargs.startswith(THEN) else []
-
-
-def words(text: str) -> str:
-    """Return the representation of arguments or of a result as people read it."""
-    text = text.replace('"', "'")  # steps hand on JSON in a text, results of migrations are mappings of Python
-    about = [*_migration(text), *_came_to(text), *_facts(text)]
+def summary(text: str) -> str:
+    """Return a summary of arguments or of a result, given as their ``repr``."""
+    # Steps pass on JSON in a text, while results of migrations are mappings of Python.
+    text = text.replace('"', "'")
+    about = [*_migration(text), *_outcome(text), *_facts(text)]
     if about:
         return "; ".join(about)
     if TREES.match(text):
         return "processes or logs of a host"
-    short = harmless(text)
+    short = without_secrets(text)
     return short if len(short) <= LONGEST else f"{short[:LONGEST]}…"
 
 
-def harmless(text: str) -> str:
-    """Return a text without addresses in memory, passwords and keys."""
+def without_secrets(text: str) -> str:
+    """Return a text without memory addresses, passwords and keys."""
     return SECRET.sub(r"\1'…'", PASSWORD.sub(r"\1…@", ADDRESS.sub("", text)))
 
 
 def _listed(task: Json) -> Json:
     request: Any = task.get("request", task)  # scheduled tasks are wrapped
-    told = {name: words(repr(request[name])) for name in ("args", "kwargs") if name in request}
-    return task | {"request": request | told} if "request" in task else task | told
+    texts = {
+        name: printable(summary(repr(request[name])))
+        for name in ("args", "kwargs")
+        if name in request
+    }
+    return task | {"request": request | texts} if "request" in task else task | texts
 
 
 def _migration(text: str) -> list[str]:
     found, route = ID.search(text), ROUTE.search(text)
-    way = ["pid {} from {} to {}".format(*route.groups())] if route else []
-    return way + ([f"migration {found[1]}"] if found else [])
+    plan = ["pid {} from {} to {}".format(*route.groups())] if route else []
+    return plan + ([f"migration {found[1]}"] if found else [])
 
 
-def _came_to(text: str) -> list[str]:
+def _outcome(text: str) -> list[str]:
     state, owner = STATE.search(text), OWNER.search(text)
-    return [f"{state[1]}, owner {owner[1] if owner else 'unknown'}"] if state and ID.search(text) else []
+    return (
+        [f"{state[1]}, owner {owner[1] if owner else 'unknown'}"]
+        if state and ID.search(text)
+        else []
+    )
 
 
 def _facts(text: str) -> list[str]:

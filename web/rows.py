@@ -1,15 +1,17 @@
-"""A migration as one row of the table: what the ledger says, put into the words and numbers that a browser shows."""
+"""A migration as one row of the table, in the words and numbers that a browser shows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sojourn.ledger import Account, Event
+from sojourn import units
+from sojourn.cluster.ledger import Account, Event
 from sojourn.model import Json, State, StepRecord
-from workflows.migrate import PIPELINES
+from workflows.pipelines import PIPELINES
 
-#: How the states look. What has ended and needs somebody is ``bad``; what stayed on its source is ``stayed``.
+#: The style of each state. ``bad`` has ended and needs an operator; the other ends without arrival
+#: are ``stayed``.
 LOOKS = {
     State.QUEUED: "waits",
     State.RUNNING: "runs",
@@ -18,14 +20,17 @@ LOOKS = {
     State.CLEANUP_PENDING: "turns",
     State.IN_DOUBT: "bad",
     State.LOST: "bad",
-    State.FAILED: "bad",
+    State.ENDED: "bad",
 }
 STAYED = "stayed"
+
+#: The steps in which memory crosses, or comes into place.
+CROSSING = {"dump", "settle"}
 
 
 @dataclass(frozen=True)
 class Crossing:
-    """How much of the memory has crossed: bytes so far, bytes in all, and how fast. The ledger keeps none of it."""
+    """How much of the memory has crossed, and how fast, which the ledger does not keep."""
 
     bytes: float = 0
     total: float = 0
@@ -33,22 +38,27 @@ class Crossing:
     seen: float = 0
 
     def after(self, event: Event, now: float) -> Crossing:
-        """Return it with one more mark of progress, seen at ``now`` (seconds of any clock that only rises)."""
-        return Crossing(event.data["bytes"], event.data["total"], self.began or now, now)
+        """Return it after an event of progress, seen at ``now`` by a monotonic clock."""
+        data = event.data
+        # What comes into place after the restore is counted by another step, from nothing.
+        again = data["bytes"] < self.bytes
+        return Crossing(data["bytes"], data["total"], now if again else self.began or now, now)
 
     @property
     def rate(self) -> float | None:
-        """Bytes per second so far, None while nobody knows."""
-        return self.bytes / (self.seen - self.began) if self.bytes and self.seen > self.began else None
+        """Bytes per second so far, None while that is unknown."""
+        return (
+            self.bytes / (self.seen - self.began) if self.bytes and self.seen > self.began else None
+        )
 
     @property
     def part(self) -> float:
-        """How much of it has crossed, 0 to 1."""
+        """The part of the memory that has crossed, 0 to 1."""
         return min(1.0, self.bytes / self.total) if self.total else 0.0
 
 
 def look(state: State) -> str:
-    """Return how a state looks: one of a handful of words that the style sheet knows."""
+    """Return the style of a state: one of the names in the style sheet."""
     return LOOKS.get(state, STAYED)
 
 
@@ -56,6 +66,7 @@ def row(account: Account, crossing: Crossing = Crossing()) -> Json:
     """Return a migration as the table shows it."""
     plan, state = account.plan, account.state
     crossing = Crossing() if state.final else crossing
+    downtime_ms = (account.result or {}).get("downtime_ms")
     return {
         "id": account.id,
         "pid": plan.pid,
@@ -68,26 +79,28 @@ def row(account: Account, crossing: Crossing = Crossing()) -> Json:
         "created": account.created,
         "step": _step(account) if not state.final else "",
         "percent": percent(account, crossing),
-        "bytes": crossing.bytes or None,
-        "rate": crossing.rate,
-        "downtime_ms": (account.result or {}).get("downtime_ms"),
+        "rate": units.rate(crossing.rate) if crossing.rate else "",
+        "downtime": units.span(downtime_ms) if downtime_ms else "",
         "why": account.failure.message if account.failure and state.final else "",
+        "window": account.window,
     }
 
 
 def percent(account: Account, crossing: Crossing) -> int | None:
-    """Return how far a migration has come, by its steps and by the memory that has crossed; None once it turned."""
+    """Return how far a migration has come, by steps and memory; None if it did not arrive."""
     if account.state.arrived:
         return 100
     if account.state not in {State.QUEUED, State.RUNNING}:
         return None
+    # Never 100 before the end: undo steps count too, and the plan does not have them.
     ended = [step for step in account.steps if step.ended is not None]
-    part = crossing.part if any(step.name == "dump" for step in _open(account.steps)) else 0
-    return min(99, round(100 * (len(ended) + part) / len(PIPELINES[account.plan.mode].steps)))
+    crosses = any(step.name in CROSSING for step in _open(account.steps))
+    part = crossing.part if crosses else 0
+    return min(99, round(100 * (len(ended) + part) / len([*PIPELINES[account.plan.mode].steps()])))
 
 
 def _step(account: Account) -> str:
-    """Return what is done now, or was done last."""
+    """Return the present step, or the last one."""
     steps = [*_open(account.steps)] or list(account.steps)
     return f"{steps[-1].name} on {steps[-1].host}" if steps else ""
 

@@ -1,4 +1,4 @@
-"""Where templates come from: ours first, then Flower's, whose navigation gains a tab."""
+"""Templates: ours first, then Flower's, whose navigation gets one tab more."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ FLOWERS = Path(flower.__file__).parent / "templates"
 
 NAVIGATION = "navbar.html"
 
-#: Where the tab goes: in front of Flower's own.
+#: The place of the tab: in front of Flower's own.
 FIRST = '<ul class="app-nav navbar-nav">'
 TAB = """
         <li class="nav-item">
-          <a class="nav-link{% if active_tab == 'migrations' %} active{% end %}" href="{{ reverse_url('migrations') }}"
+          <a class="nav-link{% if active_tab == 'migrations' %} active{% end %}"
+            href="{{ reverse_url('migrations') }}"
             {% if active_tab == 'migrations' %}aria-current="page"{% end %}>Migrations</a>
         </li>"""
 
 
 class Templates(BaseLoader):
-    """Finds a template by its name; all of them escape what they show."""
+    """Finds a template by its name; all templates escape what they show."""
 
-    def resolve_path(self, name: str, parent_path: str | None = None) -> str:  # noqa: ARG002  (the signature is Tornado's)
-        """Return the name: all templates lie side by side."""
+    def resolve_path(self, name: str, parent_path: str | None = None) -> str:  # noqa: ARG002
+        """Return the name: all templates are in one directory. The signature is Tornado's."""
         return name
 
     def _create_template(self, name: str) -> Template:

@@ -1,8 +1,9 @@
-"""The timeline of a migration as a picture: where each bar, the freeze and the commit stand. A template draws it.
+"""The timeline of a migration as a picture: the places of bars, freeze and commit.
 
-Across, everything is in percent, so that the picture fits any window; down, in pixels. Both hosts' clocks are taken as
-they are: where they disagree by some milliseconds, so do the bars. The ledger is told of the commit when the step that
-made it has ended, and there the picture marks it.
+A template draws it. Horizontal places are in percent, so that the picture fits any window, vertical
+ones in pixels. Both hosts' clocks are taken as they are: where they disagree by some milliseconds,
+so do the bars. The ledger records the commit when the step that made it has ended, and there the
+picture marks it.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sojourn.ledger import Account
+from sojourn import units
+from sojourn.cluster.ledger import Account
 from sojourn.model import State, StepRecord
-from web import figures
 
+#: Pixels: a step, the head of a lane, between lanes, and the margins for labels and ticks.
 ROW = 24
 HEAD = 30
 GAP = 10
@@ -23,19 +25,20 @@ FOOT = 22
 #: The thinnest bar that can be seen, in percent.
 THIN = 0.4
 
-#: A label stands behind a bar that ends before this, in percent, and in front of one that begins behind the other.
+#: A label stands behind a bar that ends before the first percentage, and in front of a bar that
+#: begins after the second; else inside of it.
 BEHIND, IN_FRONT = 58.0, 42.0
 
-#: Who commits: the restore, or the verdict that settled it.
+#: The steps that commit: the restore, or the verdict that settled a migration in doubt.
 COMMITS = ("restore", "decide")
 
-#: What brings the process back to life on its source.
+#: The steps that let the process run on again on its source.
 RESUMES = ("resume", "reclaim")
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One step. ``kind`` is how it looks: run, frozen, failed or open (it has not ended)."""
+    """One step; its ``kind`` is run, frozen, failed or open (it has not ended)."""
 
     name: str
     took: str
@@ -61,11 +64,11 @@ class Lane:
 
 @dataclass(frozen=True)
 class Freeze:
-    """When the process did not run. ``known`` says whether it was measured, or may have been shorter."""
+    """When the process did not run; ``known`` if that was measured and not only bounded."""
 
     x: float
     width: float
-    words: str
+    label: str
     known: bool
 
 
@@ -83,7 +86,7 @@ class Picture:
 
 
 class Scale:
-    """Instants, in seconds, to percent."""
+    """A scale from instants, in seconds, to percent."""
 
     def __init__(self, steps: Iterable[StepRecord], now: float) -> None:
         found = list(steps)
@@ -97,7 +100,7 @@ class Scale:
         return self.now if step.ended is None else step.ended
 
     def at(self, instant: float) -> float:
-        """Return where an instant stands."""
+        """Return the place of an instant in percent."""
         return round(min(100.0, max(0.0, 100 * (instant - self.begin) / self.length)), 2)
 
 
@@ -110,11 +113,15 @@ def draw(account: Account, now: float) -> Picture | None:
     for role, host in (("source", account.plan.source), ("destination", account.plan.destination)):
         steps = [step for step in account.steps if step.host == host]
         height = HEAD + ROW * max(1, len(steps))
-        bars = [_bar(step, scale, frozen, y + HEAD + ROW * number) for number, step in enumerate(steps)]
+        bars = [
+            _bar(step, scale, frozen, y + HEAD + ROW * number) for number, step in enumerate(steps)
+        ]
         lanes.append(Lane(host, role, y, height, tuple(bars)))
         y += height + GAP
     bottom = y - GAP
-    ticks = tuple((part, figures.span(scale.length * part * 10)) for part in (0.0, 25.0, 50.0, 75.0, 100.0))
+    ticks = tuple(
+        (part, units.span(scale.length * part * 10)) for part in (0.0, 25.0, 50.0, 75.0, 100.0)
+    )
     freeze = _freeze(account, frozen, scale) if frozen else None
     commit = _commit(account)
     mark = None if commit is None else scale.at(commit)
@@ -127,7 +134,7 @@ def _bar(step: StepRecord, scale: Scale, frozen: tuple[float, float] | None, y: 
     width = max(THIN, round(scale.at(end) - x, 2))
     x = min(x, 100 - width)
     label, label_x = _label(x, x + width)
-    took = figures.span(step.elapsed_ms) if step.ended is not None else "…"
+    took = units.span(step.elapsed_ms) if step.ended is not None else "…"
     return Bar(step.name, took, step.outcome, _kind(step, end, frozen), y, x, width, label_x, label)
 
 
@@ -140,7 +147,7 @@ def _kind(step: StepRecord, end: float, frozen: tuple[float, float] | None) -> s
 
 
 def _label(begin: float, end: float) -> tuple[str, float]:
-    """Return where the label of a bar goes, and at which percent."""
+    """Return the place of a bar's label relative to the bar, and in percent."""
     if end <= BEHIND:
         return "behind", end
     return ("before", begin) if begin >= IN_FRONT else ("inside", begin)
@@ -164,14 +171,14 @@ def _freeze(account: Account, frozen: tuple[float, float], scale: Scale) -> Free
     measured = (account.result or {}).get("downtime_ms")
     x, end = scale.at(frozen[0]), scale.at(frozen[1])
     if measured:
-        words = f"frozen, downtime {figures.span(measured)}"
+        label = f"frozen, downtime {units.span(measured)}"
     else:
-        words = f"frozen for at most {figures.span(1000 * (frozen[1] - frozen[0]))}"
-    return Freeze(x, round(max(THIN, end - x), 2), words, bool(measured))
+        label = f"frozen for at most {units.span(1000 * (frozen[1] - frozen[0]))}"
+    return Freeze(x, round(max(THIN, end - x), 2), label, bool(measured))
 
 
 def _commit(account: Account) -> float | None:
-    """Return when the step that made the destination the owner had ended, None while it is not."""
+    """Return when the step had ended that made the destination the owner, None without a commit."""
     if account.owner != account.plan.destination and account.state is not State.CLEANUP_PENDING:
         return None
     step = _step(account, *COMMITS)

@@ -1,9 +1,10 @@
-"""Metrics that only a host itself knows, for Prometheus, from its journal: served by its worker where a port is set.
+"""Serves the metrics of a host that only its journal holds, for Prometheus, where a port is set.
 
-The journal outlives every process, so nothing is lost with a lane, and what is told survives a restart of the worker.
-The server is a process of its own beside the lanes, kept running like them, with the lowest priority: a scrape reads
-the journal as any reader of SQLite's write-ahead log does, which no writer waits for, and takes no lock of a migration.
-Scrapes that come faster than every few seconds are answered with what the last one found.
+The journal outlives every process, so nothing is lost with a lane, and the figures survive a
+restart of the worker. The server is a process of its own beside the lanes, kept running like them,
+at a low priority: a scrape reads the journal as any reader of SQLite's write-ahead log does, which
+no writer waits for, and takes no lock of a migration. Scrapes that come faster than every few
+seconds get the last answer again.
 """
 
 from __future__ import annotations
@@ -14,55 +15,105 @@ import signal
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from threading import Lock
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from sojourn import tally
-from sojourn.host import Host
-from sojourn.journal import Journal
-from sojourn.metrics import counter, gauge, histogram
+from sojourn.cluster import counters
+from sojourn.cluster.metrics import counter, gauge, histogram
+from sojourn.migration.context import Host
+from sojourn.state.journal import Journal
 
 log = logging.getLogger("sojourn.metrics")
 
-#: How long an answer may be given again.
+#: How long an answer is repeated before the journal is read again.
 KEPT_S = 3.0
 
-#: How long to wait before the port is asked for again that somebody else has.
+#: How long to wait before the next attempt at a port that another process has.
 AGAIN_S = 30.0
 
-#: Behind everything else that wants the processor.
+#: A low priority: after everything else that wants the processor.
 NICE = 15
 
 PHASES = gauge(
-    *("sojourn_worker_migrations", "Migrations in the journal that are not final, or hold something."),
+    *(
+        "sojourn_worker_migrations",
+        "Migrations in the journal that are not final, or hold something.",
+    ),
     *("host", "role", "phase"),
 )
-HELD = gauge("sojourn_worker_held", "What must be given back: slot, mount or tree.", "host", "kind")
-SLOTS = gauge("sojourn_worker_freeze_slots", "Trees that may be frozen at once on this host.", "host")
-FROZEN = gauge("sojourn_worker_frozen_seconds", "For how long the oldest tree is held frozen; 0 if none is.", "host")
-STEPS = counter("sojourn_worker_steps", "Steps that have ended on this host.", "host", "step", "outcome")
-TOOK = histogram("sojourn_worker_step_seconds", "How long a step took on this host.", tally.STEPS_S, "host", "step")
+HELD = gauge(
+    "sojourn_worker_held", "What must be given back, such as a slot or a tree.", "host", "kind"
+)
+SLOTS = gauge(
+    "sojourn_worker_freeze_slots", "Trees that may be frozen at once on this host.", "host"
+)
+FROZEN = gauge(
+    "sojourn_worker_frozen_seconds",
+    "For how long the oldest tree is held frozen; 0 if none is.",
+    "host",
+)
+WINDOW = gauge(
+    *(
+        "sojourn_worker_window_seconds",
+        "For how long post-copy keeps the oldest original frozen here; 0 if there is none.",
+    ),
+    "host",
+)
+STEPS = counter(
+    "sojourn_worker_steps", "Steps that have ended on this host.", "host", "step", "outcome"
+)
+TOOK = histogram(
+    "sojourn_worker_step_seconds",
+    "How long a step took on this host.",
+    counters.STEPS_S,
+    "host",
+    "step",
+)
 RESTARTS = counter(
-    *("sojourn_worker_lane_restarts", "How often a lane was started again after it had died."),
+    *(
+        "sojourn_worker_lane_restarts",
+        "How often a lane was started again after it had died, by what it died of.",
+    ),
+    *("host", "lane", "cause"),
+)
+REFUSED = counter(
+    *("sojourn_worker_refused_messages", "Messages that a lane has dropped unread, by the reason."),
+    *("host", "lane", "reason"),
+)
+SILENT = gauge(
+    *("sojourn_worker_lane_silent_seconds", "For how long a lane has not listened to Redis."),
     *("host", "lane"),
 )
 
-#: Everything that a worker tells of its host.
-FAMILIES = (PHASES, HELD, SLOTS, FROZEN, STEPS, TOOK, RESTARTS)
+#: Every family that a worker serves.
+FAMILIES = (PHASES, HELD, SLOTS, FROZEN, WINDOW, STEPS, TOOK, RESTARTS, REFUSED, SILENT)
 
 #: The kinds of things that a journal holds.
-KINDS = ("slot", "mount", "tree")
+KINDS = ("slot", "mount", "tree", "unit", "name", "file")
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What the processes of a worker have counted.
+
+    ``restarts`` by lane and cause, ``refused`` messages by lane and reason, ``silent_s`` by lane.
+    """
+
+    restarts: Mapping[tuple[str, ...], int]
+    refused: Mapping[tuple[str, ...], int]
+    silent_s: Mapping[str, float]
 
 
 class HostCollector(Collector):
-    """Collects the metrics of one host. ``restarts`` are counted by the supervisor of its lanes."""
+    """Collects the metrics of one host: from its journal, and what its processes have counted."""
 
-    def __init__(self, host: Host, restarts: Mapping[str, int]) -> None:
+    def __init__(self, host: Host, counted: Counted) -> None:
         self._host = host
-        self._restarts = restarts
+        self._counted = counted
         self._lock = Lock()
         self._kept: list[Metric] = []
         self._read = float("-inf")
@@ -80,40 +131,59 @@ class HostCollector(Collector):
         return (family.empty() for family in FAMILIES)
 
     def _found(self) -> Iterator[Metric]:
-        name, journal = self._host.name, Journal(self._host.journal.path)  # a connection belongs to one thread
-        phases = Counter((name, str(entry.role), str(entry.phase)) for entry in journal.unfinished())
+        name = self._host.name
+        # A connection of its own: each scrape is a thread, and SQLite's belong to one thread.
+        journal = Journal(self._host.journal.path)
+        phases = Counter(
+            (name, str(entry.role), str(entry.phase)) for entry in journal.unfinished()
+        )
         yield PHASES.valued(phases.items())
         held = journal.all_held()
         yield HELD.valued(((name, kind), held.get(kind, 0)) for kind in KINDS)
         yield SLOTS.valued([((name,), self._host.settings.freeze_slots)])
-        since = journal.frozen_since()
-        yield FROZEN.valued([((name,), max(0.0, time.time() - since) if since else 0)])
+        yield FROZEN.valued([((name,), _age(journal.frozen_since()))])
+        yield WINDOW.valued([((name,), _age(journal.kept_since()))])
         yield from _steps(name, journal)
-        yield RESTARTS.valued(((name, lane), count) for lane, count in self._restarts.items())
+        counted = self._counted
+        yield RESTARTS.valued(((name, *what), count) for what, count in counted.restarts.items())
+        yield REFUSED.valued(((name, *what), count) for what, count in counted.refused.items())
+        yield SILENT.valued(((name, lane), age) for lane, age in counted.silent_s.items())
+
+
+def _age(since: float | None) -> float:
+    """Return how many seconds ago that was, 0 if it never was."""
+    return max(0.0, time.time() - since) if since else 0
 
 
 def _steps(host: str, journal: Journal) -> Iterator[Metric]:
     ended: Counter[tuple[str, ...]] = Counter()
     took: defaultdict[tuple[str, ...], dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for each in journal.step_times(tally.STEPS_S):
-        ended[host, each.name, "failed" if each.failed else "done"] += each.count
-        took[host, each.name][tally.ABOVE if each.bound is None else str(each.bound)] += each.count
-        took[host, each.name][tally.SUM] += each.sum_s
+    for times in journal.step_times(counters.STEPS_S):
+        ended[host, times.name, "failed" if times.failed else "done"] += times.count
+        bound = counters.ABOVE if times.bound is None else str(times.bound)
+        took[host, times.name][bound] += times.count
+        took[host, times.name][counters.SUM] += times.sum_s
     yield STEPS.valued(sorted(ended.items()))
     yield TOOK.distributed(took)
 
 
-def serve(host: Host, restarts: Mapping[str, int]) -> None:
-    """Serve this host's metrics until the process is ended; a port that is taken is asked for again and again."""
+def serve(host: Host, counted: Counted) -> None:
+    """Serve this host's metrics until the process is ended; wait for a port that is taken."""
     os.nice(NICE)
     registry, settings = CollectorRegistry(), host.settings
-    registry.register(HostCollector(host, restarts))
+    registry.register(HostCollector(host, counted))
     while True:
         try:
             start_http_server(settings.metrics_port, settings.metrics_address, registry)
             break
         except OSError as error:
-            log.error("No metrics on %s port %s: %s.", settings.metrics_address, settings.metrics_port, error)  # noqa: TRY400
+            log.error(
+                "No metrics on %s port %s: %s.",
+                settings.metrics_address,
+                settings.metrics_port,
+                error,
+            )
             time.sleep(AGAIN_S)
     while True:
+        # The server is a daemon thread, which would end with this one.
         signal.pause()

@@ -1,4 +1,4 @@
-"""What happens, in which order. ``migrate``, ``migrate_many`` and ``drain`` are what other programs call.
+"""What happens, in which order: the canvases, and the tasks that other programs call.
 
 from workflows import migrate
 result = migrate.delay(pid=4242, source="alpha", destination="beta")

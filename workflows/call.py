@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from sojourn.model import Untyped
 from workflows.app import SojournTask, the_app
 
 
 class Call(SojournTask):
-    """A task that is sent through Sojourn's own application, made from the settings at the first call."""
+    """A task that is sent through Sojourn's own application, which the first call makes."""
 
-    def apply_async(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        """Send the task; as Celery's own, from any program."""
+    def apply_async(self, *args: Untyped, **kwargs: Untyped) -> Untyped:
+        """Send the task, as Celery's own method does, from any program."""
+        # The caller's program may have a current application of its own, with another broker.
         ours = the_app().tasks[self.name]
         return super(Call, ours).apply_async(*args, **kwargs)

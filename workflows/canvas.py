@@ -1,81 +1,126 @@
-"""Compiles a pipeline table into a Celery canvas: one chain, which travels from host to host in its own messages.
+"""The language of the pipeline tables, and their translation into Celery's own canvas.
 
-The canvas drives; it never decides. Whichever step fails, the errback starts the rollback; it belongs to no host: it
-names no queue, and so goes to the one that all workers of the cluster share. The rollback is a canvas too: every undo
-in the opposite order, each tried whatever became of the others, because an undo never fails (``tasks/step.py``).
+A table becomes one ``chain``: each row is a task on its host's queue, and each ``Both`` is a
+``chord``, whose body is the row behind it. The canvas drives; it never decides: every step looks
+into its host's journal first. Whichever step fails, one errback starts the rollback; it belongs to
+no host, names no queue, and so goes to the one that all workers of the cluster share. The rollback
+is a canvas too: every undo in the opposite order, each tried whatever became of the others, because
+an undo never fails (``tasks/step.py``).
 
-Each link is a leg: what one host does before the other one has its turn again. A message costs as much as the steps
-themselves, in time and in work, and while a tree stands still nothing should wait for one; so what needs none has none.
-What both hosts do, they do one after the other: a chord costs as much as two messages, and calls no errback where two
-of them meet.
+A ``Both`` never stands inside the freeze: the errback of a chord waits on Redis until all parts of
+its header have returned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import groupby
-from operator import itemgetter
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+from celery import chain, group, signature
 from kombu.exceptions import OperationalError
 
 from sojourn.errors import StoreUnreachable
-from sojourn.model import Message, Plan, Role
-from tasks.step import HostStep, leg
-from workflows.pipeline import Pipeline
+from sojourn.model import Plan, Role, Untyped
+from sojourn.state.message import Message
+from tasks.policy import HostStep
+from tasks.step import link
 from workflows.tracing import traced
+
+#: The two hosts, as tables name them.
+SOURCE, DESTINATION = Role.SOURCE, Role.DESTINATION
 
 #: The two lanes of a host's worker, by the names of their Celery workers.
 LANES = ("main", "frozen")
 
+#: The last link of each canvas, and the errback. By name: their modules come after this one.
+CONCLUDE, ROLL_BACK = "sojourn.conclude", "sojourn.roll_back"
 
-def lane(host: str, *, frozen: bool) -> str:
-    """Return the queue of a host; steps that a stopped tree waits for have one that nothing else can fill."""
+
+@dataclass(frozen=True)
+class Step:
+    """One row. ``frozen``: a stopped tree waits for its message, which has a lane of its own."""
+
+    do: HostStep
+    on: Role
+    undo: HostStep | None = None
+    frozen: bool = False
+
+
+class Both:
+    """Lists of rows that hosts do side by side; the next row waits for all of them.
+
+    Raises ValueError for a row that a stopped tree waits for.
+    """
+
+    def __init__(self, *sides: Sequence[Step]) -> None:
+        if any(step.frozen for side in sides for step in side):
+            raise ValueError("A tree that is frozen must not wait for a chord.")
+        self.sides = sides
+
+
+class Pipeline:
+    """The rows in the order in which they are done; the undos are done in the opposite order."""
+
+    def __init__(self, *rows: Step | Both) -> None:
+        self.rows = rows
+
+    def steps(self) -> Iterator[Step]:
+        """Yield all steps, those of a ``Both`` one side after another."""
+        for row in self.rows:
+            for side in row.sides if isinstance(row, Both) else [[row]]:
+                yield from side
+
+    def backward(self) -> Pipeline:
+        """Return the undos, last first. A stopped tree may wait for them."""
+        undone = [step for step in reversed([*self.steps()]) if step.undo]
+        return Pipeline(*(Step(step.undo, step.on, frozen=True) for step in undone if step.undo))
+
+
+def queue_of(host: str, *, frozen: bool) -> str:
+    """Return a host's queue; steps that a stopped tree waits for have one of their own."""
     return f"{host}.frozen" if frozen else host
 
 
-#: Rows to link: a step, where it runs, and whether a stopped tree waits for its message.
-Rows = Sequence[tuple[HostStep, Role, bool]]
+def forward(
+    pipeline: Pipeline, message: Message, *, end: str = CONCLUDE, errback: str = ROLL_BACK
+) -> Untyped:
+    """Return the canvas of every step, then ``end``; ``errback`` gets the message if one fails."""
+    canvas = linked(pipeline, message, end=end)
+    # Immutable, or Celery would put the id of the failed task before the argument.
+    return canvas.on_error(signature(errback, args=(message.to_text(),), immutable=True))
 
 
-def forward(pipeline: Pipeline, message: Message, conclude: Any, roll_back: Any) -> Any:  # noqa: ANN401  (no types in Celery)
-    """Return the canvas that does every step, then ``conclude``; ``roll_back`` gets the message if one fails."""
-    rows = [(step.do, step.on, step.frozen) for step in pipeline.steps]
-    errback = roll_back.si(message.to_text())
-    return linked(rows, message, conclude, link_error=errback)
+def linked(
+    pipeline: Pipeline, message: Message, *, end: str = CONCLUDE, **options: Untyped
+) -> Untyped:
+    """Return the canvas without an errback. ``options`` are Celery's, for each message.
 
-
-def backward(pipeline: Pipeline, message: Message, conclude: Any) -> Any:  # noqa: ANN401
-    """Return the canvas that undoes every step, last first, then concludes. A stopped tree waits for it."""
-    rows = [(step.undo, step.on, True) for step in reversed(pipeline.steps) if step.undo]
-    return linked(rows, message, conclude)
-
-
-def linked(rows: Rows, message: Message, conclude: Any, **options: Any) -> Any:  # noqa: ANN401
-    """Chain the legs of the rows: the first is given the message, every other one what the one before returned.
-
-    ``conclude`` is called where the last leg ends. ``options`` are Celery's, for each message. What Celery's own
-    ``chain`` would return does the same; making one costs more than a whole step, since it copies all signatures
-    several times, for groups that we do not have.
+    The first step is handed the message, each other one what the one before returned, and the one
+    behind a ``Both`` a list of what its sides returned (``Message.handed``).
     """
-    # What a step hands on travels in the next message; nobody reads it a second time. Flower shows whose it is.
+    # What a step hands on travels in the next message; nobody reads it a second time. Flower shows
+    # in place of the arguments whose step it is.
     whose = f"{message.plan.describe()}; migration {message.id}"
-    told = {"argsrepr": whose, "ignore_result": True, **options}
-    links = [_leg([*rows], message.plan, told) for _, rows in groupby(rows, key=itemgetter(1))]
-    links[-1].kwargs["last"] = conclude.name
-    first, *others = links
-    first.args = (message.to_text(),)
-    return first.set(chain=others[::-1])  # Celery takes the next one from the end
+    options = {"ignore_result": True, "argsrepr": whose, **options}
+    first, *others = [_link(row, message.plan, options) for row in pipeline.rows]
+    return chain(first.clone((message.to_text(),)), *others, signature(end))
 
 
-def _leg(rows: Rows, plan: Plan, told: dict[str, Any]) -> Any:  # noqa: ANN401
-    """Return the signature for rows of one host; it goes by the lane of the first."""
-    _, role, frozen = rows[0]
-    return leg([step for step, _, _ in rows], lane(plan.host_of(role), frozen=frozen), plan, **told)
+def _link(row: Step | Both, plan: Plan, options: dict[str, Untyped]) -> Untyped:
+    if isinstance(row, Both):
+        return group([_side(side, plan, options) for side in row.sides])
+    queue = queue_of(plan.host_of(row.on), frozen=row.frozen)
+    return link(row.do, queue, plan, **options)
 
 
-def send(canvas: Any, migration: str) -> Any:  # noqa: ANN401
-    """Send a migration's canvas, for whose results nobody here waits. Raises StoreUnreachable if Redis takes none."""
+def _side(side: Sequence[Step], plan: Plan, options: dict[str, Untyped]) -> Untyped:
+    """Return one side of a ``Both``; a chain of one costs as much to send as a task more."""
+    links = [_link(step, plan, options) for step in side]
+    return chain(*links) if len(links) > 1 else links[0]
+
+
+def send(canvas: Untyped, migration: str) -> Untyped:
+    """Send a migration's canvas. Raises StoreUnreachable if Redis takes none of its messages."""
     # Celery's store of results gives up by a RuntimeError, after twenty seconds.
     away = (OperationalError, RuntimeError, *canvas.app.backend.connection_errors)
     try:

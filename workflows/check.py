@@ -1,21 +1,25 @@
-"""``sojourn check``: the checks of a migration without the migration. No journal row, no lock, nothing is touched."""
+"""``sojourn check``: the checks of a migration without the migration.
+
+It writes no row to a journal, takes no lock, and touches nothing.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from dataclasses import replace
 
 from celery import shared_task
-from celery.exceptions import TimeoutError as NoAnswer
 
-from sojourn.errors import HostUnreachable, Refused
-from sojourn.host import this_host
+from sojourn.errors import ProcessGone, Refused
+from sojourn.migration.context import this_host
 from sojourn.model import Json, Plan
-from sojourn.preflight import inspection
+from sojourn.preflight import inspection, never_lazy
 from sojourn.preflight.finding import Finding
 from sojourn.preflight.needs import Needs
+from sojourn.system import process
 from tasks.examine import report_of
+from workflows.ask import ask
 from workflows.call import Call
-from workflows.canvas import lane
 
 #: How long a host may take for its checks, its queue included.
 CHECK_S = 30.0
@@ -23,45 +27,83 @@ CHECK_S = 30.0
 
 @shared_task(name="sojourn.check_source", base=Call)
 def check_source(asked: Json) -> Json:
-    """Return the source's findings and, packed, what the tree needs."""
-    report = report_of(this_host(), Plan.from_json(asked))
+    """Return the source's findings, the tree's closure and, packed, what the tree needs."""
+    plan = Plan.from_json(asked)
+    report = report_of(this_host(), plan)
     findings = [finding.to_json() for finding in report.findings]
-    needs = report.needs
-    told = {"tree_bytes": needs.tree_bytes, "processes": needs.processes} if needs else {}
-    return {"findings": findings, "needs": needs.pack() if needs else None, **told}
+    needs, closure = report.needs, report.closure
+    size = {} if needs is None else _size(plan, needs)
+    return {
+        "findings": findings,
+        "needs": needs.pack() if needs else None,
+        "closure": closure.to_json() if closure else None,
+        **size,
+    }
+
+
+def _size(plan: Plan, needs: Needs) -> Json:
+    """Return what the estimates need, of each mode."""
+    never_lazy_bytes = needs.never_lazy_bytes
+    if not plan.post_copy:
+        with contextlib.suppress(ProcessGone):
+            tree = process.tree(plan.pid)
+            never_lazy_bytes = never_lazy.size_of(member.identity.pid for member in tree)
+    return {
+        "tree_bytes": needs.tree_bytes,
+        "never_lazy_bytes": never_lazy_bytes,
+        "processes": needs.processes,
+    }
 
 
 @shared_task(name="sojourn.check_destination", base=Call)
 def check_destination(asked: Json, packed: str) -> list[Json]:
     """Return the destination's findings."""
     host, plan = this_host(), Plan.from_json(asked)
-    found = inspection.of_destination(plan, Needs.unpack(packed), host.criu, host.settings.images_bytes)
+    found = inspection.of_destination(plan, Needs.unpack(packed), host.criu, host.settings)
     return [finding.to_json() for finding in found]
 
 
 def findings_of(plan: Plan) -> tuple[list[Finding], Json]:
-    """Return all findings of both hosts, and what the source says of the tree's size. Raises HostUnreachable."""
-    source = _ask(plan.source, check_source, plan.to_json())
+    """Return all findings of both hosts, and the tree's size and closure as the source reports it.
+
+    Raises HostUnreachable.
+    """
+    source = ask(plan.source, check_source, plan.to_json(), within_s=CHECK_S)
     found = source.pop("findings")
     needs = source.pop("needs")
     if needs:
-        found += _ask(plan.destination, check_destination, plan.to_json(), needs)
-    return [Finding.from_json(each) for each in found], source
+        found += ask(plan.destination, check_destination, plan.to_json(), needs, within_s=CHECK_S)
+    return [Finding.from_json(finding) for finding in found], source
 
 
 def tree_bytes_of(plan: Plan) -> int:
-    """Ask the source how large a tree is, in bytes of memory. Raises HostUnreachable, or Refused if there is none."""
-    source = _ask(plan.source, check_source, plan.to_json())
+    """Return how large a tree is, in bytes of memory, as its source reports it.
+
+    Raises HostUnreachable, or Refused if there is no such tree.
+    """
+    return int(_source_of(plan)["tree_bytes"])
+
+
+def closed(plan: Plan) -> Plan:
+    """Return the plan for the one process whose tree has all that the plan's shares with others.
+
+    Raises HostUnreachable, or Refused if there is no such tree.
+    """
+    closure = _source_of(plan)["closure"]
+    if closure["one"] is None:
+        trees = ", ".join(f"{tree['pid']} ({tree['command']})" for tree in closure["trees"])
+        raise Refused(
+            f"On {plan.source}: no single tree has all that process {plan.pid} shares; it is in "
+            f"those of {trees}.",
+            f"See `{inspection.command(plan)}`.",
+            "HELD_OUTSIDE",
+        )
+    return replace(plan, pid=closure["one"])
+
+
+def _source_of(plan: Plan) -> Json:
+    source: Json = ask(plan.source, check_source, plan.to_json(), within_s=CHECK_S)
     if "tree_bytes" not in source:
         finding = Finding.from_json(source["findings"][0])
         raise Refused(finding.sentence, finding.hint, finding.code)
-    return int(source["tree_bytes"])
-
-
-def _ask(host: str, task: Any, *arguments: Any) -> Any:  # noqa: ANN401  (Celery has no types)
-    try:
-        return task.apply_async(arguments, queue=lane(host, frozen=False), expires=CHECK_S).get(timeout=CHECK_S)
-    except NoAnswer:
-        raise HostUnreachable(
-            f"Host {host} did not answer within {CHECK_S:g} s.", "Is its worker busy or down?"
-        ) from None
+    return source

@@ -1,46 +1,54 @@
-"""What an operator asks of one migration, from the command line or a browser: it is sent, and its end is waited for."""
+"""An operator's requests on one migration, from the command line or a browser, and the answers."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import cast
 
-from sojourn.cluster import Cluster
+from sojourn.cluster.client import Cluster
+from sojourn.cluster.ledger import Account
+from sojourn.cluster.queue import Standing
 from sojourn.errors import Aborted, UsageError
-from sojourn.ledger import Account
-from sojourn.model import Failure, Json, Message, Role, State, Verdict, dead, where_it_runs
-from sojourn.queue import Standing
+from sojourn.model import Failure, Json, Role, State, Verdict, where_it_runs
+from sojourn.state.facts import Facts
+from sojourn.state.message import Message
 from workflows import recover
 
-#: How long an abort waits for what is in doubt, or for a silent host; what was asked waits in its queue.
+#: How long an abort waits for an end that is in doubt, or for a silent host, in whose queue the
+#: request stays.
 SILENCE_S = 10
 
-#: How long the host that is left may take to act on an operator's word; doubts may be told meanwhile.
+#: How long the host that is left may take to act on an operator's decision; meanwhile the state may
+#: be "in doubt" for a moment.
 ACT_S = 60
 
-#: Where a migration stands in the queue before it has begun.
+#: The standings in the queue of a migration that has not begun.
 WAITS = {Standing.WAITING, Standing.LATER}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a migration that an operator stepped into; ``silent`` names, in words, hosts that keep it open."""
+    """What became of a migration after an operator's request.
+
+    ``silent`` names, for people, the hosts that keep it open; it is empty where none does.
+    """
 
     account: Account
     silent: str = ""
 
     @property
     def sentence(self) -> str:
-        """What to tell the operator."""
+        """The answer to the operator."""
         account = self.account
         why = f" {account.failure.message}" if account.failure else ""
-        waits = f" {self.silent} does not answer; what was asked waits for it." if self.silent else ""
+        waits = f" {self.silent} does not answer; the request waits for it." if self.silent else ""
         where = where_it_runs(account.state, account.owner)
         return f"{account.plan.describe()}: {account.state}. {where}{why}{waits}"
 
 
 def unended(account: Account) -> Account:
-    """Return a migration that has not ended. Raises UsageError for one that has, saying how."""
+    """Return a migration that has not ended. Raises UsageError, with the end, for one that has."""
     if account.state.definite:
         where = where_it_runs(account.state, account.owner)
         raise UsageError(f"Migration {account.id} has ended: {account.state}. {where}")
@@ -48,33 +56,78 @@ def unended(account: Account) -> Account:
 
 
 def abort(cluster: Cluster, account: Account, who: str) -> Answer:
-    """Give a migration up, and wait until that is done or it is clear that it takes long. Raises StoreUnreachable."""
-    cluster.ledger.tell_failure(account.id, Failure(Aborted.code, f"Aborted by {who}."))
+    """Give a migration up, and wait until that is done or it is clear that it takes long.
+
+    Raises StoreUnreachable.
+    """
+    # The first failure that is recorded stays: the steps that this interrupts add none of theirs.
+    cluster.ledger.record_failure(account.id, Failure(Aborted.code, f"Aborted by {who}."))
+    # Before the request is sent, or its end could come first and be waited for in vain.
     bookmark = cluster.ledger.bookmark()
-    recover.abort(Message(account.id, account.plan), waits=cluster.queue.standing(account.id) in WAITS)
+    waits = cluster.queue.standing(account.id) in WAITS
+    recover.abort(Message(account.id, account.plan), waits=waits)
     return _await_end(cluster, bookmark, account, SILENCE_S)
 
 
-def resolve(cluster: Cluster, account: Account, gone: Role, who: str) -> Answer:
-    """Act on the word that one host is dead for good. Raises HostUnreachable if the other one does not answer."""
+def check_dead(cluster: Cluster, account: Account, gone: Role, *, force: bool) -> None:
+    """Raise UsageError if the host that is to be declared dead announces itself, unless forced.
+
+    Raises HostUnreachable if the other one, which has to act, does not answer.
+    """
     cluster.registry.check_host(account.plan.host_of(_other(gone)))
-    word: Json = {"resolved": dead(gone), "resolved_by": who, "resolved_at": time.time()}
+    host = account.plan.host_of(gone)
+    if not force and cluster.registry.are_alive(host):
+        raise UsageError(
+            f"The worker of {host} announces itself, so that host is not dead; nothing was done.",
+            "If it was switched off a moment ago, wait for some seconds. If it cannot decide, and "
+            "nothing of the process runs there: --force.",
+        )
+
+
+def resolve(
+    cluster: Cluster, account: Account, gone: Role, who: str, *, force: bool = False
+) -> Answer:
+    """Act on the decision that one host is dead for good.
+
+    Raises UsageError if it announces itself, unless forced; HostUnreachable if the other one does
+    not answer.
+    """
+    check_dead(cluster, account, gone, force=force)
+    decision: Json = {
+        "resolved": gone,
+        "resolved_by": who,
+        "resolved_at": time.time(),
+        "resolved_seen": account.state,
+        "resolved_by_force": force,
+    }
     bookmark = cluster.ledger.bookmark()
-    cluster.ledger.tell_word(account.id, word)
-    verdict = {"verdict": Verdict.REFUSED} if gone is Role.DESTINATION else {}
-    recover.resolve(Message(account.id, account.plan, word | verdict), gone)
+    # Before anything is done: each reconciler, and each restore, looks for it there.
+    cluster.ledger.record_resolution(account.id, decision)
+    facts = cast("Facts", decision.copy())
+    if gone is Role.DESTINATION:
+        facts["verdict"] = Verdict.REFUSED
+    recover.resolve(Message(account.id, account.plan, facts), gone)
     return _await_end(cluster, bookmark, account, ACT_S)
 
 
-def what_a_word_does(cluster: Cluster, account: Account, gone: Role) -> str:
-    """Say what will be done on the word that one host is dead."""
+def effect_of_resolution(cluster: Cluster, account: Account, gone: Role) -> str:
+    """Return the sentences that an operator must agree to before one host is declared dead."""
     plan = account.plan
     host = plan.host_of(gone)
     act = {
-        Role.DESTINATION: f"The original, process {plan.pid}, will run on {plan.source}; {host} will never run it.",
-        Role.SOURCE: f"{plan.destination} goes on alone if it has all of process {plan.pid}; if not, it is lost.",
+        Role.DESTINATION: (
+            f"The original, process {plan.pid}, will run on {plan.source}; "
+            f"{host} will never run it."
+        ),
+        Role.SOURCE: (
+            f"{plan.destination} goes on alone if it has all of process {plan.pid}; "
+            "if not, it is lost."
+        ),
     }[gone]
-    answers = f"The worker of {host} answers: is it dead? " if host in cluster.registry.alive() else ""
+    if plan.post_copy and gone is Role.DESTINATION:
+        act += " What the process has done there since the freeze, if it ran, is in no memory."
+    alive = host in cluster.registry.alive()
+    answers = f"The worker of {host} answers: is it dead? " if alive else ""
     return f"{act} {answers}If {host} still runs the process, there will be two of it."
 
 
@@ -83,10 +136,11 @@ def _other(role: Role) -> Role:
 
 
 def _await_end(cluster: Cluster, bookmark: str, account: Account, patience_s: float) -> Answer:
-    """Wait for an end that is known; after ``patience_s`` one in doubt, or kept by a silent host, will do."""
+    """Wait for a known end; after ``patience_s`` accept a doubt, or a host that stays silent."""
     until = time.monotonic() + patience_s
     for event in cluster.ledger.follow(bookmark):
-        if event and event.migration == account.id and event.kind == "state" and State(event.data["state"]).definite:
+        ours = event and event.migration == account.id and event.kind == "state"
+        if event and ours and State(event.data["state"]).definite:
             break
         if time.monotonic() > until and (answer := _in_doubt(cluster, account)):
             return answer
@@ -94,15 +148,15 @@ def _await_end(cluster: Cluster, bookmark: str, account: Account, patience_s: fl
 
 
 def _in_doubt(cluster: Cluster, account: Account) -> Answer | None:
-    """Return what is known if nobody knows how it ended, None to wait on; tell so where a host stays silent."""
+    """Return what is known while the end is not, None to wait on; a silent host makes a doubt."""
     now, silent = cluster.ledger.account(account.id) or account, _silent(cluster, account)
     if silent and not now.state.definite:
-        cluster.ledger.tell_doubt(account.id)
+        cluster.ledger.record_doubt(account.id)
         return Answer(cluster.ledger.account(account.id) or account, silent)
     return Answer(now) if now.state.final else None
 
 
 def _silent(cluster: Cluster, account: Account) -> str:
-    """Return which of the two hosts do not answer, in words."""
-    alive = cluster.registry.alive()
-    return " and ".join(host for host in (account.plan.source, account.plan.destination) if host not in alive)
+    """Return the names of those of the two hosts that do not answer, as part of a sentence."""
+    alive, plan = cluster.registry.alive(), account.plan
+    return " and ".join(host for host in (plan.source, plan.destination) if host not in alive)

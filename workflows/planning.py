@@ -1,4 +1,7 @@
-"""Finding out what the lines of a batch mean: which trees, where each shall go, what stays and why; touches nothing."""
+"""What the lines of a batch mean: which trees, where each shall go, what stays and why.
+
+Nothing here touches anything.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from sojourn.cluster.placement import Item, place
+from sojourn.cluster.planfile import SOME_PID, Line, bad_lines, duplicates
 from sojourn.errors import SojournError
-from sojourn.host import Host
-from sojourn.images import size_for
+from sojourn.migration.context import Host
 from sojourn.model import Json, Plan
-from sojourn.placement import Item, place
-from sojourn.planfile import SOME_PID, Line, bad_lines, duplicates
+from sojourn.transfer.image_directory import size_for
 from workflows.survey import SeenTree, read_trees
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A tree that a line means: of which line, how large it is, and what is asked for."""
+    """A tree that a line means, and how large it is."""
 
     line: Line
     pid: int
@@ -41,67 +44,91 @@ class Placed:
 
 @dataclass(frozen=True)
 class Found:
-    """What the lines of a batch mean: the trees that have a place, and what stays where it is and why."""
+    """What the lines of a batch mean: the trees that have a place, and what stays and why."""
 
     placed: list[Placed]
     stays: list[Json]
 
 
-def find(lines: Sequence[Line], told: list[Json] | Json, host: Host, *, is_drain: bool) -> Found:
-    """Return what the lines mean, by what the hosts have told. Raises one UsageError for all bad lines."""
-    surveys = told if isinstance(told, list) else [told]  # Celery makes a chain of a chord of one
-    wanted, wrong, stays = _wanted(lines, {each["host"]: read_trees(each) for each in surveys})
+def find(lines: Sequence[Line], reports: list[Json] | Json, host: Host, *, is_drain: bool) -> Found:
+    """Return what the lines mean, by the hosts' surveys.
+
+    Raises one UsageError for all malformed lines.
+    """
+    # Celery makes a chain of a chord of one, whose answer comes by itself.
+    surveys = reports if isinstance(reports, list) else [reports]
+    trees = {survey["host"]: read_trees(survey) for survey in surveys}
+    wanted, wrong, stays = _wanted(lines, trees)
     placed = list(_placed(wanted, host))
-    nowhere = [(one.tree, one.why) for one in placed if not one.destination]
+    nowhere = [(place.tree, place.why) for place in placed if not place.destination]
     if is_drain:
         stays += [_stay(tree.pid, tree.name, tree.line.source, why) for tree, why in nowhere]
     else:
-        wrong += [(tree.line.number, f"line {tree.line.number}: {why.removesuffix('.')}") for tree, why in nowhere]
-        wrong += duplicates((one.line.number, one.pid, one.line.source) for one in wanted)
+        wrong += [
+            (tree.line.number, f"line {tree.line.number}: {why.removesuffix('.')}")
+            for tree, why in nowhere
+        ]
+        wrong += duplicates((tree.line.number, tree.pid, tree.line.source) for tree in wanted)
     if wrong:
         raise bad_lines(wrong)
-    return Found([one for one in placed if one.destination], stays)
+    return Found([place for place in placed if place.destination], stays)
 
 
 def _wanted(
     lines: Sequence[Line], trees: dict[str, list[SeenTree]]
 ) -> tuple[list[Wanted], list[tuple[int, str]], list[Json]]:
-    """Return which trees the lines mean, which lines mean none or one that is refused, and what ``all`` passes over."""
+    """Return the trees that the lines mean, the lines that are wrong, and what ``all`` leaves."""
     wanted, wrong, stays = [], [], []
     for line in lines:
-        seen = trees.get(line.source, [])
+        seen = [tree.asked_for(line.options) for tree in trees.get(line.source, [])]
         if line.pid is not None:
             wanted.append(_named(line, line.pid, seen))
             continue
         picked = line.selector.pick(seen)
-        wanted += [Wanted(line, tree.pid, tree.command, size_for(tree.memory_bytes)) for tree in picked.chosen]
-        wrong += [(line.number, f"line {line.number}: process {tree.pid} {tree.verdict}") for tree in picked.refused]
+        wanted += [
+            Wanted(line, tree.pid, tree.command, size_for(tree.memory_bytes))
+            for tree in picked.chosen
+        ]
+        wrong += [
+            (line.number, f"line {line.number}: process {tree.pid} {tree.verdict}")
+            for tree in picked.refused
+        ]
         if line.selector.all:
-            stays += [_stay(tree.pid, tree.command, line.source, tree.verdict) for tree in seen if tree.verdict]
+            stays += [
+                _stay(tree.pid, tree.command, line.source, tree.verdict)
+                for tree in seen
+                if tree.verdict
+            ]
         elif not picked.chosen and not picked.refused:
-            wrong.append((line.number, f"line {line.number}: {line.source} has no {line.selector.describe()}"))
+            sentence = f"line {line.number}: {line.source} has no {line.selector.describe()}"
+            wrong.append((line.number, sentence))
     return wanted, wrong, stays
 
 
 def _named(line: Line, pid: int, seen: Sequence[SeenTree]) -> Wanted:
-    """Return what a line that names a PID means; of what size it is is known only if the host was asked."""
+    """Return the tree of a line that names a PID, of size 0 if the host was not asked."""
     tree = next((tree for tree in seen if any(member.pid == pid for member in tree.members)), None)
     return Wanted(line, pid, f"process {pid}", size_for(tree.memory_bytes) if tree else 0)
 
 
 def _placed(wanted: Sequence[Wanted], host: Host) -> Iterator[Placed]:
-    """Yield where each shall go: where its line says, if that can be, or to the best place."""
+    """Yield where each tree shall go: to its line's destination if that can be, or the best one."""
+    # A plan may have thousands of lines for a few pairs of hosts, and each check asks Redis.
     check = cache(lambda source, destination: _refusal(host, source, destination))
-    items = [Item(one.name, one.line.source, one.bytes) for one in wanted if one.line.destination is None]
+    items = [
+        Item(tree.name, tree.line.source, tree.bytes)
+        for tree in wanted
+        if tree.line.destination is None
+    ]
     best = iter(place(items, host.registry.hosts(), host.batches.promised()))
-    for one in wanted:
-        if one.line.destination is None:
+    for tree in wanted:
+        if tree.line.destination is None:
             found = next(best)
-            yield Placed(one, found.destination, found.why)
+            yield Placed(tree, found.destination, found.why)
         else:
-            why_not = check(one.line.source, one.line.destination)
-            why = why_not or f"{one.line.destination} was asked for."
-            yield Placed(one, None if why_not else one.line.destination, why)
+            why_not = check(tree.line.source, tree.line.destination)
+            why = why_not or f"{tree.line.destination} was asked for."
+            yield Placed(tree, None if why_not else tree.line.destination, why)
 
 
 def _refusal(host: Host, source: str, destination: str) -> str:

@@ -1,26 +1,106 @@
-"""Kombu's way to Redis, with one client per channel: Kombu makes one anew for each message, each event and each answer.
+"""Kombu's transport over Redis, whose channels keep a connection and check what they take.
 
-Making one costs several times what sending a small message costs, and it holds nothing but its pool of connections.
+Kombu makes a client for each message, which costs more than the message's own command, and takes a
+connection from its pool, which asks the socket each time whether it is still good
+(``sojourn.cluster.kept``). And it believes whatever Redis holds, where a lane's border
+(``workflows.border``) does not. Only workers use this one: Flower knows brokers by their transport.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+import time
+from collections.abc import Iterator
+from functools import cached_property
+from typing import ClassVar
 
 from kombu.transport import TRANSPORT_ALIASES, redis
 
+from sojourn.cluster.kept import Kept
+from sojourn.model import Untyped
+from workflows.border import Answer, Border
+
+#: The name of this transport for Kombu, and in logs.
+NAME = "sojourn+redis"
+
+#: How many messages in a row may be refused before the lane's loop looks after everything else.
+REFUSED_AT_ONCE = 500
+
 
 class Channel(redis.Channel):  # type: ignore[misc, unused-ignore]  # Kombu has no types
-    """A channel that keeps its client as long as its pool."""
+    """A channel that keeps its client for as long as its pool of connections.
 
-    _kept: Any = None
+    What it takes is checked by ``border``, if this process has one.
+    """
 
-    def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: ANN401  (Kombu's signature)
-        if asynchronous:  # those are kept by Kombu
-            return super()._create_client(asynchronous=True)  # type: ignore[no-untyped-call, unused-ignore]
-        if self._kept is None or self._kept.connection_pool is not self.pool:
-            self._kept = super()._create_client()  # type: ignore[no-untyped-call, unused-ignore]
-        return self._kept
+    border: ClassVar[Border | None] = None
+
+    _heard = float("-inf")
+    _kept: tuple[Untyped, Kept] | None = None
+
+    @cached_property
+    def client(self) -> Untyped:
+        """The client that takes messages from queues, after the border has checked them."""
+        client = super().client
+        if self.border:
+            client.set_response_callback("BRPOP", self._first_admitted)
+        return client
+
+    @cached_property
+    def subclient(self) -> Untyped:
+        """The connection for remote control, after the border has checked what comes by it."""
+        listener = super().subclient
+        if self.border:
+            listener.parse_response = _checked(listener.parse_response, self.border)
+        return listener
+
+    @property
+    def silent_s(self) -> float:
+        """For how long Redis has not answered whether a queue holds anything."""
+        return time.monotonic() - self._heard
+
+    def _first_admitted(self, answer: Answer) -> Answer:
+        """Return the answer to a BRPOP, or the next in the queue that the border passes.
+
+        To ask by BRPOP again would cost a turn of the lane's loop for each that was refused.
+        """
+        assert self.border
+        self._heard = time.monotonic()
+        admitted = self.border.message(answer)
+        with self.conn_or_acquire() as client:
+            for _ in range(REFUSED_AT_ONCE):
+                if admitted or not answer:
+                    break
+                queue, raw = answer[0], client.rpop(answer[0])
+                answer = None if raw is None else (queue, raw)
+                admitted = self.border.message(answer)
+        return admitted
+
+    @contextlib.contextmanager
+    def conn_or_acquire(self, client: Untyped = None) -> Iterator[Untyped]:
+        """Yield ``client``, or the one that is kept."""
+        if client:
+            yield client
+            return
+        kept = self._kept_of(self.pool)
+        try:
+            yield kept.client()
+        except BaseException:
+            # An answer may be on its way that is not for the next command.
+            kept.disconnect()
+            raise
+
+    def _kept_of(self, pool: Untyped) -> Kept:
+        if self._kept is None or self._kept[0] is not pool:
+            self._kept = pool, Kept(self.Client(connection_pool=pool))
+        return self._kept[1]
+
+
+def _checked(parse: Untyped, border: Border) -> Untyped:
+    def checked(*args: Untyped, **options: Untyped) -> Untyped:
+        return border.control(parse(*args, **options))
+
+    return checked
 
 
 class Transport(redis.Transport):  # type: ignore[misc, unused-ignore]  # Kombu has no types
@@ -29,6 +109,12 @@ class Transport(redis.Transport):  # type: ignore[misc, unused-ignore]  # Kombu 
     Channel = Channel
 
 
-def install() -> None:
-    """Let addresses of Redis mean this transport, from the next connection on."""
-    TRANSPORT_ALIASES.update(redis=f"{__name__}:Transport", rediss=f"{__name__}:Transport")
+def keep_connections(app: Untyped) -> None:
+    """Let this process, and what it forks, send and receive messages by this transport."""
+    TRANSPORT_ALIASES[NAME] = f"{__name__}:Transport"
+    app.conf.update(broker_transport=NAME)
+
+
+def check_by(border: Border) -> None:
+    """Let this process take only the messages that this border passes."""
+    Channel.border = border

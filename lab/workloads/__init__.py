@@ -1,1 +1,1 @@
-"""Programs to move. Each is run by file name with a host's own Python and uses the standard library only."""
+"""Programs to move, run by file name with a host's own Python and its standard library only."""

@@ -1,11 +1,13 @@
-"""What all workloads share: a beat every few milliseconds, and a status file that says how the beats went.
+"""What all workloads share: a beat every few milliseconds, and a status file that describes them.
 
-Beside it grows a file of beats, one line per report with counter and host. If two copies of a workload ever ran at
-once, their counters would stand in it twice or out of order: that is how a witness on neither host sees it.
+Beside it grows a file of beats, one line per report with counter and host. If two copies of a
+workload ever ran at once, their counters would appear in it twice or out of order: evidence that is
+independent of both hosts' journals.
 
-The status file is replaced as a whole by a rename, so a reader never sees half of it and CRIU never finds it
-open. Gaps are measured by CLOCK_REALTIME, which all hosts of the lab share: CRIU restores a process into a time
-namespace (time_namespaces(7)) in which CLOCK_MONOTONIC goes on as if the freeze had not been.
+The status file is replaced as a whole by a rename, so a reader never sees half of it and CRIU never
+finds it open. Gaps are measured by CLOCK_REALTIME, which all hosts of the lab share: CRIU restores
+a process into a time namespace (time_namespaces(7)) in which CLOCK_MONOTONIC continues as if
+there had been no freeze.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ REPORT_S = 0.05
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with what every workload understands."""
+    """Return a parser of the options that all workloads have."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--out", type=Path, required=True, help="where to write the status, as JSON")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="where to write the status, as JSON"
+    )
     parser.add_argument("--beat-ms", type=float, default=5, help="time between two beats")
     return parser
 
@@ -53,10 +57,12 @@ class Beat:
             self._report(status)
 
     def _note_host(self, gap_s: float) -> None:
-        """Note a first beat on another host: which one it was, and how long the one before it was ago."""
+        """Record a first beat on another host: its number, and the pause before it."""
         host = os.uname().nodename
         if not self.arrivals or self.arrivals[-1]["host"] != host:
-            self.arrivals.append({"host": host, "counter": self.counter, "pause_ms": round(gap_s * 1000, 3)})
+            self.arrivals.append(
+                {"host": host, "counter": self.counter, "pause_ms": round(gap_s * 1000, 3)}
+            )
 
     def _report(self, status: dict[str, object]) -> None:
         beats = {

@@ -1,8 +1,8 @@
-"""Counts, and checks all of its memory again and again: proves that nothing is lost, doubled or damaged.
+"""Counts, and checks its memory all the time: proves that nothing is lost, doubled or damaged.
 
-It holds ``--mb`` of random bytes. At each beat it adds one to its counter and hashes one slice of the memory,
-so that within some time the whole was hashed. It writes what it found to ``--out``, always as a whole, with
-the longest gap between two beats: that is what a migration costs the process, as the process feels it.
+It holds ``--mb`` of random bytes. At each beat it adds one to its counter and hashes one slice of
+the memory, so that after a number of beats all of it was hashed. It writes what it found to
+``--out``, with the longest gap between two beats: the pause of a migration as the process feels it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-# A host's own Python runs this file by its name, and knows nothing of the checkout.
+# A host's own Python runs this file by its name, without the checkout on its path.
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from lab.workloads.beating import Beat, arguments
@@ -26,7 +26,7 @@ class Memory:
     def __init__(self, size_bytes: int) -> None:
         slices = max(1, size_bytes // SLICE_BYTES)
         self.content = [bytearray(os.urandom(SLICE_BYTES)) for _ in range(slices)]
-        self.hashes = [_hash(each) for each in self.content]
+        self.hashes = [_hash(content) for content in self.content]
         self.sha256 = hashlib.sha256("".join(self.hashes).encode()).hexdigest()
         self.checked = 0
         self.damaged = 0
@@ -52,7 +52,7 @@ def _hash(content: bytearray) -> str:
 
 
 def main() -> None:
-    """Fill the memory, then beat for ever."""
+    """Fill the memory, then beat until killed."""
     parser = arguments(__doc__)
     parser.add_argument("--mb", type=int, default=64, help="how much memory to fill")
     options = parser.parse_args()

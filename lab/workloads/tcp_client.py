@@ -1,7 +1,8 @@
-"""A client of tcp_server.py: proves that a connection stands, and how long the other side did not answer.
+"""A client of tcp_server.py: proves that a connection holds, and measures its longest silence.
 
-Sends a numbered line at each beat over one connection and waits for it to come back. A connection that breaks
-is counted and not opened again. ``longest_answer_ms`` is the outage as the client feels it.
+Sends a numbered line at each beat over one connection and waits for it to come back. A connection
+that breaks is counted and not opened again. ``longest_answer_ms`` is the outage as the client feels
+it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-# A host's own Python runs this file by its name, and knows nothing of the checkout.
+# A host's own Python runs this file by its name, without the checkout on its path.
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from lab.workloads.beating import Beat, arguments
@@ -21,7 +22,9 @@ class Asker:
     """One connection over which numbered lines go there and back."""
 
     def __init__(self, address: str, port: int, source: str) -> None:
-        self.connection = socket.create_connection((address, port), source_address=(source, 0) if source else None)
+        self.connection = socket.create_connection(
+            (address, port), source_address=(source, 0) if source else None
+        )
         self.stream = self.connection.makefile("rwb", buffering=0)
         self.answers = 0
         self.longest_answer_s = 0.0
@@ -56,7 +59,7 @@ class Asker:
 
 
 def main() -> None:
-    """Connect, then ask at each beat for ever."""
+    """Connect, then ask at each beat until killed."""
     parser = arguments(__doc__)
     parser.add_argument("--address", default="127.0.0.1", help="of the server")
     parser.add_argument("--port", type=int, default=7000, help="of the server")

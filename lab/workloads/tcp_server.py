@@ -10,7 +10,7 @@ import sys
 import threading
 from pathlib import Path
 
-# A host's own Python runs this file by its name, and knows nothing of the checkout.
+# A host's own Python runs this file by its name, without the checkout on its path.
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from lab.workloads.beating import Beat, arguments
@@ -26,7 +26,7 @@ class Echo:
         self.broken = 0
 
     def serve(self) -> None:
-        """Accept connections for ever, each served by a thread of its own."""
+        """Accept connections until killed, each served by a thread of its own."""
         while True:
             connection, _ = self.listener.accept()
             self.connections += 1
@@ -43,7 +43,7 @@ class Echo:
 
 
 def main() -> None:
-    """Serve, and beat for ever."""
+    """Serve, and beat until killed."""
     parser = arguments(__doc__)
     parser.add_argument("--address", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=7000)

@@ -1,14 +1,16 @@
-"""A tree of processes that uses what the kernel offers: proves that each of these things survives the move.
+"""A tree of processes that uses facilities of the kernel: proves that they survive the move.
 
-The parent has two children, all three with threads. At each beat the parent exercises every chosen facility
-and checks what comes back; the status says for each how many beats it stood and what went wrong first:
+The parent has two children, all three with threads. At each beat the parent exercises every chosen
+facility and checks what comes back; the status shows for how many beats each one worked, and its
+first error:
 
 - ``pipes``: a number goes through a ring of pipes, parent to first child to second child to parent
-- ``socketpair``: a number goes to the first child over a unix socket pair and comes back one greater
+- ``socketpair``: a number goes to the first child over a unix socket pair and comes back one
+  greater
 - ``shm``: the second child counts in shared anonymous memory; it must never run backwards
 - ``deleted``: a file that was deleted while it was open still holds what was written to it
 - ``log``: a log file grows by one line per beat and holds every line
-- ``threads``: in each process two threads count, and none of them stands still
+- ``threads``: in each process two threads count, and none of them stalls
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-# A host's own Python runs this file by its name, and knows nothing of the checkout.
+# A host's own Python runs this file by its name, without the checkout on its path.
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from lab.workloads.beating import Beat, arguments
@@ -39,15 +41,16 @@ TICK_S = 0.02
 #: How long a thread or the second child may be without a tick before that counts as an error.
 STANDSTILL_S = 5.0
 
-#: A process's counters in the shared memory: one for the main loop of the second child, then the threads'.
+#: A process's counters in the shared memory: one for the main loop of the second child, then the
+#: threads'.
 SLOTS_PER_PROCESS = 1 + THREADS
 
 
 class Ticks:
     """Counters in shared anonymous memory, one per slot, each written by one thread only.
 
-    Their readers take no lock, so a number is stored at one go: ``struct.pack_into`` sets its bytes to zero first,
-    and another process sees that.
+    Their readers take no lock, so a number is stored in one go: ``struct.pack_into`` sets its bytes
+    to zero first, and another process sees that.
     """
 
     def __init__(self, slots: int) -> None:
@@ -63,7 +66,7 @@ class Ticks:
 
 
 class Watch:
-    """Says what is wrong with counters that must only ever grow, and must not stand still for long."""
+    """Checks counters that must only ever grow, and must not stall for long."""
 
     def __init__(self, ticks: Ticks, slots: list[int]) -> None:
         self.ticks = ticks
@@ -75,7 +78,7 @@ class Watch:
         """Return what is wrong at this beat, or nothing."""
         del number
         now = time.monotonic()
-        if now - self.checked > 1:  # we were frozen ourselves, and so was everybody else
+        if now - self.checked > 1:  # we were frozen, and so was the whole tree
             self.before = {slot: (count, now) for slot, (count, _) in self.before.items()}
         self.checked = now
         errors = [error for slot in self.slots if (error := self._check(slot, now))]
@@ -89,12 +92,12 @@ class Watch:
         if read > count:
             self.before[slot] = (read, now)
         elif now - since > STANDSTILL_S:
-            return f"slot {slot} stands still at {count}"
+            return f"slot {slot} has stalled at {count}"
         return ""
 
 
 def main() -> None:
-    """Build the tree, then beat for ever."""
+    """Build the tree, then beat until killed."""
     options = _options()
     ticks = Ticks(3 * SLOTS_PER_PROCESS)
     first_pipe, second_pipe, last_pipe = os.pipe(), os.pipe(), os.pipe()
@@ -108,7 +111,9 @@ def main() -> None:
         "shm": Watch(ticks, [2 * SLOTS_PER_PROCESS]),
         "deleted": _deleted_file(),
         "log": _log_file(options.out.with_suffix(".log")),
-        "threads": Watch(ticks, [slot for slot in range(3 * SLOTS_PER_PROCESS) if slot % SLOTS_PER_PROCESS]),
+        "threads": Watch(
+            ticks, [slot for slot in range(3 * SLOTS_PER_PROCESS) if slot % SLOTS_PER_PROCESS]
+        ),
     }
     chosen = {name: facilities[name] for name in options.facilities.split(",")}
     _beat(Beat(options), chosen)
@@ -117,7 +122,9 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = arguments(__doc__)
     everything = ",".join(FACILITIES)
-    parser.add_argument("--with", dest="facilities", default=everything, help=f"which to exercise, of {everything}")
+    parser.add_argument(
+        "--with", dest="facilities", default=everything, help=f"which to exercise, of {everything}"
+    )
     return parser.parse_args()
 
 
@@ -211,7 +218,11 @@ def _log_file(path: Path) -> Callable[[int], str]:
     def exercise(number: int) -> str:
         log.write(b"%012d\n" % number)
         size = os.fstat(log.fileno()).st_size
-        return "" if size == 13 * (number + 1) else f"the log has {size} bytes after {number + 1} lines"
+        return (
+            ""
+            if size == 13 * (number + 1)
+            else f"the log has {size} bytes after {number + 1} lines"
+        )
 
     return exercise
 

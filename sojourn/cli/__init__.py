@@ -1,4 +1,4 @@
-"""The command line. ``main`` is the edge: every failure becomes one sentence, a hint and an exit code."""
+"""The command line. In ``main`` every failure becomes one sentence, a hint and an exit code."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from sojourn.errors import SojournError, UsageError
 from sojourn.settings import variable
 
 
-def tell_version(wanted: bool) -> None:
-    """Print the version, if that is asked for, and end."""
+def print_version(wanted: bool) -> None:
+    """Print the version and exit, if that was asked for."""
     if wanted:
         sys.stdout.write(f"sojourn {__version__}\n")
         raise typer.Exit
@@ -47,7 +47,10 @@ app = typer.Typer(
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=tell_version, help="Print the version and end.")
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=print_version, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Move running Linux processes between hosts without putting their memory on a disk."""
@@ -71,8 +74,10 @@ serve.add_to(app)
 
 def main() -> None:
     """Run the command line; never returns."""
+    # A usage error is raised while options are still parsed, so this one is looked for by hand.
     as_json = "--json" in sys.argv
     try:
+        # Standalone, Typer would print errors in its own way and choose the exit code.
         sys.exit(app(standalone_mode=False) or 0)
     except SojournError as error:
         output.fail(error, as_json=as_json)
@@ -81,10 +86,13 @@ def main() -> None:
         output.fail(UsageError(error.format_message(), "See --help."), as_json=as_json)
         sys.exit(UsageError.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        sys.exit(130)
-    except Exception as error:  # the edge: people get a sentence, developers the traceback
+        sys.exit(130)  # 128 + SIGINT, as a shell reports it
+    except Exception as error:  # operators get a sentence, developers the traceback
         if variable("SOJOURN_DEBUG"):
             raise
-        defect = SojournError(f"A defect of Sojourn: {error!r}", "SOJOURN_DEBUG=1 in front of the command shows where.")
+        defect = SojournError(
+            f"A defect of Sojourn: {error!r}",
+            "SOJOURN_DEBUG=1 in front of the command shows where.",
+        )
         output.fail(defect, as_json=as_json)
         sys.exit(1)

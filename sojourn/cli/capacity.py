@@ -1,4 +1,4 @@
-"""Where things may go: ``sojourn cordon`` and ``uncordon``."""
+"""Which hosts take migrations: ``sojourn cordon`` and ``uncordon``."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from sojourn.cli import completion
-from sojourn.cli.cluster import Cluster
 from sojourn.cli.output import console
+from sojourn.cluster.client import Cluster
 
-HostName = Annotated[str, typer.Argument(metavar="HOST", help="The host.", autocompletion=completion.hosts)]
+HostName = Annotated[
+    str, typer.Argument(metavar="HOST", help="The host.", autocompletion=completion.hosts)
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -20,12 +22,18 @@ def add_to(app: typer.Typer) -> None:
 
 
 def cordon(host: HostName) -> None:
-    """Let nothing new go to a host; what is under way to it goes on. Exit status: 0; 2 no such host."""
+    """Let no new migration go to a host; those under way go on.
+
+    Exit status: 0; 2 no such host.
+    """
     Cluster().registry.cordon(host)
     console.print(f"{host} is cordoned: nothing new goes there.")
 
 
 def uncordon(host: HostName) -> None:
-    """Let migrations go to a host again. Exit status: 0; 2 no such host."""
+    """Let migrations go to a host again.
+
+    Exit status: 0; 2 no such host.
+    """
     Cluster().registry.uncordon(host)
     console.print(f"{host} takes migrations again.")

@@ -1,4 +1,4 @@
-"""``sojourn check``: it says why not, before anything was touched."""
+"""``sojourn check``: what would stop a migration, found out before anything is touched."""
 
 from __future__ import annotations
 
@@ -10,22 +10,37 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from sojourn import units
 from sojourn.cli import output
-from sojourn.cli.cluster import Cluster
-from sojourn.cli.options import Destination, FileLocks, Mode, ShellJob, Source, TcpEstablished
-from sojourn.cli.output import console, megabytes, milliseconds
+from sojourn.cli.options import (
+    Bandwidth,
+    Destination,
+    FileLocks,
+    MaxFreeze,
+    Mode,
+    ShellJob,
+    Source,
+    StopUnit,
+    TcpEstablished,
+    chosen,
+    limited,
+)
+from sojourn.cli.output import console
+from sojourn.cluster.client import Cluster
 from sojourn.errors import SojournError
 from sojourn.model import Json, Plan
-from sojourn.preflight.estimate import Estimate, estimate
+from sojourn.preflight.estimate import Estimate, Measured, estimates
 from sojourn.preflight.finding import Finding, Verdict
 
 EPILOG = (
-    "Exit status: 0 nothing speaks against it; 10 something blocks it, or needs an option that was not given; "
-    "14 host unreachable; 2 usage; 1 anything else. With --format nagios: 0 OK, 1 WARNING (an option is needed), "
-    "2 CRITICAL (something blocks it), 3 UNKNOWN."
+    "Exit status: 0 nothing speaks against it; 10 something blocks it, or needs an option that was "
+    "not given; 14 host unreachable; 2 usage; 1 anything else. With --format nagios: 0 OK, 1 "
+    "WARNING (an option is needed), 2 CRITICAL (something blocks it), 3 UNKNOWN."
 )
 
 REFUSED = 10
+
+COLOURS = {Verdict.BLOCKS: "red", Verdict.NEEDS_OPTION: "yellow", Verdict.NOTE: "cyan"}
 
 
 class Format(StrEnum):
@@ -36,7 +51,7 @@ class Format(StrEnum):
 
 
 class Level(StrEnum):
-    """The words of Nagios plugins; their exit codes are their places here."""
+    """The states of a Nagios plugin, in the order of their exit codes."""
 
     OK = "OK"
     WARNING = "WARNING"
@@ -58,54 +73,76 @@ def check(
     pid: Annotated[int, typer.Argument(help="The process, by its PID on the source.")],
     source: Source,
     destination: Destination,
-    mode: Mode = "stop-and-copy",
+    mode: Mode = None,
     tcp_established: TcpEstablished = False,
     shell_job: ShellJob = False,
     file_locks: FileLocks = False,
-    form: Annotated[Format, typer.Option("--format", help="For people, or one line for Nagios.")] = Format.TABLE,
+    stop_unit: StopUnit = False,
+    max_freeze: MaxFreeze = None,
+    bandwidth: Bandwidth = None,
+    form: Annotated[
+        Format, typer.Option("--format", help="For people, or one line for Nagios.")
+    ] = Format.TABLE,
     json: Annotated[bool, typer.Option("--json", help="Print all findings as JSON.")] = False,
 ) -> None:
-    """Tell whether a migration would go well, and what speaks against it, without touching anything."""
-    plan = Plan(pid, source, destination, mode, tcp_established, shell_job, file_locks)
+    """Check whether a migration would go well, and what speaks against it; nothing is touched."""
+    options = chosen(
+        mode=mode,
+        tcp_established=tcp_established,
+        shell_job=shell_job,
+        file_locks=file_locks,
+        stop_unit=stop_unit,
+        max_freeze_s=max_freeze,
+        bandwidth_mbit=bandwidth,
+    )
+    plan = Plan(pid, source, destination, **limited(**options))
     try:
-        findings, expected = _ask(plan)
+        findings, closure, expected = _ask(plan)
     except SojournError as error:
         if form is not Format.NAGIOS:
             raise
+        # A plugin reports on stdout, with its own exit code, that it could not find out.
         console.print(f"{Level.UNKNOWN} - {error.message}", soft_wrap=True, markup=False)
         raise typer.Exit(Level.UNKNOWN.exit_code) from None
     stops = any(finding.stops for finding in findings)
     if json:
-        output.as_json({**plan.to_json(), "migratable": not stops, **_told(findings, expected)})
+        answer = {"closure": closure, **_to_json(findings, expected)}
+        output.as_json({**plan.to_json(), "migratable": not stops, **answer})
     elif form is Format.NAGIOS:
         raise typer.Exit(_nagios(plan, findings, expected))
     else:
         _table(plan, findings, expected)
+        _closure(plan, closure)
     raise typer.Exit(REFUSED if stops else 0)
 
 
-def _ask(plan: Plan) -> tuple[list[Finding], Estimate | None]:
+def _ask(plan: Plan) -> tuple[list[Finding], Json | None, list[Estimate]]:
     cluster = Cluster()
     for host in (plan.source, plan.destination):
         cluster.registry.check_host(host)
-    from workflows.check import findings_of  # noqa: PLC0415  (Celery is slow to import: bad input is told at once)
-    from workflows.survey import check_workers  # noqa: PLC0415
+    # Celery is imported only now, so that a wrong argument is reported at once.
+    from workflows.check import findings_of
+    from workflows.survey import check_workers
 
     check_workers(plan)
-    findings, size = findings_of(plan)
-    if "tree_bytes" not in size:
-        return findings, None
-    return findings, estimate(plan.mode, size["tree_bytes"], cluster.registry.pace(plan.source, plan.destination))
+    findings, source = findings_of(plan)
+    # The size is unknown where the source could not examine the tree; a finding shows why.
+    if "tree_bytes" not in source:
+        return findings, None, []
+    way, registry = (plan.source, plan.destination), cluster.registry
+    measured = Measured(registry.pace(*way), registry.window(*way), plan.bytes_per_s)
+    sizes = source["tree_bytes"], source.get("never_lazy_bytes", 0)
+    return findings, source["closure"], estimates(plan, *sizes, measured)
 
 
-def _told(findings: list[Finding], expected: Estimate | None) -> Json:
+def _to_json(findings: list[Finding], expected: list[Estimate]) -> Json:
     return {
         "findings": [finding.to_json() for finding in findings],
-        "estimate": [asdict(expected)] if expected else [],
+        "estimate": [asdict(one) for one in expected],
     }
 
 
-def _table(plan: Plan, findings: list[Finding], expected: Estimate | None) -> None:
+def _table(plan: Plan, findings: list[Finding], expected: list[Estimate]) -> None:
     stopping = [finding for finding in findings if finding.stops]
     against = f"[red]{len(stopping)} findings speak against it[/]" if stopping else ""
     verdict = against or "[green]nothing speaks against it[/]"
@@ -114,37 +151,89 @@ def _table(plan: Plan, findings: list[Finding], expected: Estimate | None) -> No
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for finding in stopping:
+    notes = [finding for finding in findings if finding.verdict is Verdict.NOTE]
+    for finding in [*stopping, *notes]:
         hint = f"\n[dim]{escape(finding.hint)}[/]" if finding.hint else ""
-        colour = "red" if finding.verdict is Verdict.BLOCKS else "yellow"
+        colour = COLOURS[finding.verdict]
         table.add_row(f"[{colour}]{finding.code}[/]", finding.host, escape(finding.sentence) + hint)
     for host in (plan.source, plan.destination):
-        passed = [finding.sentence for finding in findings if finding.host == host and not finding.stops]
-        table.add_row("[green]ok[/]", host, f"[dim]{escape('; '.join(passed))}[/]" if passed else "[dim]not asked[/]")
+        passed = [
+            finding.sentence
+            for finding in findings
+            if finding.host == host and finding.verdict is Verdict.OK
+        ]
+        table.add_row(
+            "[green]ok[/]",
+            host,
+            f"[dim]{escape('; '.join(passed))}[/]" if passed else "[dim]not asked[/]",
+        )
     console.print(table)
     if expected:
-        console.print(_expectation(plan, expected))
+        console.print(f"About {units.size(expected[0].move_bytes)} to move.")
+    for one in expected:
+        console.print(_expectation(plan, one), soft_wrap=True)
+
+
+def _closure(plan: Plan, closure: Json | None) -> None:
+    """Print which trees hold everything in common, if that is not the one that was asked for."""
+    trees = closure["trees"] if closure else []
+    if len(trees) < 2 and all(tree["pid"] == plan.pid for tree in trees):
+        return
+    console.print("Trees that share something, and could only move together:")
+    for tree in trees:
+        console.print(f"  {tree['pid']:>7}  {escape(tree['command'])}", soft_wrap=True)
+    one = closure["one"] if closure else None
+    way = f"as the tree of process {one}: add --closure" if one else "not as one tree"
+    console.print(f"They can be migrated {way}.", soft_wrap=True)
 
 
 def _expectation(plan: Plan, expected: Estimate) -> str:
-    rate = expected.bytes_per_s
-    pace = f"the last one went at {megabytes(rate)}/s" if rate else "none was measured yet"
+    frozen, total = units.span(expected.freeze_ms), units.span(expected.total_ms)
+    too_long = expected.freeze_ms > plan.max_freeze_s * 1000
     return (
-        f"About {megabytes(expected.move_bytes)} to move. With {expected.mode}: frozen for about "
-        f"{milliseconds(expected.freeze_ms)}, {milliseconds(expected.total_ms)} in all "
-        f"(from {plan.source} to {plan.destination} {pace})."
+        f"With {expected.mode}: frozen for about {frozen}{_window(plan, expected)}, "
+        f"{total} in all ({_pace(plan, expected)})."
+        + (f" A freeze of more than {plan.max_freeze_s:g} s is rolled back." if too_long else "")
     )
 
 
-def _nagios(plan: Plan, findings: list[Finding], expected: Estimate | None) -> int:
-    """Print one line as plugins do, with performance data behind the bar, and return the exit code."""
+def _window(plan: Plan, expected: Estimate) -> str:
+    """Return what the process needs after the freeze, and what crosses in it, in post-copy."""
+    if not expected.window_ms:
+        return ""
+    never, window = f"{expected.freeze_bytes / 1e6:.1f} MB", units.span(expected.window_ms)
+    return (
+        f", with {never} that can never come later; then it runs on {plan.destination} and needs "
+        f"{plan.source} too for about {window}"
+    )
+
+
+def _pace(plan: Plan, expected: Estimate) -> str:
+    rate = expected.bytes_per_s
+    pace = f"the last one went at {units.rate(rate)}" if rate else "none was measured yet"
+    if plan.bytes_per_s:
+        pace += f"; this one sends {units.rate(plan.bytes_per_s)} at most"
+    return f"from {plan.source} to {plan.destination} {pace}"
+
+
+def _nagios(plan: Plan, findings: list[Finding], expected: list[Estimate]) -> int:
+    """Print one line in the format of Nagios plugins and return the exit code.
+
+    Performance data stand behind the bar (https://www.monitoring-plugins.org/doc/guidelines.html).
+    """
     blocking = [finding for finding in findings if finding.verdict is Verdict.BLOCKS]
     lacking = [finding for finding in findings if finding.verdict is Verdict.NEEDS_OPTION]
     level = Level.CRITICAL if blocking else Level.WARNING if lacking else Level.OK
-    said = "; ".join(f"{each.code} on {each.host}: {each.sentence}" for each in (*blocking, *lacking))
+    reasons = "; ".join(
+        f"{finding.code} on {finding.host}: {finding.sentence}" for finding in blocking + lacking
+    )
     data = f"blocks={len(blocking)} needs_option={len(lacking)}"
     if expected:
-        data += f" move={expected.move_bytes}B freeze={expected.freeze_ms:.0f}ms total={expected.total_ms:.0f}ms"
-    line = f"{level} - {plan.describe()}: {said or 'nothing speaks against it'} | {data}"
+        ours = expected[0]
+        times = f"freeze={ours.freeze_ms:.0f}ms total={ours.total_ms:.0f}ms"
+        times += f" window={ours.window_ms:.0f}ms" if ours.window_ms else ""
+        data += f" move={ours.move_bytes}B {times}"
+    line = f"{level} - {plan.describe()}: {reasons or 'nothing speaks against it'} | {data}"
+    # Nagios reads the first line only.
     console.print(line.replace("\n", " "), soft_wrap=True, markup=False)
     return level.exit_code

@@ -1,20 +1,21 @@
-"""What the shell may complete from the cluster: names of hosts, ids of migrations and batches.
+"""What the shell can complete from the cluster: names of hosts, ids of migrations and batches.
 
-Somebody presses a key and waits: Redis is asked with a short timeout, and what it does not answer is not completed.
-Nothing is said about that, since the shell would write it into the line.
+Somebody presses a key and waits: Redis is asked with a short timeout, and what it does not answer
+is not completed. Errors are not reported, since the shell would write them into the line.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sojourn.batch import INDEX as BATCHES
+from sojourn.cluster.batches import INDEX as BATCHES
+from sojourn.cluster.ledger import INDEX as MIGRATIONS
+from sojourn.cluster.planfile import AUTO
+from sojourn.cluster.registry import KNOWN
+from sojourn.cluster.store import Store
 from sojourn.errors import SojournError
-from sojourn.ledger import INDEX as MIGRATIONS
-from sojourn.planfile import AUTO
-from sojourn.registry import KNOWN
+from sojourn.model import Plan
 from sojourn.settings import load
-from sojourn.store import Store
 
 #: How long Redis may take to accept the connection, and to answer.
 TIMEOUT_S = 0.2
@@ -24,7 +25,7 @@ NEWEST = 50
 
 
 def hosts(incomplete: str) -> list[str]:
-    """Return the hosts that ever announced themselves and whose names begin so."""
+    """Return the hosts that ever announced themselves and whose names begin this way."""
     try:
         return _beginning(incomplete, sorted(_store().members(KNOWN)))
     except (SojournError, OSError):
@@ -32,17 +33,22 @@ def hosts(incomplete: str) -> list[str]:
 
 
 def destinations(incomplete: str) -> list[str]:
-    """Return where a migration may go: a host, or the best one."""
+    """Return the possible destinations: the hosts, and the word for the best one."""
     return [*hosts(incomplete), *_beginning(incomplete, [AUTO])]
 
 
+def modes(incomplete: str) -> list[str]:
+    """Return the modes of a migration."""
+    return _beginning(incomplete, Plan.MODES)
+
+
 def migrations(incomplete: str) -> list[str]:
-    """Return the newest migrations whose ids begin so."""
+    """Return the newest migrations whose ids begin this way."""
     return _newest(MIGRATIONS, incomplete)
 
 
 def batches(incomplete: str) -> list[str]:
-    """Return the newest batches whose ids begin so."""
+    """Return the newest batches whose ids begin this way."""
     return _newest(BATCHES, incomplete)
 
 
@@ -57,5 +63,5 @@ def _store() -> Store:
     return Store.of(load(), TIMEOUT_S)
 
 
-def _beginning(incomplete: str, words: Iterable[str]) -> list[str]:
-    return [word for word in words if word.startswith(incomplete)]
+def _beginning(incomplete: str, names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.startswith(incomplete)]

@@ -1,7 +1,8 @@
-"""``sojourn doctor``: whether this host is fit, and if not, what is to be done."""
+"""``sojourn doctor``: whether this host is fit for migrations, and if not, what to do about it."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated
 
 import typer
@@ -22,25 +23,30 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog=EPILOG)(doctor)
 
 
-def doctor(json: Annotated[bool, typer.Option("--json", help="Print all findings as JSON.")] = False) -> None:
-    """Look at this host, its settings, its Redis and its peers, and say what is to be done; nothing is touched."""
-    found = list(examine())
-    failed = [each for each in found if each.level is Level.FAILURE]
+def doctor(
+    json: Annotated[bool, typer.Option("--json", help="Print all findings as JSON.")] = False,
+) -> None:
+    """Examine this host, its settings, its Redis and its peers, and advise; nothing is touched."""
+    findings = list(examine())
+    failed = any(finding.level is Level.FAILURE for finding in findings)
     if json:
-        output.as_json({"fit": not failed, "findings": [each.to_json() for each in found]})
+        output.as_json({"fit": not failed, "findings": [finding.to_json() for finding in findings]})
     else:
-        _tell(found)
+        _print(findings)
     raise typer.Exit(1 if failed else 0)
 
 
-def _tell(found: list[Finding]) -> None:
+def _print(findings: list[Finding]) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for each in found:
-        advice = f"\n[dim]{escape(each.advice)}[/]" if each.advice else ""
-        table.add_row(f"[{COLOURS[each.level]}]{each.level}[/]", each.check, escape(each.sentence) + advice)
+    for finding in findings:
+        advice = f"\n[dim]{escape(finding.advice)}[/]" if finding.advice else ""
+        level = f"[{COLOURS[finding.level]}]{finding.level}[/]"
+        table.add_row(level, finding.check, escape(finding.sentence) + advice)
     console.print(table)
-    counts = {level: sum(each.level is level for each in found) for level in Level}
-    console.print(f"{counts[Level.OK]} well, {counts[Level.WARNING]} warnings, {counts[Level.FAILURE]} failures")
+    counts = Counter(finding.level for finding in findings)
+    console.print(
+        f"{counts[Level.OK]} ok, {counts[Level.WARNING]} warnings, {counts[Level.FAILURE]} failures"
+    )

@@ -1,21 +1,23 @@
-"""An operator steps in: ``sojourn abort`` and ``sojourn resolve``."""
+"""An operator intervenes: ``sojourn abort`` and ``sojourn resolve``."""
 
 from __future__ import annotations
 
-import getpass
-import socket
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from sojourn.cli import output
-from sojourn.cli.cluster import Cluster
-from sojourn.cli.options import Id
+from sojourn.cli.options import Id, operator
 from sojourn.cli.output import console
+from sojourn.cluster.client import Cluster
 from sojourn.errors import UsageError
-from sojourn.ledger import Account
-from sojourn.model import Role, State, where_it_runs
+from sojourn.model import Role, State
+from sojourn.text import printable
+
+if TYPE_CHECKING:
+    # Workflows import Celery: a command that fails before it needs them need not wait for that.
+    from workflows.intervene import Answer
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the migration as JSON.")]
 
@@ -27,23 +29,26 @@ def add_to(app: typer.Typer) -> None:
 
 
 def abort(migration: Id, json: AsJson = False) -> None:
-    """Give a migration up: at once before the images have left, after that if the destination has not taken it.
+    """Abort a migration that is queued or under way; the process stays on its source.
 
-    Also while it is queued. Before `released` the source decides alone and the answer comes at once, even if the
-    destination is dead. After it the destination's verdict decides, and the answer says which way it went. If a host
-    stays silent for 10 s, the migration is told to be in doubt; what was asked waits in that host's queue.
+    Before `released` the source decides alone, and the answer comes at once, even if the
+    destination is dead. After it the destination's verdict decides, and the answer shows which way
+    it went. If a host stays silent for 10 s, the migration is reported as in doubt; the request
+    waits in that host's queue.
 
-    Exit status: 0 it was given up, the process runs on the source; 2 no such migration, or it has ended; 12 in doubt;
-    1 it was too late, the process runs on the destination (16 if clean-up is pending there). Any other end has the
-    code that it has for `sojourn migrate`.
+    Exit status: 0 it was aborted, the process runs on the source; 2 no such migration, or it has
+    ended; 12 in doubt; 1 it was too late, the process runs on the destination (16 if clean-up is
+    pending there). Any other end has the code that it has for `sojourn migrate`.
     """
     cluster = Cluster()
-    account = _unended(cluster, migration)
-    from workflows.intervene import abort as start  # noqa: PLC0415  (Celery is slow to import: bad input is told at once)
+    account = cluster.find(migration)
+    from workflows import intervene
 
-    answer = start(cluster, account, _who())
-    _report(answer.account, answer.silent, json=json)
-    raise typer.Exit(0 if answer.account.state is State.ABORTED else answer.account.state.exit_code or 1)
+    answer = intervene.abort(cluster, intervene.unended(account), operator())
+    _report(answer, json=json)
+    raise typer.Exit(
+        0 if answer.account.state is State.ABORTED else answer.account.state.exit_code or 1
+    )
 
 
 def resolve(
@@ -51,62 +56,59 @@ def resolve(
     destination_is_dead: Annotated[
         bool, typer.Option(help="The destination is gone for good; resume the original.")
     ] = False,
-    source_is_dead: Annotated[bool, typer.Option(help="The source is gone for good; the destination goes on.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    source_is_dead: Annotated[
+        bool, typer.Option(help="The source is gone for good; the destination goes on.")
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Even if the worker of that host announces itself."),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Decide what nobody else can: one of the two hosts will never answer again.
+    """Declare one of the two hosts of a migration dead, which only an operator can decide.
 
-    Exactly one of them must be named. Say so only of a host that is switched off, and stays so: if it still runs the
-    process, there will be two.
+    Exactly one of them must be named. Declare only a host dead that is switched off and stays so:
+    if it still runs the process, there will be two. One whose worker announces itself is not dead:
+    that is refused, by the other host too, unless you add --force, since the host is there and
+    cannot decide.
 
-    It says what it will do and asks. Who said so and when is kept in the journals and shown by `sojourn show`. If the
-    dead host comes back after all, the word waits there for it: a destination refuses, or ends what runs there of the
-    process once the original runs; a source retires its original if the destination has taken the process.
+    The command shows what it will do and asks for confirmation. Who decided, and when, is kept in
+    the journals and shown by `sojourn show`. If the dead host comes back after all, the decision
+    waits there for it: a destination refuses, or ends what runs there of the process once the
+    original runs; a source retires its original if the destination has taken the process.
 
-    Exit status: 0 the process runs; 2 usage; 12 in doubt; 13 lost; 14 the other host does not answer; 130 not agreed
-    to; 1 anything else.
+    Exit status: 0 the process runs; 2 usage; 12 in doubt; 13 lost; 14 the other host does not
+    answer; 130 not confirmed; 1 anything else.
     """
     if destination_is_dead == source_is_dead:
-        raise UsageError("Say which host is dead: --destination-is-dead or --source-is-dead.")
+        raise UsageError("Name the dead host: --destination-is-dead or --source-is-dead.")
     cluster = Cluster()
-    account = _unended(cluster, migration)
-    gone, left = (Role.DESTINATION, Role.SOURCE) if destination_is_dead else (Role.SOURCE, Role.DESTINATION)
-    cluster.registry.check_host(account.plan.host_of(left))
-    from workflows.intervene import resolve as start  # noqa: PLC0415
-    from workflows.intervene import what_a_word_does  # noqa: PLC0415
+    account = cluster.find(migration)
+    from workflows import intervene
 
-    _ask(what_a_word_does(cluster, account, gone), account.plan.host_of(gone), yes=yes)
-    answer = start(cluster, account, gone, _who())
-    _report(answer.account, answer.silent, json=json)
+    intervene.unended(account)
+    gone = Role.DESTINATION if destination_is_dead else Role.SOURCE
+    # Checked before the question: an operator should not confirm what cannot be done.
+    intervene.check_dead(cluster, account, gone, force=force)
+    effect = intervene.effect_of_resolution(cluster, account, gone)
+    _ask(effect, account.plan.host_of(gone), yes=yes)
+    answer = intervene.resolve(cluster, account, gone, operator(), force=force)
+    _report(answer, json=json)
     raise typer.Exit(0 if answer.account.owner else answer.account.state.exit_code or 1)
 
 
-def _ask(what: str, host: str, *, yes: bool) -> None:
-    """Say what will be done, and go on if that is agreed to; on stderr, so that JSON stays whole."""
-    typer.echo(what, err=True)
+def _ask(effect: str, host: str, *, yes: bool) -> None:
+    """Show the effect and ask for confirmation, on stderr so that stdout stays valid JSON."""
+    typer.echo(printable(effect), err=True)
     if not yes and not typer.confirm(f"Is {host} dead for good?", err=True):
         raise typer.Abort
 
 
-def _unended(cluster: Cluster, migration: str) -> Account:
-    account = cluster.find(migration)
-    if account.state.definite:
-        where = where_it_runs(account.state, account.owner)
-        raise UsageError(f"Migration {account.id} has ended: {account.state}. {where}")
-    return account
-
-
-def _report(ended: Account, silent: str, *, json: bool) -> None:
-    if silent:
-        output.warn(f"{silent} does not answer; what was asked waits for it.")
-    if json:
-        output.as_json(ended.to_json())
+def _report(answer: Answer, *, json: bool) -> None:
+    if not json:
+        console.print(escape(answer.sentence), soft_wrap=True)
         return
-    why = f" {ended.failure.message}" if ended.failure else ""
-    where = where_it_runs(ended.state, ended.owner)
-    console.print(escape(f"{ended.plan.describe()}: {ended.state}. {where}{why}"), soft_wrap=True)
-
-
-def _who() -> str:
-    return f"{getpass.getuser()}@{socket.gethostname()}"
+    if answer.silent:
+        output.warn(f"{answer.silent} does not answer; the request waits in its queue.")
+    output.as_json(answer.account.to_json())

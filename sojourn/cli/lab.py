@@ -14,47 +14,60 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from lab import base, libraries, outside, workload
 from lab import demo as demonstration
+from lab import libraries, outside, workload
 from lab.lab import DEFAULT_HOSTS, DEFAULT_NAME, HostStatus, Lab, all_names
 from lab.layer import Report
 from lab.plan import Setting
-from sojourn import run
 from sojourn.errors import UsageError
+from sojourn.system import run
 
-app = typer.Typer(no_args_is_help=True, help="Hosts made of namespaces on this machine, to try everything on.")
+app = typer.Typer(
+    no_args_is_help=True, help="Hosts made of namespaces on this machine, to try everything on."
+)
 
-#: How often progress is told where it can not be drawn.
+#: How often progress is printed where it cannot be drawn.
 BETWEEN_LINES_S = 2.0
 
 out = Console()
+
+#: Progress and remarks go to stderr, so that stdout holds the result alone.
 err = Console(stderr=True, highlight=False)
 
-Name = Annotated[str, typer.Option("--name", help="The lab's name; several can stand side by side.")]
+Name = Annotated[
+    str, typer.Option("--name", help="The lab's name; several can be up at the same time.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 HostName = Annotated[str, typer.Argument(metavar="HOST", help="One of the lab's hosts, or hub.")]
 Command = Annotated[list[str], typer.Argument(metavar="CMD...", help="Write -- in front of it.")]
 
-#: For commands whose own words may begin with a dash.
+#: For commands whose own arguments may begin with a dash.
 PASS_THROUGH = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
 @app.command()
 def up(
     *,
-    hosts: Annotated[int, typer.Option(min=1, max=12, help="How many hosts, beside the hub.")] = DEFAULT_HOSTS,
+    hosts: Annotated[
+        int, typer.Option(min=1, max=12, help="How many hosts, beside the hub.")
+    ] = DEFAULT_HOSTS,
     name: Name = DEFAULT_NAME,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting for sojourn.toml of the hosts."),
     ] = None,
     encrypted: Annotated[
-        bool, typer.Option("--encrypted", help="A new lab whose hosts have certificates, and talk inside TLS.")
+        bool,
+        typer.Option(
+            "--encrypted", help="A new lab whose hosts have certificates and talk over TLS."
+        ),
     ] = False,
-    wait: Annotated[bool, typer.Option(help="Wait until the hosts' workers have announced themselves.")] = True,
+    wait: Annotated[
+        bool, typer.Option(help="Wait until the hosts' workers have announced themselves.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
-    """Start the lab, or the part of it that does not run.
+    """Start the lab, or those of its hosts that are not up.
 
     The first time, it builds the root of the hosts, which takes one to two minutes.
 
@@ -67,34 +80,38 @@ def up(
     if as_json:
         _print_json({"booted": booted, "config": str(lab.config), "hosts": _as_dicts(lab.status())})
         return
-    _say_what_runs(lab, booted, time.monotonic() - started)
+    _print_hosts(lab, booted, time.monotonic() - started)
     out.print(f"export SOJOURN_CONFIG={lab.config}", highlight=False)
     if lab.plan.flower_password:
-        _say(f"Flower: {lab.plan.flower_url}, {lab.flower_login}")
+        _print(f"Flower: {lab.plan.flower_url}, {lab.flower_login}")
 
 
 @app.command()
 def prepare() -> None:
-    """Build the root of the hosts, as the first start of a lab does. Quick where it is built already.
+    """Build the root of the hosts, as the first start of a lab does.
+
+    It takes a moment only where it is built already.
 
     Exit status: 0 it is built; 1 it could not be.
     """
     outside.check()
     with _progress() as report:
-        libraries.layer(base.layer().ready(report)).ready(report)
+        libraries.layers(report)
 
 
 @app.command()
 def demo(
     *,
     mb: Annotated[int, typer.Option(min=1, help="How much memory the process holds, in MB.")] = 256,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the lab up afterwards, to look around.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the lab up afterwards, to look around.")
+    ] = False,
 ) -> None:
     """Migrate a process from one host to another and back, and check every promise on real output.
 
-    It uses a lab of its own, named demo, and takes an earlier one of that name down first.
+    It uses a lab of its own, named demo, and removes an earlier one of that name first.
 
-    Exit status: 0 every promise was kept; 1 one was not, or there could be no lab.
+    Exit status: 0 every promise was kept; 1 one was not, or no lab could be started.
     """
     demonstration.show(_progress, size_mb=mb, keep=keep)
 
@@ -106,16 +123,16 @@ def down(
     everything: Annotated[bool, typer.Option("--all", help="All labs on this machine.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove the lab with all that runs in it, its disks included. Harmless where there is none.
+    """Remove the lab with all that runs in it, its disks included. Safe to repeat.
 
     Exit status: 0 nothing is left; 2 usage; 1 anything else.
     """
     names = all_names() if everything else [name]
-    removed = [each for each in names if Lab(each).down()]
+    removed = [lab for lab in names if Lab(lab).down()]
     if as_json:
         _print_json({"removed": removed})
     else:
-        _say(f"removed {', '.join(removed)}" if removed else "there was nothing to remove")
+        _print(f"removed {', '.join(removed)}" if removed else "there was nothing to remove")
 
 
 @app.command()
@@ -137,7 +154,7 @@ def execute(host: HostName, command: Command, *, name: Name = DEFAULT_NAME) -> N
 
     Exit status: the command's.
     """
-    run.replace(Lab(name).host(host).argv(_words(command)))
+    run.replace(Lab(name).host(host).argv(_without_dashes(command)))
 
 
 @app.command("run", context_settings=PASS_THROUGH)
@@ -146,29 +163,33 @@ def launch(
     command: Command,
     *,
     name: Name = DEFAULT_NAME,
-    log: Annotated[str, typer.Option(help="Where the output goes: a path inside the host.")] = "/dev/null",
+    log: Annotated[
+        str, typer.Option(help="Where the output goes: a path inside the host.")
+    ] = "/dev/null",
     as_json: Json = False,
 ) -> None:
-    """Start a program on a host in a shape that migrates well, and print its PID.
+    """Start a program on a host, detached from this terminal, and print its PID.
 
     Exit status: 0 it runs; 1 it could not be started.
     """
-    pid = Lab(name).host(host).launch(_words(command), log=log)
+    pid = Lab(name).host(host).launch(_without_dashes(command), log=log)
     _answer({"pid": pid, "host": host}, str(pid), as_json=as_json)
 
 
 @app.command()
 def start(
     host: HostName,
-    program: Annotated[str, typer.Argument(metavar="WORKLOAD", help=f"One of {', '.join(workload.NAMES)}.")],
+    program: Annotated[
+        str, typer.Argument(metavar="WORKLOAD", help=f"One of {', '.join(workload.NAMES)}.")
+    ],
     *,
     name: Name = DEFAULT_NAME,
     mb: Annotated[int | None, typer.Option(help="Memory to fill, in MB; of counter only.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Start one of the lab's own workloads on a host, and print its PID and where it writes its status.
+    """Start one of the lab's workloads; print its PID and the path of its status file.
 
-    Exit status: 0 it beats; 2 usage; 1 it could not be started.
+    Exit status: 0 it runs; 2 usage; 1 it could not be started.
     """
     started = workload.start(Lab(name).host(host), program, **({} if mb is None else {"mb": mb}))
     answer: dict[str, object] = {"pid": started.pid, "host": host, "status": str(started.file)}
@@ -228,18 +249,27 @@ def worker(
 
     Exit status: 0 done; 2 usage; 1 anything else.
     """
-    words = {"start": "up", "stop": "down", "kill": "kill", "restart": "restart", "status": "status"}
-    if command not in words:
-        raise UsageError(f"A worker can not be told to {command!r}.", f"Choose one of {', '.join(words)}.")
+    # What runit calls them (sv(8)).
+    actions = {
+        "start": "up",
+        "stop": "down",
+        "kill": "kill",
+        "restart": "restart",
+        "status": "status",
+    }
+    if command not in actions:
+        raise UsageError(
+            f"There is no action {command!r} on a worker.", f"Choose one of {', '.join(actions)}."
+        )
     machine = Lab(name).host(host)
-    machine.service("worker", words[command])
+    machine.service("worker", actions[command])
     answer = machine.service("worker", "status")
     _answer({"host": host, "worker": answer}, answer, as_json=as_json)
 
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Report]:
-    """Show what is going on: one line that changes on a terminal, elsewhere a line now and then."""
+    """Show progress: on a terminal in one line that changes, elsewhere in a line now and then."""
     started = time.monotonic()
 
     def line(text: str) -> str:
@@ -253,24 +283,24 @@ def _progress() -> Iterator[Report]:
 
 
 def _seldom(report: Report) -> Report:
-    """Pass on the first line, and then one per interval: building a root has hundreds."""
-    told = -math.inf
+    """Pass on the first line, then at most one per interval: building a root has hundreds."""
+    printed = -math.inf
 
     def pass_on(text: str) -> None:
-        nonlocal told
-        if time.monotonic() >= told + BETWEEN_LINES_S:
-            told = time.monotonic()
+        nonlocal printed
+        if time.monotonic() >= printed + BETWEEN_LINES_S:
+            printed = time.monotonic()
             report(text)
 
     return pass_on
 
 
-def _say_what_runs(lab: Lab, booted: list[str], seconds: float) -> None:
-    there = [host.name for host in lab.hosts() if host.name not in booted]
+def _print_hosts(lab: Lab, booted: list[str], seconds: float) -> None:
+    running = [host.name for host in lab.hosts() if host.name not in booted]
     if booted:
-        _say(f"booted {', '.join(booted)} in {seconds:.1f} s")
-    if there:
-        _say(f"{', '.join(there)} ran already")
+        _print(f"booted {', '.join(booted)} in {seconds:.1f} s")
+    if running:
+        _print(f"{', '.join(running)} ran already")
 
 
 def _settings(pairs: list[str]) -> dict[str, Setting]:
@@ -281,6 +311,7 @@ def _setting(pair: str) -> tuple[str, Setting]:
     key, equals, text = pair.partition("=")
     if not equals:
         raise UsageError(f"{pair!r} is not a setting.", "Write it as KEY=VALUE.")
+    # Numbers and booleans are written as in JSON; all else is text, which then needs no quotes.
     try:
         value = json.loads(text)
     except ValueError:
@@ -288,20 +319,21 @@ def _setting(pair: str) -> tuple[str, Setting]:
     return key, value if isinstance(value, str | int | float | bool) else text
 
 
-def _words(command: list[str]) -> list[str]:
+def _without_dashes(command: list[str]) -> list[str]:
+    # The parser may leave the separator in place.
     return command[1:] if command[:1] == ["--"] else command
 
 
 def _as_dicts(found: list[HostStatus]) -> list[dict[str, object]]:
-    return [asdict(each) for each in found]
+    return [asdict(host) for host in found]
 
 
 def _table(found: list[HostStatus]) -> Table:
     table = Table("host", "address", "state", "init", "services", "mounts")
-    for each in found:
-        services = "\n".join(line.split(";")[0] for line in each.services.values())
-        init = "" if each.init_pid is None else str(each.init_pid)
-        table.add_row(each.host, each.address, each.state, init, services, "\n".join(each.mounts))
+    for host in found:
+        services = "\n".join(line.split(";")[0] for line in host.services.values())
+        init = "" if host.init_pid is None else str(host.init_pid)
+        table.add_row(host.host, host.address, host.state, init, services, "\n".join(host.mounts))
     return table
 
 
@@ -312,7 +344,7 @@ def _answer(fields: dict[str, object], sentence: str, *, as_json: bool) -> None:
         out.print(sentence, highlight=False, soft_wrap=True)
 
 
-def _say(sentence: str) -> None:
+def _print(sentence: str) -> None:
     err.print(sentence, soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""The live display of one migration: its steps as they come, bytes, elapsed time. In a pipe, one line per event."""
+"""The live display of one migration: steps, bytes, elapsed time. In a pipe, one line per event."""
 
 from __future__ import annotations
 
@@ -13,70 +13,84 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from sojourn.cli.output import console, megabytes, milliseconds
+from sojourn import units, window
+from sojourn.cli.output import console
+from sojourn.cluster.ledger import Account, Event, Ledger
 from sojourn.errors import StoreUnreachable
-from sojourn.ledger import Account, Event, Ledger
-from sojourn.model import State, StepRecord
+from sojourn.model import Json, Plan, State, StepRecord
 
-#: The kinds of events that are of a migration.
+#: The kinds of events that concern a migration; the others concern batches.
 KINDS = ("state", "step", "progress", "failure")
 
 
 class Display:
-    """What is known of the migration so far, and how it looks."""
+    """What is known of the migration so far, drawn for a terminal."""
 
-    def __init__(self, title: str) -> None:
-        self.title = title
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
         self.started = time.time()
         self.state = State.QUEUED
         self.steps: dict[tuple[str, str], StepRecord] = {}
-        self.bytes, self.total = 0.0, 0.0
+        #: The last event of progress.
+        self.progress: Json = {}
 
     def begin_with(self, account: Account) -> None:
-        """Take in what the ledger knows of a migration that began earlier."""
+        """Start from what the ledger knows of a migration that began earlier."""
         self.started, self.state = account.created, account.state
         self.steps = {(step.name, step.host): step for step in account.steps}
+        self.progress = account.progress or {}
 
     def take(self, event: Event) -> None:
-        """Take one event of this migration in."""
+        """Apply one event of this migration."""
         if event.kind == "state":
             self.state = State(event.data["state"])
         elif event.kind == "progress":
-            self.bytes, self.total = event.data["bytes"], event.data["total"]
+            self.progress = event.data
         elif event.kind == "step":
-            record = StepRecord(**{key: value for key, value in event.data.items() if key != "role"})
+            record = StepRecord(
+                **{key: value for key, value in event.data.items() if key != "role"}
+            )
             self.steps[record.name, record.host] = record
 
     def __rich__(self) -> RenderableType:
         """Return the whole display."""
         rows = Table(box=None, pad_edge=False, show_header=False)
         for step in sorted(self.steps.values(), key=lambda step: step.started):
-            rows.add_row(_mark(step), step.name, f"[dim]{step.host}[/]", _took(step), escape(step.outcome))
-        return Group(self._head(), rows)
+            rows.add_row(
+                _mark(step), step.name, f"[dim]{step.host}[/]", _took(step), escape(step.outcome)
+            )
+        plain = window.where(self.plan, self.state, list(self.steps.values()), self.progress)
+        return Group(self._head(), *([Text(plain)] if plain else []), rows)
 
     def _head(self) -> RenderableType:
         head = Table.grid(padding=(0, 1))
-        elapsed = milliseconds((time.time() - self.started) * 1000)
-        cells: list[RenderableType] = [Text(self.title, style="bold"), str(self.state), elapsed]
-        if self.total:
-            done = min(self.bytes, self.total)
+        elapsed = units.span((time.time() - self.started) * 1000)
+        title = Text(self.plan.describe(), style="bold")
+        how = Text(self.plan.how, style="dim")
+        cells: list[RenderableType] = [title, how, str(self.state), elapsed]
+        if total := self.progress.get("total"):
+            done = min(self.progress["bytes"], total)
             cells += [
-                ProgressBar(total=self.total, completed=done, width=24),
-                f"{megabytes(done)} of {megabytes(self.total)}",
+                ProgressBar(total=total, completed=done, width=24),
+                f"{units.size(done)} of {units.size(total)}",
             ]
         head.add_row(*cells)
         return head
 
 
-def watch(ledger: Ledger, bookmark: str, migration: str, title: str, account: Account | None = None) -> State:
-    """Show the migration until it has ended; return how. Redis may go away and come back meanwhile.
+def watch(
+    ledger: Ledger, bookmark: str, migration: str, plan: Plan, account: Account | None = None
+) -> State:
+    """Show the migration until it has ended, and return the final state.
 
-    ``account`` is what is known of one that began before the ``bookmark``.
+    Redis may go away and come back meanwhile. ``account`` is what the ledger knows of a migration
+    that began before the ``bookmark``.
     """
-    display = Display(title)
+    display = Display(plan)
     if account:
         display.begin_with(account)
     if console.is_terminal:
+        # Transient: the timeline takes the place of the display when it is over.
         with Live(display, console=console, refresh_per_second=12, transient=True):
             for event in events(ledger, bookmark, migration, in_doubt_ends=account is None):
                 display.take(event)
@@ -88,35 +102,45 @@ def watch(ledger: Ledger, bookmark: str, migration: str, title: str, account: Ac
 
 
 def silently(ledger: Ledger, bookmark: str, migration: str) -> State:
-    """Wait until the migration has ended; return how."""
+    """Wait until the migration has ended, and return the final state."""
     state = State.QUEUED
     for event in events(ledger, bookmark, migration):
         state = State(event.data["state"]) if event.kind == "state" else state
     return state
 
 
-def events(ledger: Ledger, bookmark: str, migration: str, *, in_doubt_ends: bool = True) -> Iterator[Event]:
-    """Yield the events of one migration up to its end. If the stream was lost, the ledger's own word ends it."""
+def events(
+    ledger: Ledger, bookmark: str, migration: str, *, in_doubt_ends: bool = True
+) -> Iterator[Event]:
+    """Yield the events of one migration up to its end.
+
+    After Redis was away, the stream is read again from its beginning, so that no event is missed;
+    those that repeat leave the display as it was.
+    """
     while True:
         try:
             for event in ledger.follow(bookmark):
                 if event and event.migration == migration:
                     yield event
-                    if event.kind == "state" and _is_end(State(event.data["state"]), in_doubt_ends=in_doubt_ends):
+                    if event.kind == "state" and _is_end(
+                        State(event.data["state"]), in_doubt_ends=in_doubt_ends
+                    ):
                         return
         except StoreUnreachable:
+            # A Redis that lost its data has a new stream, in which the old bookmark means nothing.
             time.sleep(1)
             bookmark = "0-0"
 
 
 def _is_end(state: State, *, in_doubt_ends: bool) -> bool:
+    # Who started a migration gets the prompt back when it is in doubt; who watches waits for more.
     return state.final if in_doubt_ends else state.definite
 
 
 def sentence(event: Event) -> str:
-    """Return an event as one line for people; empty for those that people need not be told one by one."""
+    """Return an event as one line for people; empty for events too many to print one by one."""
     if event.kind == "step" and event.data["ended"]:
-        took = milliseconds((event.data["ended"] - event.data["started"]) * 1000)
+        took = units.span((event.data["ended"] - event.data["started"]) * 1000)
         return f"{event.data['host']}: {event.data['name']} ({took}): {event.data['outcome']}"
     return ""
 
@@ -133,4 +157,8 @@ def _mark(step: StepRecord) -> RenderableType:
 
 
 def _took(step: StepRecord) -> str:
-    return milliseconds(step.elapsed_ms) if step.ended else milliseconds((time.time() - step.started) * 1000)
+    return (
+        units.span(step.elapsed_ms)
+        if step.ended
+        else units.span((time.time() - step.started) * 1000)
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated
@@ -11,16 +10,17 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from sojourn import units
 from sojourn.cli import completion, output, timeline
-from sojourn.cli.cluster import Cluster
 from sojourn.cli.options import Id
-from sojourn.cli.output import coloured, console, megabytes, milliseconds
-from sojourn.ledger import Account
-from sojourn.model import Json, Plan, Role, dead, where_it_runs
-from sojourn.registry import HostInfo
+from sojourn.cli.output import coloured, console
+from sojourn.cluster.client import Cluster
+from sojourn.cluster.ledger import Account
+from sojourn.cluster.registry import HostInfo
+from sojourn.decision import sentence
 
-#: Terminals that are not so wide get fewer columns.
-WIDE = 80
+#: Terminals with fewer columns of text get fewer columns of the table.
+WIDE, VERY_WIDE = 80, 100
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -34,55 +34,103 @@ def add_to(app: typer.Typer) -> None:
 
 
 def list_migrations(
-    count: Annotated[int, typer.Option("--last", min=1, max=10_000, help="How many, newest first.")] = 20,
+    count: Annotated[
+        int, typer.Option("--last", min=1, max=10_000, help="How many, newest first.")
+    ] = 20,
     json: AsJson = False,
 ) -> None:
-    """List migrations: running, queued and finished. Exit status: 0; 1 if Redis does not answer."""
+    """List migrations: running, queued and finished.
+
+    Exit status: 0; 1 if Redis does not answer.
+    """
     accounts = Cluster().ledger.latest(count)
     if json:
         output.as_json([account.to_json() for account in accounts])
         return
-    console.print(_listed(accounts, wide=console.width >= WIDE))
+    console.print(_listed(accounts, console.width))
 
 
-def _listed(accounts: list[Account], *, wide: bool) -> Table:
+def _listed(accounts: list[Account], width: int) -> Table:
+    wide, very_wide = width >= WIDE, width >= VERY_WIDE
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("id", "pid", "from", "to", "state", *(["runs on", "downtime", "asked"] if wide else ["downtime"])):
+    for column in (
+        "id",
+        "pid",
+        "from",
+        "to",
+        "state",
+        *(["mode"] if very_wide else []),
+        *(["runs on", "downtime", "asked"] if wide else ["downtime"]),
+    ):
         table.add_column(column, no_wrap=column != "state")
     for account in accounts:
-        downtime = milliseconds((account.result or {}).get("downtime_ms"))
-        asked = time.strftime("%H:%M:%S", time.localtime(account.created))
+        downtime = units.span((account.result or {}).get("downtime_ms"))
+        asked = units.time_of_day(account.created)
         plan = account.plan
         end = [account.owner or "?", downtime, asked] if wide else [downtime]
-        table.add_row(account.id[:8], str(plan.pid), plan.source, plan.destination, coloured(account.state), *end)
+        table.add_row(
+            account.id[:8],
+            str(plan.pid),
+            plan.source,
+            plan.destination,
+            coloured(account.state),
+            *([plan.mode] if very_wide else []),
+            *end,
+        )
     return table
 
 
 def show(
     migration: Id,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Show where its freeze went, millisecond by millisecond."),
+    ] = False,
     json: AsJson = False,
 ) -> None:
-    """Show one migration: where it stands, its timeline, why it failed. Exit status: 0; 2 if there is none."""
+    """Show one migration: its state, its timeline, and why it failed.
+
+    With `--profile` show where the time went in which the process was frozen: what was done when on
+    which host, CRIU's own work by its logs, messages, and what all of it adds up to. It is made
+    when the migration has ended; both hosts are asked for what they know. Where one does not
+    answer, the rest is shown.
+
+    Exit status: 0; 2 no such migration, or no profile yet; 14 with `--profile`, a host does not
+    answer.
+    """
     account = Cluster().find(migration)
+    if profile:
+        # Not above: no other command needs what this imports.
+        from sojourn.cli.profile import show as show_profile
+
+        show_profile(account, as_json=json)
+        return
     if json:
         output.as_json(account.to_json())
         return
-    console.print(f"[bold]{account.plan.describe()}[/]  {coloured(account.state)}  [dim]{account.id}[/]")
-    console.print(where_it_runs(account.state, account.owner))
+    console.print(
+        f"[bold]{account.plan.describe()}[/]  {coloured(account.state)}  [dim]{account.id}[/]"
+    )
+    console.print(account.where, soft_wrap=True)
+    console.print(f"[dim]mode[/] {account.plan.how}", soft_wrap=True)
     if account.resolved:
-        console.print(escape(_word(account.resolved, account.plan)), soft_wrap=True)
+        console.print(escape(sentence(account.resolved, account.plan)), soft_wrap=True)
     console.print(timeline.draw(account.steps))
     if account.failure:
         failure = account.failure
         console.print(
-            f"[bold red]{failure.code}[/] [red]{escape(failure.message)}[/]\n[dim]{escape(failure.hint)}[/]\n"
+            f"[bold red]{failure.code}[/] [red]{escape(failure.message)}[/]\n"
+            f"[dim]{escape(failure.hint)}[/]\n"
             f"[dim]The logs of both hosts:[/] sojourn logs {account.id[:8]}",
             soft_wrap=True,
         )
 
 
 def hosts(json: AsJson = False) -> None:
-    """List hosts and what each of them has. Exit status: 0; 1 if Redis does not answer."""
+    """List hosts and the capacity of each.
+
+    Exit status: 0; 1 if Redis does not answer.
+    """
     known = Cluster().registry.hosts()
     if json:
         output.as_json({name: asdict(info) if info else None for name, info in known.items()})
@@ -104,7 +152,7 @@ def _described(known: Mapping[str, HostInfo | None], *, wide: bool) -> Table:
         if info is None:
             table.add_row(name, "[red]down[/]")
             continue
-        memory = f"{megabytes(info.free_bytes)} of {megabytes(info.memory_bytes)}"
+        memory = f"{units.size(info.free_bytes)} of {units.size(info.memory_bytes)}"
         worker = "[yellow]cordoned[/]" if info.cordoned else "[green]up[/]"
         more = [info.address, info.criu, info.kernel, str(info.cpus)] if wide else []
         table.add_row(name, worker, *more, memory, str(info.running))
@@ -112,12 +160,17 @@ def _described(known: Mapping[str, HostInfo | None], *, wide: bool) -> Table:
 
 
 def ps(
-    host: Annotated[str, typer.Argument(help="The host to look at.", autocompletion=completion.hosts)],
+    host: Annotated[
+        str, typer.Argument(help="The host to look at.", autocompletion=completion.hosts)
+    ],
     json: AsJson = False,
 ) -> None:
-    """List the processes of a host that could be migrated. Exit status: 0; 2 no such host; 14 host unreachable."""
+    """List the processes of a host that could be migrated, and why others could not.
+
+    Exit status: 0; 2 no such host; 14 host unreachable.
+    """
     Cluster().registry.check_host(host)
-    from workflows.survey import candidates_of  # noqa: PLC0415  (Celery takes a while to import: bad input is told at once)
+    from workflows.survey import candidates_of
 
     found = candidates_of(host)
     if json:
@@ -126,23 +179,12 @@ def ps(
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("pid", "uid", "processes", "memory", "sockets", "command", "verdict"):
         table.add_column(column, overflow="ellipsis")
-    for each in found:
-        verdict = f"[red]{escape(each['verdict'])}[/]" if each["verdict"] else "[green]migratable[/]"
-        numbers = [str(each[key]) for key in ("pid", "user", "processes")]
+    for tree in found:
         table.add_row(
-            *(
-                *numbers,
-                megabytes(each["memory_bytes"]),
-                str(each["sockets"]),
-                escape(each["command"][:60]),
-                verdict,
-            )
+            *(str(tree[key]) for key in ("pid", "user", "processes")),
+            units.size(tree["memory_bytes"]),
+            str(tree["sockets"]),
+            escape(tree["command"][:60]),
+            f"[red]{escape(tree['verdict'])}[/]" if tree["verdict"] else "[green]migratable[/]",
         )
     console.print(table)
-
-
-def _word(word: Json, plan: Plan) -> str:
-    """Say which host an operator has declared dead, who and when."""
-    role = Role.DESTINATION if word["resolved"] == dead(Role.DESTINATION) else Role.SOURCE
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(word["resolved_at"]))
-    return f"{word['resolved_by']} said at {when} that {plan.host_of(role)}, the {role}, is dead for good"

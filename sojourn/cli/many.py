@@ -2,42 +2,49 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
 import time
 from collections import Counter
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import uuid4
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from sojourn.batch import BatchState, Record, states_of
+from sojourn import units
 from sojourn.cli import completion, output, overview
-from sojourn.cli.cluster import Cluster
-from sojourn.cli.options import FileLocks, TcpEstablished, chosen
+from sojourn.cli.options import (
+    Bandwidth,
+    FileLocks,
+    MaxFreeze,
+    Mode,
+    StopUnit,
+    TcpEstablished,
+    chosen,
+    operator,
+)
 from sojourn.cli.output import console
+from sojourn.cluster.batches import BatchState, Record, states_of
+from sojourn.cluster.client import Cluster
+from sojourn.cluster.planfile import from_json, looks_like_json, read
+from sojourn.cluster.queue import Limits
 from sojourn.errors import SojournError, UsageError
-from sojourn.model import Json, State
-from sojourn.planfile import from_json, looks_like_json, read
-from sojourn.queue import Limits
+from sojourn.model import Json, State, Untyped
 from sojourn.settings import load
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-#: How long an operator's word on a batch may take to be acted on.
+#: How long a worker may take to resume or abort a batch.
 ACT_S = 60
 
-
-#: While others keep the stream of events busy, it is looked so often whether the call itself has failed.
+#: How often the record is read while events of other batches keep arriving.
 LOOK_S = 1.0
 
 
-class Word(StrEnum):
-    """What can be asked of a batch."""
+class Action(StrEnum):
+    """What an operator can do with a batch."""
 
     SHOW = "show"
     PAUSE = "pause"
@@ -61,73 +68,119 @@ def migrate_plan(file: Path, *, dry_run: bool, detach: bool, json: bool) -> None
 
 
 def migrate_lines(asked: list[Json], *, dry_run: bool, detach: bool, json: bool) -> None:
-    """Start what the lines of a plan say, all or none, and follow it to its end; or only show it."""
-    from_json(asked)  # bad input is told at once: what follows is slow to import
+    """Start the lines of a plan, all or none, and follow them to their end; or only show them."""
+    from_json(asked)  # reports malformed lines before the slow import of Celery
     cluster = Cluster()
-    from workflows.batch import PLAN, migrate_many  # noqa: PLC0415
+    from workflows.batch import PLAN, migrate_many
 
     if dry_run:
         _preview(cluster, asked, PLAN, json=json)
         return
-    _start(cluster, lambda batch: migrate_many.apply_async((asked, _who()), task_id=batch), detach=detach, json=json)
+    _start(
+        cluster,
+        lambda batch: migrate_many.apply_async((asked, operator()), task_id=batch),
+        detach=detach,
+        json=json,
+    )
 
 
 def drain(
-    host: Annotated[str, typer.Argument(metavar="HOST", help="The host to empty.", autocompletion=completion.hosts)],
+    host: Annotated[
+        str,
+        typer.Argument(metavar="HOST", help="The host to empty.", autocompletion=completion.hosts),
+    ],
+    mode: Mode = None,
     tcp_established: TcpEstablished = False,
-    shell_job: Annotated[bool, typer.Option(help="Trees may belong to a shell's session or terminal.")] = False,
+    shell_job: Annotated[
+        bool, typer.Option(help="Trees may belong to a shell's session or terminal.")
+    ] = False,
     file_locks: FileLocks = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go where, and touch nothing.")] = False,
-    detach: Annotated[bool, typer.Option("--detach", help="Print the id of the batch and return at once.")] = False,
+    stop_unit: StopUnit = False,
+    max_freeze: MaxFreeze = None,
+    bandwidth: Bandwidth = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would go where, and touch nothing.")
+    ] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Print the id of the batch and return at once.")
+    ] = False,
     json: AsJson = False,
 ) -> None:
-    """Cordon a host and move everything away that can be moved, under the limits of all hosts; say what stays and why.
+    """Cordon a host and move away all that can be moved, under the limits of all hosts.
 
-    Exit status: 0 the host is empty; 2 usage; 14 host unreachable; 1 something stays, or the drain was aborted; 130
-    Ctrl-C: the drain goes on.
+    What stays is listed with the reason.
+
+    Exit status: 0 the host is empty; 2 usage; 14 host unreachable; 1 something stays, or the drain
+    was aborted; 130 Ctrl-C: the drain goes on.
     """
     cluster = Cluster()
     cluster.registry.check_host(host)
-    from workflows.batch import DRAIN, lines_of_drain  # noqa: PLC0415
-    from workflows.batch import drain as start  # noqa: PLC0415
+    from workflows.batch import DRAIN, lines_of_drain
+    from workflows.batch import drain as start
 
-    options = chosen(tcp_established=tcp_established, shell_job=shell_job, file_locks=file_locks)
+    options = chosen(
+        mode=mode,
+        tcp_established=tcp_established,
+        shell_job=shell_job,
+        file_locks=file_locks,
+        stop_unit=stop_unit,
+        max_freeze_s=max_freeze,
+        bandwidth_mbit=bandwidth,
+    )
+    lines = lines_of_drain(host, **options)
     if dry_run:
-        _preview(cluster, lines_of_drain(host, **options), DRAIN, json=json)
+        _preview(cluster, lines, DRAIN, json=json)
         return
-    asked = {"host": host, "by": _who(), **options}
-    _start(cluster, lambda batch: start.apply_async(kwargs=asked, task_id=batch), detach=detach, json=json)
+    asked = {"host": host, "by": operator(), **options}
+    _start(
+        cluster,
+        lambda batch: start.apply_async(kwargs=asked, task_id=batch),
+        detach=detach,
+        json=json,
+    )
 
 
 def batch(
-    batch: Annotated[str, typer.Argument(help="The batch's id, or how it begins.", autocompletion=completion.batches)],
-    word: Annotated[Word, typer.Argument(help="What to do.")] = Word.SHOW,
-    finish: Annotated[bool, typer.Option("--finish", help="Abort: what is under way goes on to its end.")] = False,
-    roll_back: Annotated[bool, typer.Option("--roll-back", help="Abort: what is under way is aborted too.")] = False,
+    batch: Annotated[
+        str,
+        typer.Argument(help="The batch's id, or how it begins.", autocompletion=completion.batches),
+    ],
+    action: Annotated[Action, typer.Argument(help="What to do.")] = Action.SHOW,
+    finish: Annotated[
+        bool, typer.Option("--finish", help="Abort: what is under way goes on to its end.")
+    ] = False,
+    roll_back: Annotated[
+        bool, typer.Option("--roll-back", help="Abort: what is under way is aborted too.")
+    ] = False,
     json: AsJson = False,
 ) -> None:
     """Show a batch, pause it, resume it, or abort it; one that was aborted can be resumed too.
 
     A batch that is resumed after an abort tries again what did not arrive.
 
-    Exit status: 0; 2 no such batch, or nothing that can be done to it now.
+    Exit status: 0; 2 no such batch, or its state does not allow that.
     """
     cluster = Cluster()
     record = cluster.batches.find(batch)
-    if word is Word.PAUSE:
+    if action is Action.PAUSE:
         _pause(cluster, record)
-    elif word is Word.RESUME:
+    elif action is Action.RESUME:
         _resume(record)
-    elif word is Word.ABORT:
+    elif action is Action.ABORT:
         _abort(record, finish=finish, roll_back=roll_back)
     _show(cluster, cluster.batches.find(record.id), json=json)
 
 
 def batches(
-    count: Annotated[int, typer.Option("--last", min=1, max=10_000, help="How many, newest first.")] = 20,
+    count: Annotated[
+        int, typer.Option("--last", min=1, max=10_000, help="How many, newest first.")
+    ] = 20,
     json: AsJson = False,
 ) -> None:
-    """List batches: plans and drains. Exit status: 0; 1 if Redis does not answer."""
+    """List batches: plans and drains.
+
+    Exit status: 0; 1 if Redis does not answer.
+    """
     cluster = Cluster()
     found = cluster.batches.latest(count)
     if json:
@@ -135,7 +188,7 @@ def batches(
         return
     table = _table("id", "kind", "state", "ended", "by", "asked")
     for record in found:
-        asked = time.strftime("%H:%M:%S", time.localtime(record.created))
+        asked = units.time_of_day(record.created)
         ended = f"{record.ended} of {record.total}"
         table.add_row(record.id[:8], record.kind, record.state, ended, escape(record.by), asked)
     console.print(table)
@@ -144,39 +197,52 @@ def batches(
 def queue(
     migration: Annotated[
         str | None,
-        typer.Argument(help="A migration that waits: its id, or how it begins.", autocompletion=completion.migrations),
+        typer.Argument(
+            help="A queued migration: its id, or how it begins.",
+            autocompletion=completion.migrations,
+        ),
     ] = None,
-    priority: Annotated[int | None, typer.Option(help="Give it this priority; a higher one goes first.")] = None,
-    count: Annotated[int, typer.Option("--first", min=1, max=10_000, help="How many of those that wait.")] = 100,
+    priority: Annotated[
+        int | None, typer.Option(help="Give it this priority; a higher one goes first.")
+    ] = None,
+    count: Annotated[
+        int, typer.Option("--first", min=1, max=10_000, help="How many of those that are queued.")
+    ] = 100,
     json: AsJson = False,
 ) -> None:
-    """List the migrations that wait, in their order, and why; or give one another priority in its batch.
+    """List queued migrations in their order and why they wait; or change one's priority.
 
-    Exit status: 0; 2 no such migration, or it does not wait.
+    A priority counts within a batch.
+
+    Exit status: 0; 2 no such migration, or it is not queued.
     """
     cluster = Cluster()
     if (migration is None) != (priority is None):
-        raise UsageError("To change a priority, say which migration and which priority.")
+        raise UsageError("To change a priority, name the migration and the priority.")
     if migration is not None and priority is not None:
         account = cluster.find(migration)
         if not cluster.queue.reprioritise(account.id, priority):
-            raise UsageError(f"Migration {account.id} does not wait.", "`sojourn queue` shows those that do.")
+            raise UsageError(
+                f"Migration {account.id} is not queued.", "`sojourn queue` shows those that are."
+            )
     limits = Limits.of(cluster.registry.hosts(), load().max_migrations)
     waiting = cluster.queue.waiting(limits, count)
     if json:
-        output.as_json([vars(each) for each in waiting])
+        output.as_json([vars(entry) for entry in waiting])
         return
     table = _table("", "id", "batch", "priority", "from", "to", "tries", "why it waits")
-    for each in waiting:
-        numbers = (str(each.position), each.id[:8], each.batch[:8], str(each.priority))
-        table.add_row(*numbers, each.source, each.destination, str(each.tries), escape(each.why))
+    for entry in waiting:
+        names = (str(entry.position), entry.id[:8], entry.batch[:8], str(entry.priority))
+        where = (entry.source, entry.destination)
+        table.add_row(*names, *where, str(entry.tries), escape(entry.why))
     console.print(table)
     counts = cluster.queue.counts()
     console.print(f"{counts.waiting + counts.later} wait, {counts.taken} are under way.")
 
 
-def _start(cluster: Cluster, send: Any, *, detach: bool, json: bool) -> None:  # noqa: ANN401
-    """Ask for a batch, and follow it unless that was not wanted."""
+def _start(cluster: Cluster, send: Untyped, *, detach: bool, json: bool) -> None:
+    """Start a batch, and follow it unless it shall be detached."""
+    # The bookmark is taken before the batch is sent, so that none of its events is missed.
     name, bookmark = str(uuid4()), cluster.ledger.bookmark()
     answer = send(name)
     if detach:
@@ -188,14 +254,14 @@ def _start(cluster: Cluster, send: Any, *, detach: bool, json: bool) -> None:  #
     try:
         record = (overview.lines if json else overview.watch)(cluster, record.id, bookmark)
     except KeyboardInterrupt:
-        output.warn(f"It goes on. See how it ends: sojourn batch {name[:8]}")
+        output.warn(f"The batch goes on. Show it with: sojourn batch {name[:8]}")
         raise
     _show(cluster, record, json=json)
     raise typer.Exit(0 if _is_clean(cluster, record) else 1)
 
 
-def _planned(cluster: Cluster, batch: str, bookmark: str, answer: Any) -> Record:  # noqa: ANN401
-    """Wait until the batch was looked at as a whole. Raises what was said against it."""
+def _planned(cluster: Cluster, batch: str, bookmark: str, answer: Untyped) -> Record:
+    """Wait until the batch was planned as a whole. Raises the reason why it was refused."""
     looked = 0.0
     for event in cluster.ledger.follow(bookmark):
         of_another = event is not None and event.migration != batch
@@ -206,13 +272,17 @@ def _planned(cluster: Cluster, batch: str, bookmark: str, answer: Any) -> Record
         if record and record.state is BatchState.REFUSED:
             failure = record.failure or {}
             error = SojournError(failure.get("message", "It was refused."), failure.get("hint", ""))
-            error.code, error.exit_code = failure.get("code", "USAGE"), 14 if "UNREACHABLE" in str(failure) else 2
+            error.code, error.exit_code = (
+                failure.get("code", "USAGE"),
+                14 if "UNREACHABLE" in str(failure) else 2,
+            )
             raise error
         if record and record.state is not BatchState.PLANNING:
             return record
+        # A call that was never planned leaves no record, only an error.
         if answer.failed():
             raise answer.result
-    raise AssertionError  # it is followed for ever
+    raise AssertionError  # the stream of events has no end
 
 
 def _is_clean(cluster: Cluster, record: Record) -> bool:
@@ -221,25 +291,31 @@ def _is_clean(cluster: Cluster, record: Record) -> bool:
 
 
 def _pause(cluster: Cluster, record: Record) -> None:
+    # One atomic write decides, since the batch may end or be aborted at the same moment.
     if not cluster.batches.turn(record.id, BatchState.PAUSED, BatchState.RUNNING):
-        raise UsageError(f"The batch is {record.state}; it can not be paused.")
+        raise UsageError(f"The batch is {record.state}; it cannot be paused.")
     cluster.queue.pause(record.id)
 
 
 def _resume(record: Record) -> None:
-    if record.state in {BatchState.RUNNING, BatchState.PLANNING, BatchState.ABORTING, BatchState.REFUSED}:
-        raise UsageError(f"The batch is {record.state}; it can not be resumed.")
-    from workflows.batch import resume_batch  # noqa: PLC0415
+    if record.state in {
+        BatchState.RUNNING,
+        BatchState.PLANNING,
+        BatchState.ABORTING,
+        BatchState.REFUSED,
+    }:
+        raise UsageError(f"The batch is {record.state}; it cannot be resumed.")
+    from workflows.batch import resume_batch
 
     resume_batch.delay(record.id).get(timeout=ACT_S)
 
 
 def _abort(record: Record, *, finish: bool, roll_back: bool) -> None:
     if finish == roll_back:
-        raise UsageError("Say what becomes of those under way: --finish or --roll-back.")
+        raise UsageError("Choose what becomes of those under way: --finish or --roll-back.")
     if record.state not in {BatchState.RUNNING, BatchState.PAUSED, BatchState.ABORTING}:
-        raise UsageError(f"The batch is {record.state}; it can not be aborted.")
-    from workflows.batch import abort_batch  # noqa: PLC0415
+        raise UsageError(f"The batch is {record.state}; it cannot be aborted.")
+    from workflows.batch import abort_batch
 
     abort_batch.apply_async((record.id,), {"roll_back": roll_back}).get(timeout=ACT_S)
 
@@ -249,8 +325,13 @@ def _show(cluster: Cluster, record: Record, *, json: bool) -> None:
     if json:
         output.as_json(record.to_json(ends))
         return
-    counts = ", ".join(f"{count} {state}" for state, count in states_of(ends, record.total).items()) or "nothing"
-    console.print(f"[bold]{record.kind}[/] {record.state}: {counts}  [dim]{record.id}[/]", soft_wrap=True)
+    counts = (
+        ", ".join(f"{count} {state}" for state, count in states_of(ends, record.total).items())
+        or "nothing"
+    )
+    console.print(
+        f"[bold]{record.kind}[/] {record.state}: {counts}  [dim]{record.id}[/]", soft_wrap=True
+    )
     for number, end in sorted(ends.items()):
         if not State(end["state"]).arrived:
             console.print(overview.describe(number, end), soft_wrap=True)
@@ -265,8 +346,8 @@ def _of(stay: Json) -> str:
 
 
 def _preview(cluster: Cluster, asked: list[Json], kind: str, *, json: bool) -> None:
-    """Say where everything would go and why, and what would stay."""
-    from workflows.batch import preview  # noqa: PLC0415
+    """Show where everything would go and why, and what would stay."""
+    from workflows.batch import preview
 
     rows = preview(asked, kind, cluster.registry)
     if json:
@@ -275,7 +356,9 @@ def _preview(cluster: Cluster, asked: list[Json], kind: str, *, json: bool) -> N
     table = _table("pid", "command", "from", "to", "why")
     for row in rows:
         where = row["destination"] or "stays"
-        table.add_row(str(row["pid"]), escape(row["command"][:40]), row["source"], where, escape(row["why"]))
+        table.add_row(
+            str(row["pid"]), escape(row["command"][:40]), row["source"], where, escape(row["why"])
+        )
     console.print(table)
 
 
@@ -290,8 +373,4 @@ def _text(file: Path) -> str:
     try:
         return file.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"The plan {file} can not be read: {error}.") from None
-
-
-def _who() -> str:
-    return f"{getpass.getuser()}@{socket.gethostname()}"
+        raise UsageError(f"The plan {file} cannot be read: {error}.") from None

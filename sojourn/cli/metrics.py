@@ -15,10 +15,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def metrics() -> None:
-    """Print the metrics of the cluster for Prometheus, for a look or a textfile collector.
+    """Print the metrics of the cluster in Prometheus's text format.
 
     If Redis does not answer, `sojourn_redis_up 0` is all that is printed. Exit status: 0.
     """
-    from sojourn.metrics import cluster_collector, exposition  # noqa: PLC0415  (one command of many needs the library)
+    from sojourn.cluster.metrics import cluster_collector, exposition
 
     sys.stdout.write(exposition(cluster_collector(load())).decode())

@@ -1,4 +1,4 @@
-"""The live table of a batch: state, step, percent, rate and time left, of each migration under way and in all."""
+"""The live table of a batch: state, step, percent, rate and time left of each migration."""
 
 from __future__ import annotations
 
@@ -11,46 +11,67 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from sojourn.batch import Record, states_of
+from sojourn import units
 from sojourn.cli import output
-from sojourn.cli.cluster import Cluster
-from sojourn.cli.output import console, megabytes
+from sojourn.cli.output import console
+from sojourn.cluster.batches import Record, states_of
+from sojourn.cluster.client import Cluster
+from sojourn.cluster.ledger import Event
+from sojourn.cluster.records import complete
 from sojourn.errors import StoreUnreachable
-from sojourn.ledger import Event
 from sojourn.model import Json, State
 
-#: The record of a batch is read again when it has changed, but not more often than so, unless its state has.
+#: The least time between two reads of a batch's record, unless its state has changed.
 READ_S = 0.5
 
-#: The table shows so many migrations at most.
+#: The most migrations that the table shows.
 ROWS = 30
 
 
 @dataclass
 class Progress:
-    """What is known of one migration under way; ``rate`` in bytes per second, 0 while nothing crosses."""
+    """One migration under way; ``rate`` in bytes per second, 0 while nothing crosses."""
 
     state: str = State.QUEUED
     step: str = ""
     bytes: float = 0
     total: float = 0
     since: float = 0
+    before: float = 0
     rate: float = 0
+    missing: float | None = None
 
     def take(self, event: Event) -> None:
-        """Take one event of this migration in."""
+        """Apply one event of this migration."""
         if event.kind == "state":
             self.state = event.data["state"]
         elif event.kind == "step":
-            self.step = event.data["name"]
+            self._begin(event.data["name"])
         elif event.kind == "progress":
             self._cross(event.data["bytes"], event.data["total"])
+            self.missing = event.data.get("missing")
+
+    def _begin(self, step: str) -> None:
+        """Begin with another step, whose progress is its own."""
+        if step != self.step:
+            self.step, self.since, self.rate, self.missing = step, 0, 0, None
 
     def _cross(self, crossed: float, total: float) -> None:
         now = time.monotonic()
-        self.since = self.since or now
-        self.rate = crossed / (now - self.since) if now > self.since else 0
+        # The rate counts from the first progress, not from the beginning of the step.
+        if not self.since:
+            self.since, self.before = now, crossed
+        self.rate = max(0, crossed - self.before) / (now - self.since) if now > self.since else 0
         self.bytes, self.total = crossed, total
+
+    @property
+    def doing(self) -> str:
+        """The step, and in one that waits for memory how much is still to come."""
+        return (
+            self.step
+            if self.missing is None
+            else f"{self.step}, {units.size(self.missing)} to come"
+        )
 
     @property
     def percent(self) -> float | None:
@@ -59,12 +80,12 @@ class Progress:
 
     @property
     def left_s(self) -> float | None:
-        """How long the rest of the memory will take at this rate; None where nobody knows."""
+        """How long the rest of the memory will take at this rate; None where that is unknown."""
         return max(0.0, self.total - self.bytes) / self.rate if self.rate else None
 
 
 class Overview:
-    """What is known of a batch so far, and how it looks."""
+    """What is known of a batch so far, drawn for a terminal."""
 
     def __init__(self, cluster: Cluster, batch: str) -> None:
         self.cluster, self.batch = cluster, batch
@@ -91,44 +112,53 @@ class Overview:
         return new
 
     def take(self, event: Event) -> None:
-        """Take an event in, if it is of a migration of this batch that has not ended."""
+        """Apply an event, if it is of a migration of this batch that has not ended."""
         number = self.line_of.get(event.migration)
         if number is not None and number not in self.ends:
             self.progress.setdefault(number, Progress()).take(event)
 
     @property
     def left_s(self) -> float | None:
-        """How long the rest of the batch will take at the pace so far; None before anything has ended."""
+        """How long the rest of the batch will take at its pace so far; None at the beginning."""
         if self.record is None or self.ended_before is None or len(self.ends) <= self.ended_before:
             return None
-        each = (time.monotonic() - self.started) / (len(self.ends) - self.ended_before)
-        return each * (self.record.total - len(self.ends))
+        # What had ended before this display began is no measure of the pace since.
+        per_migration_s = (time.monotonic() - self.started) / (len(self.ends) - self.ended_before)
+        return per_migration_s * (self.record.total - len(self.ends))
 
     def __rich__(self) -> RenderableType:
         """Return the whole table."""
         table = Table(box=None, pad_edge=False, header_style="dim")
         for column in ("line", "state", "step", "done", "rate", "left"):
             table.add_column(column)
-        under_way = [(number, each) for number, each in sorted(self.progress.items()) if each.state != State.QUEUED]
-        for number, each in under_way[:ROWS]:
-            rate = f"{megabytes(each.rate)}/s" if each.rate else ""
-            done = "" if each.percent is None else f"{each.percent:.0f} %"
-            table.add_row(str(number), each.state, each.step, done, rate, seconds(each.left_s))
+        under_way = [
+            (number, progress)
+            for number, progress in sorted(self.progress.items())
+            if progress.state != State.QUEUED
+        ]
+        for number, progress in under_way[:ROWS]:
+            rate = units.rate(progress.rate) if progress.rate else ""
+            done = "" if progress.percent is None else f"{progress.percent:.0f} %"
+            left = units.time_left(progress.left_s)
+            table.add_row(str(number), progress.state, progress.doing, done, rate, left)
         return Group(self.head(), table)
 
     def head(self) -> str:
         """Return the batch in one line."""
         if self.record is None:
-            return "asked for"
-        counts = ", ".join(f"{count} {state}" for state, count in states_of(self.ends, self.record.total).items())
-        rate = sum(each.rate for each in self.progress.values())
-        speed = f"; {megabytes(rate)}/s" if rate else ""
-        left = f"; {seconds(self.left_s)} left" if self.left_s is not None else ""
-        return f"[bold]{self.record.state}[/]: {len(self.ends)} of {self.record.total} ({counts}){speed}{left}"
+            return "requested"
+        counts = ", ".join(
+            f"{count} {state}" for state, count in states_of(self.ends, self.record.total).items()
+        )
+        rate = sum(progress.rate for progress in self.progress.values())
+        speed = f"; {units.rate(rate)}" if rate else ""
+        left = f"; {units.time_left(self.left_s)} left" if self.left_s is not None else ""
+        ended = f"{len(self.ends)} of {self.record.total}"
+        return f"[bold]{self.record.state}[/]: {ended} ({counts}){speed}{left}"
 
 
 def watch(cluster: Cluster, batch: str, bookmark: str) -> Record:
-    """Show a batch until nothing of it moves any more; return it."""
+    """Show a batch until nothing of it moves any more, and return its record."""
     overview = Overview(cluster, batch)
     if console.is_terminal:
         with Live(overview, console=console, refresh_per_second=4, transient=True):
@@ -137,37 +167,31 @@ def watch(cluster: Cluster, batch: str, bookmark: str) -> Record:
     else:
         for number, end in _steps(overview, bookmark):
             console.print(describe(number, end), soft_wrap=True)
-    assert overview.record is not None  # noqa: S101  (it has ended)
+    assert overview.record is not None
     return overview.record
 
 
 def lines(cluster: Cluster, batch: str, bookmark: str) -> Record:
-    """Print a line of JSON for each migration that ends; return the batch when nothing of it moves any more."""
+    """Print a line of JSON for each migration that ends, and return the record of the batch."""
     overview = Overview(cluster, batch)
     for number, end in _steps(overview, bookmark):
         output.as_json({"line": number, **end})
-    assert overview.record is not None  # noqa: S101  (it has ended)
+    assert overview.record is not None
     return overview.record
 
 
 def describe(number: int, end: Json) -> str:
-    """Return what a part came to, as people would say it."""
+    """Return how a part of a batch ended, as one line for people."""
+    end = complete(end)
     why = f" {end['failure']['message']}" if end["failure"] else ""
-    way = f"pid {end['pid']} from {end['source']} to {end['destination']}"
-    return escape(f"line {number}: {way}: {end['state']}.{why}")
-
-
-def seconds(span_s: float | None) -> str:
-    """Return a span of time for people."""
-    if span_s is None:
-        return ""
-    return f"{span_s:.0f} s" if span_s < 120 else f"{span_s / 60:.0f} min"
+    route = f"pid {end['pid']} from {end['source']} to {end['destination']}"
+    return escape(f"line {number}: {route}: {end['state']}.{why}")
 
 
 def _steps(overview: Overview, bookmark: str) -> Iterator[tuple[int, Json]]:
     """Follow the batch; yield each part that ends. Redis may go away and come back meanwhile.
 
-    Its record is read when the stream of events says that it has changed, and at the beginning.
+    Its record is read at the beginning, and when the stream of events reports a change.
     """
     changed, read = True, 0.0
     while True:
@@ -185,4 +209,5 @@ def _steps(overview: Overview, bookmark: str) -> Iterator[tuple[int, Json]]:
                     overview.take(event)
         except StoreUnreachable:
             time.sleep(1)
+            # A Redis that lost its data has a new stream, in which the old bookmark means nothing.
             changed, bookmark = True, "0-0"

@@ -1,4 +1,4 @@
-"""What runs for a long time: ``sojourn worker`` and ``sojourn flower``."""
+"""The daemons: ``sojourn worker`` and ``sojourn flower``."""
 
 from __future__ import annotations
 
@@ -18,32 +18,47 @@ def add_to(app: typer.Typer) -> None:
 
 
 def worker(
-    host: Annotated[str | None, typer.Option(metavar="NAME", help="This host's name, and its queue's.")] = None,
-    address: Annotated[str | None, typer.Option(metavar="ADDR", help="Where other hosts reach this one.")] = None,
+    host: Annotated[
+        str | None, typer.Option(metavar="NAME", help="This host's name, and its queue's.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="ADDR", help="Where other hosts reach this one.")
+    ] = None,
 ) -> None:
-    """Run the worker of this host until it is asked to end (SIGTERM). Exit status: 0; 1 if CRIU is missing; 2 usage."""
-    from sojourn.host import Host  # noqa: PLC0415
-    from workers.host import start  # noqa: PLC0415
+    """Run the worker of this host until it is asked to end (SIGTERM).
 
+    Exit status: 0; 1 if CRIU is missing; 2 usage.
+    """
+    from sojourn.migration.context import Host
+    from workers.host import start
+
+    # Before the first use of the settings: they are read once.
     override(host=host, address=address)
     start(Host(load()))
 
 
 def flower(
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Where to listen, instead of `flower_port`.")
+        int | None,
+        typer.Option(min=1, max=65535, help="Where to listen, instead of `flower_port`."),
     ] = None,
-    address: Annotated[str | None, typer.Option(help="The address to listen on, instead of `flower_address`.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="The address to listen on, instead of `flower_address`.")
+    ] = None,
 ) -> None:
-    """Run Flower, the web page of migrations, workers and their tasks, until it is asked to end (SIGTERM).
+    """Run Flower, the web pages of migrations and workers, until it is asked to end (SIGTERM).
 
-    Exit status: 0; 2 usage, such as an address that others can reach without `flower_auth`; 1 if it is not installed.
+    Exit status: 0; 2 usage, such as an address that others can reach without `flower_auth`; 1 if
+    Flower is not installed.
     """
+    # Flower is an extra: its absence is one sentence, not an ImportError.
     if find_spec("flower") is None:
-        raise SojournError("Flower is not installed.", "Install Sojourn with it: pip install 'sojourn[flower]'.")
+        raise SojournError(
+            "Flower is not installed.", "Install Sojourn with it: pip install 'sojourn[flower]'."
+        )
     override(flower_port=None if port is None else str(port), flower_address=address)
-    from sojourn.log import configure  # noqa: PLC0415
-    from web.app import serve  # noqa: PLC0415  (Flower and Celery are slow to import)
+    from sojourn.log import configure
+    from web.app import serve
 
     configure(load().log_format)
     serve(load())

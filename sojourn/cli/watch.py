@@ -1,7 +1,8 @@
-"""``sojourn watch``: all migrations that move, or one of them, live on a terminal; in a pipe, one line per event.
+"""``sojourn watch``: migrations live on a terminal; in a pipe, one line per event.
 
-What moves comes by the ledger's stream of events, which Redis pushes to a blocking read. Migrations are read from the
-ledger at the start and when an event names one that is not known here yet; nothing is asked again and again.
+Changes come by the ledger's stream of events, which Redis pushes to a blocking read. Migrations are
+read from the ledger at the start, and when an event names one that is not known here yet; nothing
+is polled.
 """
 
 from __future__ import annotations
@@ -18,20 +19,21 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from sojourn import units, window
 from sojourn.cli import completion, live, output, timeline
-from sojourn.cli.cluster import Cluster
-from sojourn.cli.output import complaints, console, megabytes, milliseconds
+from sojourn.cli.output import complaints, console
+from sojourn.cluster.client import Cluster
+from sojourn.cluster.ledger import Account, Event
 from sojourn.errors import StoreUnreachable
-from sojourn.ledger import Account, Event
-from sojourn.model import Plan, State, StepRecord
+from sojourn.model import Json, Plan, State, StepRecord
 
-#: How long one that has ended stays in the table.
+#: How long a migration that has ended stays in the table.
 SHOWN_S = 60.0
 
-#: Terminals that are not so wide get fewer columns.
+#: Terminals with fewer columns of text get fewer columns of the table.
 WIDE = 90
 
-#: How long to wait for a Redis that is away, before it is asked again.
+#: How long to wait before a Redis that was away is tried again.
 AWAY_S = 1.0
 
 
@@ -43,16 +45,20 @@ def add_to(app: typer.Typer) -> None:
 def watch(
     migration: Annotated[
         str | None,
-        typer.Argument(metavar="[ID]", help="Only this one, to its end.", autocompletion=completion.migrations),
+        typer.Argument(
+            metavar="[ID]", help="Only this one, to its end.", autocompletion=completion.migrations
+        ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each event.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print a line of JSON for each event.")
+    ] = False,
 ) -> None:
     """Watch all migrations live, or one to its end; in a pipe, one line for each event.
 
-    Ctrl-C ends the display only, and says how to come back. Terminals that are narrow get fewer columns.
+    Ctrl-C ends the display only, and prints how to come back. Narrow terminals get fewer columns.
 
-    Exit status: of one, that of `sojourn migrate`, or 2 if there is none; 130 Ctrl-C: migrations go on; 1 if Redis does
-    not answer.
+    Exit status: of one, that of `sojourn migrate`, or 2 if there is no such one; 130 Ctrl-C:
+    migrations go on; 1 if Redis does not answer.
     """
     cluster = Cluster()
     try:
@@ -68,32 +74,32 @@ def watch(
 
 @dataclass
 class Row:
-    """What is known of one migration: times by the clock of this machine, in seconds since the epoch."""
+    """One migration as far as it is known; times are in seconds since the epoch."""
 
     id: str
     plan: Plan
     state: State
     asked: float
     steps: dict[tuple[str, str], StepRecord] = field(default_factory=dict)
-    bytes: float = 0
-    total: float = 0
+    progress: Json = field(default_factory=dict)
     ended: float | None = None
 
     @classmethod
     def of(cls, account: Account) -> Row:
-        """Return a migration as the ledger has it."""
+        """Return the row of a migration as the ledger has it."""
         ends = [step.ended for step in account.steps if step.ended]
         ended = max(ends, default=account.created) if account.state.definite else None
         steps = {(step.name, step.host): step for step in account.steps}
-        return cls(account.id, account.plan, account.state, account.created, steps, ended=ended)
+        what = (account.id, account.plan, account.state, account.created, steps)
+        return cls(*what, account.progress or {}, ended)
 
     def take(self, event: Event) -> None:
-        """Take one event of this migration in."""
+        """Apply one event of this migration."""
         if event.kind == "state":
             self.state = State(event.data["state"])
             self.ended = time.time() if self.state.definite else None
         elif event.kind == "progress":
-            self.bytes, self.total = event.data["bytes"], event.data["total"]
+            self.progress = event.data
         elif event.kind == "step":
             record = _record(event)
             self.steps[record.name, record.host] = record
@@ -101,30 +107,41 @@ class Row:
     @property
     def step(self) -> StepRecord | None:
         """The step that began last, while the migration is under way."""
-        return None if self.ended else max(list(self.steps.values()), key=lambda step: step.started, default=None)
+        return (
+            None
+            if self.ended
+            else max(list(self.steps.values()), key=lambda step: step.started, default=None)
+        )
 
     @property
     def done(self) -> str:
-        """How much of the memory has crossed."""
-        if not self.total or self.ended:
+        """How much of the memory has crossed, or is still to come while the process runs."""
+        total = self.progress.get("total")
+        if not total or self.ended:
             return ""
-        return f"{megabytes(min(self.bytes, self.total))} of {megabytes(self.total)}"
+        crossed = f"{units.size(min(self.progress['bytes'], total))} of {units.size(total)}"
+        return window.to_come(self.progress) if self.window else crossed
+
+    @property
+    def window(self) -> str:
+        """Where it runs and what it still needs; empty if that is nothing."""
+        return window.where(self.plan, self.state, list(self.steps.values()), self.progress)
 
 
 class Board:
-    """All migrations that move, and those that have ended just now."""
+    """All migrations that are open, and those that have ended just now."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.rows: dict[str, Row] = {}
 
     def read(self) -> None:
-        """Read what is open now. Raises StoreUnreachable."""
+        """Read the open migrations. Raises StoreUnreachable."""
         for migration in self.cluster.ledger.open_ones():
             self._row(migration)
 
     def take(self, event: Event) -> Row | None:
-        """Take an event in and return its migration; None if it is of something else, or of one that is forgotten."""
+        """Apply an event and return its row; None if it is not of a migration that is known."""
         row = self._row(event.migration) if event.kind in live.KINDS else None
         if row:
             row.take(event)
@@ -139,9 +156,9 @@ class Board:
         return self.rows[migration]
 
     def shown(self) -> list[Row]:
-        """Return what is worth a line now, the newest last; what ended a while ago is forgotten.
+        """Return the rows to show, the newest last, and forget those that ended a while ago.
 
-        The display asks from a thread of its own, while events are taken in: hence the copies.
+        The display draws in a thread of its own, while events are applied: hence the copies.
         """
         late = time.time() - SHOWN_S
         gone = [row.id for row in list(self.rows.values()) if row.ended and row.ended < late]
@@ -150,15 +167,20 @@ class Board:
         return sorted(self.rows.values(), key=lambda row: row.asked)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Draw the table in the width and height that there are."""
+        """Draw the table in the width and height of the terminal."""
         rows, room = self.shown(), max(1, options.size.height - 4)
-        # What moves is more interesting than what waits for its turn or has ended.
+        # Where there is no room for all, those under way come before the queued and the ended.
         rows.sort(key=lambda row: (row.state is State.QUEUED, row.ended is not None))
         wide = options.max_width >= WIDE
-        yield f"[bold]{_counted(rows)}[/]" + ("  [dim]Ctrl-C ends the display only[/]" if wide else "")
+        yield f"[bold]{_counted(rows)}[/]" + (
+            "  [dim]Ctrl-C ends the display only[/]" if wide else ""
+        )
+        lines = [escape(f"{row.id[:8]} {row.window}") for row in rows if row.window]
+        room = max(1, room - len(lines))
         yield _table(rows[:room], wide=wide)
         if len(rows) > room:
             yield f"[dim]and {len(rows) - room} more[/]"
+        yield from lines
 
 
 def _counted(rows: list[Row]) -> str:
@@ -169,35 +191,57 @@ def _counted(rows: list[Row]) -> str:
 
 def _table(rows: list[Row], *, wide: bool) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("id", "pid", "from", "to", "state", "step", *(["memory"] if wide else []), "elapsed"):
-        table.add_column(column, no_wrap=True, overflow="ellipsis", justify="right" if column == "elapsed" else "left")
+    for column in (
+        "id",
+        "pid",
+        "from",
+        "to",
+        "state",
+        "step",
+        *(["memory"] if wide else []),
+        "elapsed",
+    ):
+        table.add_column(
+            column,
+            no_wrap=True,
+            overflow="ellipsis",
+            justify="right" if column == "elapsed" else "left",
+        )
     for row in rows:
         plan, step = row.plan, row.step.name if row.step else ""
-        elapsed = milliseconds(max(0.0, (row.ended or time.time()) - row.asked) * 1000)
-        cells = [row.id[:8], str(plan.pid), plan.source, plan.destination, output.coloured(row.state), step]
+        elapsed = units.span(max(0.0, (row.ended or time.time()) - row.asked) * 1000)
+        cells = [
+            row.id[:8],
+            str(plan.pid),
+            plan.source,
+            plan.destination,
+            output.coloured(row.state),
+            step,
+        ]
         table.add_row(*cells, *([row.done] if wide else []), elapsed)
     return table
 
 
 def _watch_all(cluster: Cluster, *, json: bool) -> None:
     """Follow all migrations until Ctrl-C."""
+    # The bookmark comes first: what changes while the board is read comes again as an event.
     bookmark, board = cluster.ledger.bookmark(), Board(cluster)
     board.read()
     if console.is_terminal and not json:
         with Live(board, console=console, refresh_per_second=4):
-            for event in _events(cluster, bookmark, board):
+            for event in _events(cluster, bookmark, board):  # ends by Ctrl-C only
                 board.take(event)
     for row in board.shown():
-        _tell(row, Event(row.id, "state", {"state": row.state}), json=json)
+        _print(row, Event(row.id, "state", {"state": row.state}), json=json)
     for event in _events(cluster, bookmark, board):
         if moved := board.take(event):
-            _tell(moved, event, json=json)
+            _print(moved, event, json=json)
             if moved.ended:
                 board.rows.pop(moved.id)
 
 
 def _events(cluster: Cluster, bookmark: str, board: Board) -> Iterator[Event]:
-    """Yield all events, for ever. Redis may go away and come back: what is open then is read again."""
+    """Yield all events without an end. After Redis was away, what is open is read again."""
     while True:
         try:
             for event in cluster.ledger.follow(bookmark):
@@ -208,10 +252,11 @@ def _events(cluster: Cluster, bookmark: str, board: Board) -> Iterator[Event]:
 
 
 def _back(cluster: Cluster, board: Board) -> str:
-    """Wait until Redis is back; return where its stream stands."""
+    """Wait until Redis is back, and return the bookmark of its stream."""
     while True:
         time.sleep(AWAY_S)
         try:
+            # A Redis that lost its data has a new stream and other migrations.
             bookmark = cluster.ledger.bookmark()
             board.rows.clear()
             board.read()
@@ -221,7 +266,7 @@ def _back(cluster: Cluster, board: Board) -> str:
 
 
 def _watch_one(cluster: Cluster, prefix: str, *, json: bool) -> State:
-    """Follow one migration to its end; return how it ended."""
+    """Follow one migration to its end, and return the final state."""
     bookmark = cluster.ledger.bookmark()
     account = cluster.find(prefix)
     row, state = Row.of(account), account.state
@@ -229,10 +274,10 @@ def _watch_one(cluster: Cluster, prefix: str, *, json: bool) -> State:
         if json or not console.is_terminal:
             for event in live.events(cluster.ledger, bookmark, account.id, in_doubt_ends=False):
                 row.take(event)
-                _tell(row, event, json=json)
+                _print(row, event, json=json)
             state = row.state
         else:
-            state = live.watch(cluster.ledger, bookmark, account.id, account.plan.describe(), account)
+            state = live.watch(cluster.ledger, bookmark, account.id, account.plan, account)
     account = cluster.find(account.id)
     if json:
         output.as_json(account.to_json())
@@ -242,9 +287,11 @@ def _watch_one(cluster: Cluster, prefix: str, *, json: bool) -> State:
     return state
 
 
-def _tell(row: Row, event: Event, *, json: bool) -> None:
+def _print(row: Row, event: Event, *, json: bool) -> None:
     if json:
-        output.as_json({"migration": row.id, "kind": event.kind, **row.plan.to_json(), **event.data})
+        output.as_json(
+            {"migration": row.id, "kind": event.kind, **row.plan.to_json(), **event.data}
+        )
         sys.stdout.flush()
         return
     if event.kind == "state":

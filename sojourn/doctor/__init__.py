@@ -1,7 +1,7 @@
-"""The doctor: looks at this host and says what would keep migrations from going well. It changes nothing.
+"""The doctor examines this host for what would keep migrations from going well; it changes nothing.
 
-Each check is a function that takes what it looks at and returns a finding, or several. A check that fails to look tells
-that as its finding.
+A check is a function that takes what it examines and returns a finding, or several. Where a check
+itself fails, that is its finding.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from sojourn.criu import Criu
+from sojourn.cluster.registry import Registry
+from sojourn.cluster.store import Store
+from sojourn.criu.commands import Criu
 from sojourn.doctor import cluster, machine, place
 from sojourn.doctor.finding import Finding, Level, failure
 from sojourn.errors import SojournError, UsageError
-from sojourn.registry import Registry
 from sojourn.settings import Settings, config_file, load
-from sojourn.store import Store
 
 __all__ = ["Finding", "Level", "examine"]
 
 PROC = Path("/proc")
 
-#: How long a worker may take to announce its host, and how often the registry is asked for that.
+#: How long a worker may take to announce its host, and how often the registry is read meanwhile.
 STARTING_S, ASK_AGAIN_S = 20.0, 0.5
 
 AS_ROOT = "Run it as root: sudo sojourn doctor"
@@ -32,20 +32,20 @@ Answer = Finding | Iterable[Finding]
 
 
 def examine() -> Iterator[Finding]:
-    """Yield what is found on this host, one thing after the other, as it is looked at."""
+    """Yield the findings on this host, one after another, as the checks are made."""
     for name, check in _of_the_machine():
-        yield from _asked(name, check)
-    yield from _asked("settings", lambda: place.settings_file(config_file()))
+        yield from _checked(name, check)
+    yield from _checked("settings", lambda: place.settings_file(config_file()))
     try:
         settings = load()
     except UsageError as error:
         yield failure("settings", error.message, error.hint)
         return
     except OSError as error:
-        yield failure("settings", f"{config_file()} can not be read: {error.strerror}.", AS_ROOT)
+        yield failure("settings", f"{config_file()} cannot be read: {error.strerror}.", AS_ROOT)
         return
     for name, check in (*_of_the_place(settings), *_of_the_cluster(settings)):
-        yield from _asked(name, check)
+        yield from _checked(name, check)
 
 
 def _of_the_machine() -> Iterator[tuple[str, Callable[[], Answer]]]:
@@ -66,13 +66,13 @@ def _of_the_place(settings: Settings) -> Iterator[tuple[str, Callable[[], Answer
 
 
 def _of_the_cluster(settings: Settings) -> Iterator[tuple[str, Callable[[], Answer]]]:
-    """Yield the checks that need Redis; where it does not answer, the first says so and the others are left out."""
+    """Yield the checks that need Redis, or only the first of them where Redis does not answer."""
     store = Store.of(settings)
     yield "redis", lambda: cluster.redis(store)
     try:
         hosts = Registry(store).hosts()
     except SojournError:
-        return
+        return  # reported by the check before
     yield "clock", lambda: cluster.clock(store)
     yield "worker", lambda: _worker(settings, Registry(store))
     yield "peers", lambda: list(cluster.peers(settings, Criu(settings.criu).version(), hosts))
@@ -80,20 +80,24 @@ def _of_the_cluster(settings: Settings) -> Iterator[tuple[str, Callable[[], Answ
 
 
 def _worker(settings: Settings, registry: Registry) -> Finding:
-    """Look at our worker; one that runs but has not announced itself may just have started, and is waited for."""
+    """Examine our worker, after waiting for one that runs but has not announced itself yet."""
     file = settings.runtime_dir / "worker.pid"
     pid = int(file.read_text()) if file.exists() else None
     until = time.monotonic() + STARTING_S
-    while not (told := registry.hosts().get(settings.host)) and cluster.is_running(pid) and time.monotonic() < until:
+    while (
+        not (announced := registry.hosts().get(settings.host))
+        and cluster.is_running(pid)
+        and time.monotonic() < until
+    ):
         time.sleep(ASK_AGAIN_S)
-    return cluster.worker(settings, told, pid)
+    return cluster.worker(settings, announced, pid)
 
 
-def _asked(name: str, check: Callable[[], Answer]) -> Iterable[Finding]:
+def _checked(name: str, check: Callable[[], Answer]) -> Iterable[Finding]:
     try:
         answer = check()
     except SojournError as error:
         return [failure(name, error.message, error.hint)]
     except OSError as error:
-        return [failure(name, f"That could not be looked at: {error}.", AS_ROOT)]
+        return [failure(name, f"This could not be examined: {error}.", AS_ROOT)]
     return [answer] if isinstance(answer, Finding) else answer

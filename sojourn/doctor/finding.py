@@ -1,4 +1,4 @@
-"""What the doctor says: one finding per thing that was looked at."""
+"""The findings of the doctor: one for each thing that was examined."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sojourn.model import Json
 
 
 class Level(StrEnum):
-    """How well the thing is."""
+    """How well a thing is."""
 
     OK = "ok"
     WARNING = "warning"
@@ -18,7 +18,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: the check's name, how well it is, a sentence, and what to do about it."""
+    """One thing that was examined: the check, how well it is, a sentence, and advice."""
 
     check: str
     level: Level
@@ -36,7 +36,7 @@ def ok(check: str, sentence: str) -> Finding:
 
 
 def warning(check: str, sentence: str, advice: str) -> Finding:
-    """Return a finding of something with which Sojourn works, but not as well as it could, or not always."""
+    """Return a finding of something with which Sojourn works, but not well or not always."""
     return Finding(check, Level.WARNING, sentence, advice)
 
 

@@ -1,1 +1,1 @@
-"""Preflight: what can be known before anything is touched."""
+"""Preflight: the checks of both hosts before anything is touched."""

@@ -1,4 +1,4 @@
-"""Whether a process can be a candidate at all: it exists, it is a program, and it is not one of ours."""
+"""Whether a process can be migrated at all: it exists, is a program, and is not Sojourn's own."""
 
 from __future__ import annotations
 
@@ -8,27 +8,35 @@ import pwd
 from dataclasses import dataclass
 from pathlib import Path
 
-from sojourn import process
+from sojourn.cluster.selector import Process
 from sojourn.errors import ProcessGone
+from sojourn.model import MAX_FREEZE_S
+from sojourn.preflight import supervisor
 from sojourn.preflight.finding import Finding, blocks
-from sojourn.process import KERNEL_THREAD, Stat
-from sojourn.selector import Process
+from sojourn.system import process
+from sojourn.system.process import KERNEL_THREAD, Stat
 
 
 def refusal(pid: int, worker: int | None) -> Finding | None:
-    """Return why a process must not or can not be migrated at all; ``worker`` is the PID of this host's worker."""
+    """Return why a process cannot be migrated at all; ``worker`` is the PID of the worker here."""
     try:
         stat = process.stat(pid)
-        line = process.ancestors(pid)
-        why_not = _why_not(stat) or _why_ours(pid, line, worker)
+        ancestors = process.ancestors(pid)
+        why_not = _why_not(stat) or _why_ours(pid, ancestors, worker)
     except ProcessGone as gone:
-        return blocks("PROCESS_GONE", gone.message, "It may have ended: look again with `sojourn ps`.")
+        return blocks(
+            "PROCESS_GONE", gone.message, "It may have ended: look for it with `sojourn ps`."
+        )
     return blocks(why_not[0], f"Process {pid} ({stat.name}) {why_not[1]}.") if why_not else None
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A process as ``sojourn ps`` shows it, with its whole tree; ``verdict`` is empty if nothing speaks against it."""
+    """A process as ``sojourn ps`` shows it, with the figures of its whole tree.
+
+    ``verdict`` is the reason why it cannot be migrated, and empty if there is none. If
+    ``stoppable``, that is a supervisor, and --stop-unit takes care of it.
+    """
 
     pid: int
     command: str
@@ -37,21 +45,27 @@ class Candidate:
     memory_bytes: int
     sockets: int
     verdict: str
+    stoppable: bool = False
 
 
 def survey(worker: int | None) -> list[Candidate]:
-    """Return the roots of this host's trees of programs, the largest first; kernel threads and our own are left out."""
+    """Return the roots of this host's process trees, the largest first.
+
+    Init and kernel threads are left out. A root is a child of init, or has no parent.
+    """
     found = []
     for stat in process.everything():
         with contextlib.suppress(ProcessGone, FileNotFoundError):
             if stat.parent <= 1 and stat.pid != 1 and not stat.flags & KERNEL_THREAD:
                 found.append(_candidate(stat, worker))
-    return sorted(found, key=lambda each: each.memory_bytes, reverse=True)
+    return sorted(found, key=lambda root: root.memory_bytes, reverse=True)
 
 
 def _candidate(stat: Stat, worker: int | None) -> Candidate:
     members = process.tree(stat.pid)
     why_not = _why_not(stat) or _why_ours(stat.pid, process.ancestors(stat.pid), worker)
+    pids = [member.identity.pid for member in members]
+    supervised = None if why_not else supervisor.of(stat.pid, pids, MAX_FREEZE_S)
     return Candidate(
         pid=stat.pid,
         command=process.command_line(stat.pid),
@@ -59,33 +73,47 @@ def _candidate(stat: Stat, worker: int | None) -> Candidate:
         processes=len(members),
         memory_bytes=process.memory_bytes(members),
         sockets=sum(len(process.sockets(member.identity.pid)) for member in members),
-        verdict=why_not[1] if why_not else "",
+        verdict=why_not[1] if why_not else supervised.verdict if supervised else "",
+        stoppable=supervised is not None and supervised.stop is not None,
     )
 
 
 def _why_not(stat: Stat) -> tuple[str, str] | None:
     if stat.flags & KERNEL_THREAD:
-        return "KERNEL_THREAD", "is a thread of the kernel; it can not be migrated"
+        return "KERNEL_THREAD", "is a kernel thread, which cannot be migrated"
     if stat.state in "ZX":
-        return "ZOMBIE", "has already ended and waits for its parent to notice; there is nothing left to migrate"
+        return (
+            "ZOMBIE",
+            "is a zombie: it has ended, and there is nothing left to migrate",
+        )
+    # ``/proc/TID`` can be opened for any thread, although it is not listed (proc(5)), so the number
+    # of a thread can be taken for a PID.
     leader, tracer = _status(stat.pid, "Tgid:"), _status(stat.pid, "TracerPid:")
     if leader != stat.pid:
-        return "THREAD", f"is a thread of process {leader}; migrate that one"
+        return "THREAD", f"is a thread of process {leader}; migrate that process"
     if tracer:
-        return "TRACED", f"is traced by process {tracer}, a debugger perhaps; CRIU must be the only tracer"
+        return (
+            "TRACED",
+            f"is traced by process {tracer}, perhaps a debugger; CRIU must be the only tracer",
+        )
     return None
 
 
 def is_ours(pid: int, worker: int | None) -> bool:
-    """Whether a tree is that of this host's worker, or holds it: nobody wants to move that one."""
+    """Return whether a process is this host's worker, its ancestor or its descendant."""
     with contextlib.suppress(ProcessGone):
-        return worker in process.ancestors(pid) or (worker is not None and pid in process.ancestors(worker))
+        return worker in process.ancestors(pid) or (
+            worker is not None and pid in process.ancestors(worker)
+        )
     return False
 
 
-def _why_ours(pid: int, line: list[int], worker: int | None) -> tuple[str, str] | None:
-    if pid in process.ancestors(os.getpid()) or worker in line:
-        return "OWN_TREE", "is Sojourn's own worker or one of its ancestors; it can not migrate itself"
+def _why_ours(pid: int, ancestors: list[int], worker: int | None) -> tuple[str, str] | None:
+    if pid in process.ancestors(os.getpid()) or worker in ancestors:
+        return (
+            "OWN_TREE",
+            "belongs to Sojourn's worker or is its ancestor; the worker cannot migrate itself",
+        )
     return None
 
 
@@ -98,7 +126,7 @@ def _status(pid: int, key: str) -> int:
 
 
 def members_of(pid: int) -> list[Process]:
-    """Return what a selector looks at, for each process of a tree; those that end meanwhile are left out."""
+    """Return what a selector matches, for all processes of a tree that do not end meanwhile."""
     found = []
     with contextlib.suppress(ProcessGone):
         for member in process.tree(pid):
@@ -111,6 +139,7 @@ def _seen(pid: int) -> Process:
     place = Path(f"/proc/{pid}")
     user = place.stat().st_uid
     groups = (place / "cgroup").read_text().splitlines()
+    # The line of cgroup version 2 begins with ``0:`` and names no controller (cgroups(7)).
     unified = next((line.split(":", 2)[2] for line in groups if line.startswith("0:")), "/")
     return Process(pid, process.command_line(pid), user, _user_name(user), unified)
 

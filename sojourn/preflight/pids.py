@@ -1,4 +1,4 @@
-"""PIDs on the destination: a restore needs exactly those of the tree, its threads, groups and sessions."""
+"""PIDs on the destination: those of the tree's processes, threads, groups and sessions."""
 
 from __future__ import annotations
 
@@ -6,22 +6,25 @@ import contextlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from sojourn import process
 from sojourn.errors import ProcessGone
 from sojourn.preflight.finding import Finding, blocks
 from sojourn.preflight.scan import Tree
+from sojourn.system import process
 
-#: How many taken PIDs are told, one finding each.
+#: How many taken PIDs are named, in one finding each.
 SHOWN = 5
 
-HINT = "Choose another destination, or start such programs in a PID namespace: unshare --fork --pid setsid CMD."
+HINT = (
+    "Choose another destination, or start the program in a PID namespace: "
+    "`unshare --fork --pid setsid CMD`."
+)
 
 
 def needed(tree: Tree, *, shell_job: bool) -> list[int]:
     """Return the PIDs that the restore takes; none for a tree in a PID namespace of its own.
 
-    A group or a session whose leader is gone still has its number. With ``shell_job`` the session of the root, and
-    its group unless the root leads it, become those of the restoring CRIU.
+    A group or a session keeps its number when its leader is gone. With ``shell_job`` the root's
+    session, and its group unless the root leads it, become those of the restoring CRIU.
     """
     if tree.root.in_own_namespace:
         return []
@@ -32,7 +35,7 @@ def needed(tree: Tree, *, shell_job: bool) -> list[int]:
 
 
 def taken(wanted: Collection[int]) -> Iterator[Finding]:
-    """Yield which of these PIDs are not free on this host, and who has them."""
+    """Yield which of these PIDs are taken on this host, and by which process."""
     owners = owned(wanted)
     for pid in sorted(owners)[:SHOWN]:
         yield blocks("PID_TAKEN", f"PID {pid} is taken by {owners[pid]}.", HINT)
@@ -41,27 +44,38 @@ def taken(wanted: Collection[int]) -> Iterator[Finding]:
 
 
 def out_of_range(wanted: Collection[int]) -> Iterator[Finding]:
-    """Yield the largest PID if this host does not hand out such ones."""
+    """Yield a finding if the largest PID is too large for this host."""
     limit = int(Path("/proc/sys/kernel/pid_max").read_text())
     if wanted and max(wanted) >= limit:
         yield blocks(
             "PID_RANGE",
-            f"PID {max(wanted)} is beyond kernel.pid_max, {limit}.",
-            f"sysctl kernel.pid_max={max(wanted) + 1}",
+            f"PID {max(wanted)} is not below kernel.pid_max, {limit}.",
+            f"Run `sysctl kernel.pid_max={max(wanted) + 1}` there.",
         )
 
 
 def owned(wanted: Collection[int]) -> dict[int, str]:
-    """Return those PIDs that are taken here, each with who has it, as words.
+    """Return those PIDs that are taken here, with a description of the owner.
 
-    A number stays taken while it is that of a process, of a thread, or of a group or session with members.
+    A number stays taken while it is that of a process, of a thread, or of a group or session with
+    members.
     """
     looked_for = set(wanted)
     owners = {}
+    # The process itself comes last and so describes a number that is its group and session too.
     for stat in process.everything() if looked_for else ():
-        for number, what in ((stat.session, "session"), (stat.group, "process group"), (stat.pid, "")):
+        for number, what in (
+            (stat.session, "session"),
+            (stat.group, "process group"),
+            (stat.pid, ""),
+        ):
             if number in looked_for:
-                owners[number] = f"the {what} of process {stat.pid} ({stat.name})" if what else _process(stat.pid)
+                owners[number] = (
+                    f"the {what} of process {stat.pid} ({stat.name})"
+                    if what
+                    else _process(stat.pid)
+                )
+    # ``/proc`` does not list threads, but finds them by their numbers.
     for number in looked_for - owners.keys():
         if process.exists(number):
             owners[number] = f"a thread of {_leader(number)}"

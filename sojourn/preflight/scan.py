@@ -1,10 +1,12 @@
-"""One pass over ``/proc`` that reads a tree whole: its tasks, descriptors, files and mappings. Touches nothing.
+"""One pass over ``/proc`` that reads a whole tree: its tasks, descriptors, files and mappings.
 
-Each file of ``/proc`` is read once. What CRIU compares or refuses is decided elsewhere, from what is collected here.
-A process or descriptor that ends meanwhile is passed over; only the root must be there.
+Each file of ``/proc`` is read once, and nothing is changed. What CRIU compares or refuses is
+decided elsewhere, from what is collected here. A process or descriptor that ends meanwhile is
+skipped; only the root must exist.
 
-There may be thousands of descriptors, and a check should be over in a moment; so paths are plain text here, and files
-are read without the layers of ``open``, which take longer than the kernel does.
+There may be thousands of descriptors, and a check should take only a moment. So paths are plain
+text here, and files are read without the layers of ``open``, which take longer than the kernel
+does.
 """
 
 from __future__ import annotations
@@ -12,29 +14,41 @@ from __future__ import annotations
 import contextlib
 import os
 import stat as modes
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from sojourn.errors import ProcessGone
-from sojourn.process import PROC
+from sojourn.system.mounts import mounted
+from sojourn.system.process import PROC
 
-#: Namespaces of a task, as ``/proc/PID/ns`` names them. Of a time namespace it is the children's that CRIU rebuilds.
+#: Namespaces of a task, as ``/proc/PID/ns`` names them. Of time namespaces CRIU restores the one
+#: for children.
 NAMESPACES = ("mnt", "pid", "net", "ipc", "uts", "user", "cgroup", "time")
+
+#: Lines of a thread's status that show whether it may speculate, and whether it is under seccomp.
+SPECULATION = ("Speculation_Store_Bypass", "SpeculationIndirectBranch", "Seccomp")
 
 DELETED = " (deleted)"
 
+#: What the kernel calls memory that only its process can read (memfd_secret(2)).
+UNREADABLE = "/secretmem"
+
 #: What the kernel calls memory without a file of its own, in ``/proc/PID/maps``.
-MEMORY = ("/dev/zero", "/memfd:", "/SYSV")
+MEMORY = ("/dev/zero", "/memfd:", "/SYSV", UNREADABLE)
 
 READ_BYTES = 2**16
 
-#: A task or descriptor that ends while it is looked at.
+#: Errors from a task or descriptor that ends while it is read.
 VANISHED = (FileNotFoundError, ProcessLookupError)
 
 
 @dataclass(frozen=True)
 class Task:
-    """One process of the tree. ``tracers`` and ``states`` are by thread; ids are those of its own PID namespace."""
+    """One process of the tree.
+
+    ``tracers``, ``states`` and ``speculation`` are by thread. ``own_pid``, ``ids``, ``group`` and
+    ``session`` are numbers of its own PID namespace; ``parent`` is one of this host's.
+    """
 
     pid: int
     name: str
@@ -47,13 +61,16 @@ class Task:
     states: dict[int, str]
     memory_bytes: dict[str, int]
     namespaces: dict[str, str]
+    speculation: dict[int, dict[str, str]] = field(default_factory=dict)
+    parent: int = 0
 
 
 @dataclass
 class File:
-    """Something with a path that CRIU opens again on the destination; ``sized`` if it compares the size.
+    """Something with a path that CRIU opens on the destination; ``sized`` if it compares the size.
 
-    ``link`` is where ``/proc`` leads to it: a mapping's where there is one, since programs close what they have mapped.
+    ``link`` is the link in ``/proc`` that leads to it: that of a mapping if there is one, since
+    programs close the files that they have mapped.
     """
 
     path: str
@@ -65,7 +82,7 @@ class File:
     mapped: bool = False
 
     def is_held(self) -> bool:
-        """Whether it still is what it was when it was found: a program may have replaced, renamed or closed it."""
+        """Return whether the program has neither replaced, renamed nor closed it meanwhile."""
         try:
             path, now = os.readlink(self.link), os.stat(self.link)
         except OSError:
@@ -75,7 +92,7 @@ class File:
 
 @dataclass(frozen=True)
 class Handle:
-    """One descriptor: whose, its number, what it leads to, and what ``/proc/PID/fdinfo`` says where it was asked."""
+    """One descriptor: its process, its number, its target, and ``/proc/PID/fdinfo`` if read."""
 
     pid: int
     number: int
@@ -86,27 +103,43 @@ class Handle:
 
     @property
     def user(self) -> str:
-        """Who has it, for sentences."""
+        """The descriptor and its process, for sentences."""
         return f"descriptor {self.number} of process {self.pid}"
 
     @property
     def link(self) -> str:
-        """Where ``/proc`` leads to it."""
+        """The link in ``/proc`` that leads to it."""
         return f"{PROC}/{self.pid}/fd/{self.number}"
 
 
 @dataclass
+class Shared:
+    """A mapping that other processes see the writes of, the same for all that have mapped it."""
+
+    path: str
+    pid: int
+    written: bool
+
+
+@dataclass
 class Tree:
-    """A whole tree as it was found; parents first."""
+    """A whole tree as it was found, parents first.
+
+    ``areas`` are named areas of memory that are not files: their links by PID and name. ``shared``
+    are shared mappings of files and of memory, by device and inode as ``/proc/PID/maps`` has them.
+    ``code`` has the rights of each process's first executable mapping, as that file has them.
+    """
 
     tasks: list[Task] = field(default_factory=list)
     handles: list[Handle] = field(default_factory=list)
     files: dict[tuple[str, int, int], File] = field(default_factory=dict)
     areas: dict[tuple[int, str], str] = field(default_factory=dict)
+    shared: dict[tuple[str, str], Shared] = field(default_factory=dict)
+    code: dict[int, str] = field(default_factory=dict)
 
     @property
     def root(self) -> Task:
-        """The process that was asked for."""
+        """The process that was requested."""
         return self.tasks[0]
 
     @property
@@ -115,7 +148,7 @@ class Tree:
         return {task.pid for task in self.tasks}
 
     def add(self, file: File) -> None:
-        """Take in a file, once, whoever uses it."""
+        """Add a file, once for all its users."""
         known = self.files.setdefault((file.path, file.stat.st_dev, file.stat.st_ino), file)
         known.sized |= file.sized
         known.written |= file.written
@@ -127,27 +160,41 @@ def scan(pid: int) -> Tree:
     """Read a tree. Raises ProcessGone if its root is not there."""
     tree = Tree()
     mapped: set[tuple[str, str, str]] = set()
-    for each in _family(pid):
+    for member in _family(pid):
         with contextlib.suppress(*VANISHED):
-            task = _task(each)
+            task = _task(member)
             tree.tasks.append(task)
-            if task.states.get(each) != "Z":
-                _places(tree, each)
-                _descriptors(tree, each)
-                _mappings(tree, each, mapped)
+            if task.states.get(member) != "Z":
+                # A zombie has neither directories nor descriptors nor memory left; it only takes
+                # its PID.
+                _places(tree, member)
+                _descriptors(tree, member)
+                _mappings(tree, member, mapped)
     if not tree.tasks or tree.root.pid != pid:
         raise ProcessGone(f"There is no process {pid} on this host.")
     return tree
 
 
-def _family(pid: int) -> list[int]:
-    """Return the process and its descendants, parents first (proc_pid_task(5), ``children``; CRIU needs it too)."""
-    found = [pid]
-    for each in found:  # grows while it is walked
+def files_on(pids: Iterable[int], devices: Collection[int]) -> list[File]:
+    """Return what some processes use on given file systems: quickly, as they may be frozen."""
+    tree, mapped = Tree(), set[tuple[str, str, str]]()
+    for pid in pids:
         with contextlib.suppress(*VANISHED):
-            for thread in os.listdir(f"{PROC}/{each}/task"):
+            _places(tree, pid)
+            _descriptors(tree, pid, devices)
+            _mappings(tree, pid, mapped)
+    return [file for file in tree.files.values() if file.stat.st_dev in devices]
+
+
+def _family(pid: int) -> list[int]:
+    """Return the process and its descendants, parents first (proc_pid_task(5), ``children``)."""
+    found = [pid]
+    for parent in found:  # grows while it is walked
+        with contextlib.suppress(*VANISHED):
+            for thread in os.listdir(f"{PROC}/{parent}/task"):
                 with contextlib.suppress(*VANISHED):
-                    found += [int(child) for child in _read(f"{PROC}/{each}/task/{thread}/children").split()]
+                    children = read(f"{PROC}/{parent}/task/{thread}/children").split()
+                    found += [int(child) for child in children]
     return found
 
 
@@ -162,14 +209,23 @@ def _task(pid: int) -> Task:
         pid=pid,
         name=main["Name"],
         own_pid=_innermost(main["NSpid"]),
-        ids=tuple(_innermost(said["NSpid"]) for said in threads.values()),
+        ids=tuple(_innermost(status["NSpid"]) for status in threads.values()),
         group=_innermost(main["NSpgid"]),
         session=_innermost(main["NSsid"]),
         in_own_namespace=len(main["NSpid"].split()) > 1,
-        tracers={tid: int(said["TracerPid"]) for tid, said in threads.items() if said["TracerPid"] != "0"},
-        states={tid: said["State"][0] for tid, said in threads.items()},
+        tracers={
+            tid: int(status["TracerPid"])
+            for tid, status in threads.items()
+            if status["TracerPid"] != "0"
+        },
+        states={tid: status["State"][0] for tid, status in threads.items()},
         memory_bytes={key: _bytes(main.get(key, "0")) for key in ("RssAnon", "RssShmem", "VmSwap")},
         namespaces=namespaces(pid),
+        parent=int(main["PPid"]),
+        speculation={
+            tid: {key: status[key] for key in SPECULATION if key in status}
+            for tid, status in threads.items()
+        },
     )
 
 
@@ -182,9 +238,12 @@ def namespaces(pid: int | str) -> dict[str, str]:
     return found
 
 
-def _read(path: str) -> str:
+def read(path: str) -> str:
+    """Return a file of ``/proc``; what is not UTF-8 is replaced."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
+        # Files of ``/proc`` have no size, and long ones come in parts: only an empty part is the
+        # end.
         parts = [os.read(descriptor, READ_BYTES)]
         while parts[-1]:
             parts.append(os.read(descriptor, READ_BYTES))
@@ -194,7 +253,7 @@ def _read(path: str) -> str:
 
 
 def _status(place: str) -> dict[str, str]:
-    lines = _read(f"{place}/status").splitlines()
+    lines = read(f"{place}/status").splitlines()
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
@@ -202,22 +261,25 @@ def _innermost(ids: str) -> int:
     return int(ids.rsplit(maxsplit=1)[-1])
 
 
-def _bytes(said: str) -> int:
-    return int(said.split(maxsplit=1)[0]) * 1024
+def _bytes(size: str) -> int:
+    return int(size.split(maxsplit=1)[0]) * 1024
 
 
 def _places(tree: Tree, pid: int) -> None:
-    """Take in the working directory, the root and the program."""
+    """Add the working directory, the root directory and the program."""
     for name in ("cwd", "root", "exe"):
         link = f"{PROC}/{pid}/{name}"
         with contextlib.suppress(*VANISHED, PermissionError):
             user, is_program = f"{name} of process {pid}", name == "exe"
-            tree.add(File(os.readlink(link), os.stat(link), user, link, sized=is_program, mapped=is_program))
+            path, stat = os.readlink(link), os.stat(link)
+            tree.add(File(path, stat, user, link, sized=is_program, mapped=is_program))
 
 
-def _descriptors(tree: Tree, pid: int) -> None:
+def _descriptors(tree: Tree, pid: int, devices: Collection[int] | None = None) -> None:
     for number in os.listdir(f"{PROC}/{pid}/fd"):
         with contextlib.suppress(*VANISHED):
+            if devices is not None and os.stat(f"{PROC}/{pid}/fd/{number}").st_dev not in devices:
+                continue
             handle = _handle(pid, number)
             tree.handles.append(handle)
             if handle.target.startswith("/") and not handle.target.startswith(MEMORY[1:]):
@@ -229,7 +291,8 @@ def _handle(pid: int, number: str) -> Handle:
     target, stat = os.readlink(link), os.stat(link)
     if not target.startswith(("/", "anon_inode:", "pidfd:")):
         return Handle(pid, int(number), target, stat)
-    lines = _read(f"{PROC}/{pid}/fdinfo/{number}").splitlines()
+    lines = read(f"{PROC}/{pid}/fdinfo/{number}").splitlines()
+    # The position and the flags are the first two lines (proc_pid_fdinfo(5)).
     flags = next((line[7:] for line in lines[:2] if line.startswith("flags:")), "0")
     return Handle(pid, int(number), target, stat, int(flags, 8), tuple(lines[2:]))
 
@@ -239,9 +302,10 @@ ACCESS_MODE, WRITE_ONLY, APPEND = 0o3, 0o1, 0o2000
 
 
 def _opened(handle: Handle) -> File:
-    """Return the file of a descriptor. CRIU does not compare the size of one that is open for appending only.
+    """Return the file of a descriptor.
 
-    See ``should_check_size`` in CRIU's files-reg.c: such files are logs, and grow.
+    CRIU does not compare the size of a file that is open for appending only, since such files are
+    logs, and grow (``should_check_size`` in its files-reg.c).
     """
     access = handle.flags & ACCESS_MODE
     is_log = access == WRITE_ONLY and bool(handle.flags & APPEND)
@@ -257,17 +321,27 @@ def _opened(handle: Handle) -> File:
 
 
 def _mappings(tree: Tree, pid: int, seen: set[tuple[str, str, str]]) -> None:
-    """Take in mapped files, each once in the whole tree, and areas of memory that have a name."""
-    for line in _read(f"{PROC}/{pid}/maps").splitlines():
+    """Add mapped files, once for the whole tree, and named areas of memory."""
+    for line in read(f"{PROC}/{pid}/maps").splitlines():
         area, rights, _, device, inode, *path = line.split(maxsplit=5)
+        if rights[2] == "x":
+            tree.code.setdefault(pid, rights)
+        if path and rights[3] == "s" and inode != "0":
+            known = tree.shared.setdefault((device, inode), Shared(path[0], pid, written=False))
+            known.written |= rights[1] == "w"
         if not path or path[0].startswith("[") or path[0].startswith(MEMORY[:2]):
             continue
-        link = f"{PROC}/{pid}/map_files/{_plain(area)}"
-        if path[0].startswith(("/SYSV", "/anon_hugepage", "anon_inode:", "socket:")):
+        link = behind(pid, area)
+        if path[0].startswith(("/SYSV", UNREADABLE, "/anon_hugepage", "anon_inode:", "socket:")):
             tree.areas.setdefault((pid, path[0]), link)
         elif (device, inode, path[0]) not in seen:
             seen.add((device, inode, path[0]))
-            _mapped(tree, link, f"mapped by process {pid}", shared_and_written="w" in rights and "s" in rights)
+            _mapped(
+                tree,
+                link,
+                f"mapped by process {pid}",
+                shared_and_written="w" in rights and "s" in rights,
+            )
 
 
 def _mapped(tree: Tree, link: str, user: str, *, shared_and_written: bool) -> None:
@@ -276,19 +350,22 @@ def _mapped(tree: Tree, link: str, user: str, *, shared_and_written: bool) -> No
         tree.add(File(path, stat, user, link, sized=True, written=shared_and_written, mapped=True))
 
 
-def _plain(area: str) -> str:
-    """Return the name of an area in ``map_files``: the same bounds without leading zeros."""
-    return "-".join(f"{int(bound, 16):x}" for bound in area.split("-"))
+def behind(pid: int, area: str) -> str:
+    """Return the link to what is mapped in an area: named by its bounds without leading zeros."""
+    plain = "-".join(f"{int(bound, 16):x}" for bound in area.split("-"))
+    return f"{PROC}/{pid}/map_files/{plain}"
 
 
-#: File systems whose files CRIU can not find again by their handles.
+#: File systems whose files CRIU cannot find again by their handles.
 WITHOUT_HANDLES = {"overlay", "proc"}
 
 
 def without_handles(pid: int) -> Iterator[int]:
-    """Yield the device numbers of those that a process has mounted (proc_pid_mountinfo(5)), as fdinfo writes them."""
-    for line in _read(f"{PROC}/{pid}/mountinfo").splitlines():
-        words = line.split()
-        if words[words.index("-") + 1] in WITHOUT_HANDLES:
-            major, minor = (int(number) for number in words[2].split(":"))
+    """Yield the device numbers of such file systems that a process has mounted, as in fdinfo.
+
+    The kernel's own encoding has the minor number in the lowest 20 bits.
+    """
+    for mount in mounted(pid):
+        if mount.kind in WITHOUT_HANDLES:
+            major, minor = mount.device
             yield major << 20 | minor

@@ -1,4 +1,4 @@
-"""Chromium and Flower: the real ones, or a reason why not."""
+"""Chromium and Flower: the real ones, or the reason why a test is skipped."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def chromium() -> None:
 
 @pytest.fixture
 def opens(chromium: None, tmp_path: Path) -> Iterator[Opens]:
-    """Return what opens a browser window, each with a profile of its own; all are closed at the end."""
+    """Return a function that opens browser windows, which are closed at the end."""
     opened: list[Browser] = []
 
     def open_one(base: str, login: str = "") -> Browser:
@@ -40,5 +40,5 @@ def opens(chromium: None, tmp_path: Path) -> Iterator[Opens]:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """Return where screenshots go: into the documentation if ``SOJOURN_PICTURES`` is set, else where they are lost."""
+    """Return the directory of screenshots: the documentation's if ``SOJOURN_PICTURES`` is set."""
     return CHECKOUT / "docs/images" if variable("SOJOURN_PICTURES") else tmp_path

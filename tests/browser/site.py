@@ -1,4 +1,4 @@
-"""A real browser without a window, and what tests ask of it."""
+"""A real browser without a window, as tests use it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,25 @@ from selenium.webdriver.common.by import By
 from sojourn.settings import variable
 from tests.conftest import Found, eventually
 
-#: A page may take so long to show something; nothing waits for it when it is there.
+#: How long a page may take to show something; tests go on as soon as it does.
 PATIENCE_S = 60
 
 FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars"),
-    # Back and forward must load a page, not wake one that was kept.
+    *(
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-dev-shm-usage",
+    ),
+    *(
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--hide-scrollbars",
+    ),
+    # Back and forward must load a page instead of reviving one that was kept.
     "--disable-features=BackForwardCache",
 )
 
@@ -33,24 +45,31 @@ def require_browser() -> None:
     if missing and variable("CI"):
         pytest.fail(f"{' and '.join(missing)} are not installed, and CI must have them")
     if missing:
-        pytest.skip(f"{' and '.join(missing)} are not installed: apt-get install chromium chromium-driver")
+        pytest.skip(
+            f"{' and '.join(missing)} are not installed: apt-get install chromium chromium-driver"
+        )
 
 
 class Browser:
-    """One window of Chromium at Flower, logged in unless told otherwise."""
+    """One window of Chromium at Flower, logged in with ``login``."""
 
-    def __init__(self, base: str, profile: Path, *, login: str = "", wide: int = 1400, dark: bool = False) -> None:
+    def __init__(
+        self, base: str, profile: Path, *, login: str = "", wide: int = 1400, dark: bool = False
+    ) -> None:
         options = webdriver.ChromeOptions()
         options.binary_location = str(shutil.which("chromium"))
         for flag in (*FLAGS, f"--user-data-dir={profile}", f"--window-size={wide},900"):
             options.add_argument(flag)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        service = webdriver.ChromeService(executable_path=str(shutil.which("chromedriver")), log_output=os.devnull)
+        service = webdriver.ChromeService(
+            executable_path=str(shutil.which("chromedriver")), log_output=os.devnull
+        )
         self.driver = webdriver.Chrome(options=options, service=service)
         self.driver.set_page_load_timeout(PATIENCE_S)
         self.base = base
         if login:
-            self.driver.get(_with(base, login))  # as a person does who types it once; the browser keeps it
+            # As a person does who types it once; the browser keeps it.
+            self.driver.get(_with(base, login))
         self.resize(wide)
         self.look(dark=dark)
 
@@ -59,12 +78,12 @@ class Browser:
         self.driver.quit()
 
     def resize(self, wide: int, high: int = 900) -> None:
-        """Give the window another size; narrower than a window of the desktop may be."""
+        """Set the size of the page, which may be narrower than a window of the desktop."""
         size = {"width": wide, "height": high, "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
     def look(self, *, dark: bool) -> None:
-        """Say which colours the system prefers."""
+        """Set the colour scheme that the system prefers."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
 
@@ -77,7 +96,7 @@ class Browser:
         return self.driver.execute_script(script, *arguments)
 
     def wait(self, script: str, *arguments: object, within_s: float = PATIENCE_S) -> Any:
-        """Return what a script returns as soon as that is something."""
+        """Return the result of a script as soon as it is true."""
         return eventually(lambda: self.run(script, *arguments), within_s=within_s)
 
     def until(self, condition: Callable[[], Found], *, within_s: float = PATIENCE_S) -> Found:
@@ -85,17 +104,22 @@ class Browser:
         return eventually(condition, within_s=within_s)
 
     def text(self, selector: str = "body") -> str:
-        """Return the text of the first element that fits, empty if there is none."""
+        """Return the text of the first element of a selector, empty if there is none."""
         found = "const found = document.querySelector(arguments[0]);"
-        return str(self.run(f"{found} return found?.innerText ?? found?.textContent ?? ''", selector))
+        return str(
+            self.run(f"{found} return found?.innerText ?? found?.textContent ?? ''", selector)
+        )
 
-    def see(self, words: str, selector: str = "body", *, within_s: float = PATIENCE_S) -> None:
-        """Wait until an element shows these words."""
+    def see(self, fragment: str, selector: str = "body", *, within_s: float = PATIENCE_S) -> None:
+        """Wait until an element shows this text."""
         try:
-            eventually(lambda: words in self.text(selector), within_s=within_s)
+            eventually(lambda: fragment in self.text(selector), within_s=within_s)
         except AssertionError:
             page = self.driver.current_url
-            pytest.fail(f"{page} shows {self.text(selector)!r} at {selector}, not {words!r}; {self.text('#said')}")
+            pytest.fail(
+                f"{page} shows {self.text(selector)!r} at {selector}, not {fragment!r}; "
+                f"{self.text('#answer')}"
+            )
 
     def click(self, selector: str) -> None:
         """Click as a person does."""
@@ -105,9 +129,9 @@ class Browser:
         self.run("arguments[0].scrollIntoView({ block: 'center', behavior: 'instant' })", found)
         found.click()
 
-    def type(self, selector: str, words: str) -> None:
+    def type(self, selector: str, text: str) -> None:
         """Type into a field."""
-        self.driver.find_element(By.CSS_SELECTOR, selector).send_keys(words)
+        self.driver.find_element(By.CSS_SELECTOR, selector).send_keys(text)
 
     def shoot(self, file: Path, *, high: int | None = None) -> None:
         """Take a picture of the page from its top, ``high`` pixels, or all of it."""
@@ -118,18 +142,20 @@ class Browser:
         self.resize(wide)
 
     def count_work(self) -> None:
-        """Count from now on how long the page's thread works, without the time in which others have the processor."""
+        """Count from now on the processor time of the page's thread."""
         self.driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
 
     def work_ms(self) -> float:
-        """Return how long it has worked since the page was opened."""
+        """Return the processor time since the page was opened."""
         metrics = self.driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
-        return 1000 * float(next(each["value"] for each in metrics if each["name"] == "TaskDuration"))
+        return 1000 * float(
+            next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration")
+        )
 
     def complaints(self) -> list[str]:
-        """Return what the browser's console has complained of since it was asked last."""
-        told = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
-        return [str(line["message"]) for line in told if line["level"] == "SEVERE"]
+        """Return the errors on the browser's console since the last call."""
+        lines = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
+        return [str(line["message"]) for line in lines if line["level"] == "SEVERE"]
 
 
 def _with(base: str, login: str) -> str:

@@ -1,4 +1,4 @@
-"""The table when there is much in it, and when Redis dies: a real Flower and a real Redis, without hosts."""
+"""The table with many rows, and when Redis dies: a real Flower and Redis, without hosts."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from sojourn.cluster.registry import HostInfo, Registry
+from sojourn.cluster.store import Store
 from sojourn.model import Failure, State, StepRecord
-from sojourn.registry import HostInfo, Registry
-from sojourn.store import Store
+from sojourn.security.seal import Seal
 from tests.browser.conftest import Opens
 from tests.browser.site import PATIENCE_S, Browser
-from tests.integration.conftest import Redis
+from tests.integration.conftest import KEY, Redis
 from tests.integration.door import LOGIN, Flower
 
 MANY = 500
@@ -23,7 +24,9 @@ WATCH = """
 window.touched = new Set();
 window.lines = [...document.querySelectorAll('#migrations tbody tr')];
 new MutationObserver((changes) => {
-  for (const change of changes) window.touched.add(change.target.closest('tr')?.dataset.id ?? change.target.tagName);
+  for (const { target } of changes) {
+    window.touched.add(target.closest('tr')?.dataset.id ?? target.tagName);
+  }
 }).observe(document.querySelector('#migrations tbody'),
            { subtree: true, childList: true, characterData: true, attributes: true });
 """
@@ -54,8 +57,10 @@ def place(chromium: None, redis: Redis, tmp_path: Path) -> Iterator[Flower]:
     made.stop()
 
 
-def test_five_hundred_migrations_are_there_at_once_and_a_change_touches_one_line(place: Flower, opens: Opens) -> None:
-    """The times are printed, since a busy machine is slow; what is touched is counted."""
+def test_five_hundred_migrations_are_there_at_once_and_a_change_touches_one_line(
+    place: Flower, opens: Opens
+) -> None:
+    """Times are only printed, since a busy machine is slow; touched lines are counted."""
     ids = place.fill(MANY)
     browser = opens(place.door.base, LOGIN)
     browser.driver.set_script_timeout(PATIENCE_S)
@@ -63,7 +68,8 @@ def test_five_hundred_migrations_are_there_at_once_and_a_change_touches_one_line
     browser.open("/migrations")
     used = browser.driver.execute_async_script(USE, MANY, f"pid {1000 + 77}")
     print(
-        f"\n{MANY} rows interactive after {used['there']:.0f} ms, searched in {used['sifted']:.0f} ms; "
+        f"\n{MANY} rows interactive after {used['there']:.0f} ms, "
+        f"searched in {used['sifted']:.0f} ms; "
         f"for both the page worked {browser.work_ms():.0f} ms"
     )
     assert used["shown"] == 1
@@ -72,29 +78,29 @@ def test_five_hundred_migrations_are_there_at_once_and_a_change_touches_one_line
     browser.run("document.getElementById('filters').dispatchEvent(new Event('input'))")
     browser.run(WATCH)
     began = time.monotonic()
-    place.ledger.tell_state(ids[123], State.RUNNING)
+    place.ledger.record_state(ids[123], State.RUNNING)
     browser.see("running", f'#migrations tr[data-id="{ids[123]}"] .cell-state')
     print(f"a change was seen after {1000 * (time.monotonic() - began):.0f} ms")
     assert browser.run("return [...window.touched]") == [ids[123]]
-    assert browser.run(
-        "return window.lines.every((line, place) => line === document.querySelectorAll('#migrations tbody tr')[place])"
-    ), "the lines are the same ones"
+    lines = "document.querySelectorAll('#migrations tbody tr')"
+    same = f"return window.lines.every((line, place) => line === {lines}[place])"
+    assert browser.run(same), "the lines are the same ones"
 
-    place.ledger.tell_step(ids[123], "source", StepRecord("dump", "alpha", time.time()))
+    place.ledger.record_step(ids[123], "source", StepRecord("dump", "alpha", time.time()))
     for crossed in range(0, 100_000_000, 1_000_000):
-        place.ledger.tell_progress(ids[123], bytes=crossed, total=100_000_000)
+        place.ledger.record_progress(ids[123], bytes=crossed, total=100_000_000)
     browser.see("/s", f'#migrations tr[data-id="{ids[123]}"] .cell-progress')
     assert browser.run("return [...window.touched]") == [ids[123]]
 
 
-def test_the_table_is_sifted_by_state_host_and_words(place: Flower, opens: Opens) -> None:
-    """Each filter alone and together; what comes later is sifted too."""
+def test_the_table_is_filtered_by_state_and_host(place: Flower, opens: Opens) -> None:
+    """By one filter and by several; later rows are filtered too."""
     ids = place.fill(9)
-    place.ledger.tell_state(ids[4], State.IN_DOUBT)
+    place.ledger.record_state(ids[4], State.IN_DOUBT)
     browser = opens(place.door.base, LOGIN)
     browser.open("/migrations")
     lines = "document.querySelectorAll('#migrations tbody tr:not([hidden])')"
-    shown = f"return [...{lines}].map((each) => each.dataset.id)"
+    shown = f"return [...{lines}].map((line) => line.dataset.id)"
     browser.until(lambda: len(browser.run(shown)) == 9)
     choose(browser, "state", "in doubt")
     assert browser.run(shown) == [ids[4]]
@@ -102,27 +108,45 @@ def test_the_table_is_sifted_by_state_host_and_words(place: Flower, opens: Opens
     assert browser.run(shown) == [], "it is between beta and gamma"
     choose(browser, "state", "")
     assert len(browser.run(shown)) == 6
-    place.ledger.tell_state(ids[5], State.IN_DOUBT)
+    place.ledger.record_state(ids[5], State.IN_DOUBT)
     choose(browser, "state", "in doubt")
     browser.until(lambda: browser.run(shown) == [ids[5]])
     assert browser.text("[data-count=bad]") == "2"
 
 
 def announce(place: Flower) -> None:
-    """Let a host say that it is there, with what real ones have."""
-    said = {"address": "192.0.2.11", "sojourn": "0", "criu": "4.2", "kernel": "6.12.0-amd64-with-a-long-name"}
-    more = {"machine": "x86_64", "cpus": 2, "memory_bytes": 2**34, "free_bytes": 2**33, "running": 0, "announced": 0.0}
-    info = HostInfo("alpha", **said, **more, cpu_flags=tuple(f"feature{n}" for n in range(60)))  # type: ignore[arg-type]
-    Registry(Store(place.redis.url)).announce(info, 1000)
+    """Announce a host, with values like those of real ones."""
+    names = {
+        "address": "192.0.2.11",
+        "sojourn": "0",
+        "criu": "4.2",
+        "kernel": "6.12.0-amd64-with-a-long-name",
+    }
+    numbers = {
+        "machine": "x86_64",
+        "cpus": 2,
+        "memory_bytes": 2**34,
+        "free_bytes": 2**33,
+        "running": 0,
+        "announced": 0.0,
+    }
+    info = HostInfo("alpha", **names, **numbers, cpu_flags=tuple(f"feature{n}" for n in range(60)))  # type: ignore[arg-type]
+    Registry(Store(place.redis.url, seal=Seal(KEY, "tester"))).announce(info, 1000)
 
 
 def choose(browser: Browser, name: str, value: str) -> None:
     """Choose in one of the filters."""
-    script = "const each = document.querySelector(`[name=${arguments[0]}]`); each.value = arguments[1];"
-    browser.run(f"{script} each.dispatchEvent(new Event('input', {{ bubbles: true }}))", name, value)
+    script = (
+        "const field = document.querySelector(`[name=${arguments[0]}]`);field.value = arguments[1];"
+    )
+    browser.run(
+        f"{script} field.dispatchEvent(new Event('input', {{ bubbles: true }}))", name, value
+    )
 
 
-def test_when_redis_dies_the_pages_say_so_and_come_back_by_themselves(place: Flower, opens: Opens) -> None:
+def test_when_redis_dies_the_pages_show_it_and_recover_by_themselves(
+    place: Flower, opens: Opens
+) -> None:
     """One sentence, on the table and on a single page; also on one that is opened meanwhile."""
     ids = place.fill(3)
     table, single = opens(place.door.base, LOGIN), opens(place.door.base, LOGIN)
@@ -133,21 +157,23 @@ def test_when_redis_dies_the_pages_say_so_and_come_back_by_themselves(place: Flo
     place.redis.stop()
     for browser in (table, single):
         browser.see("does not answer", "#away")
-        browser.see("Waiting", "#live-word")
-    assert "queued" in single.text("#live"), "what was known stays to be seen"
+        browser.see("Waiting", "#live-state")
+    assert "queued" in single.text("#live"), "what was known stays visible"
     single.open(f"/migrations/migration/{ids[1]}")
     single.see("does not answer", "#away")
     place.redis.start()
     place.fill(3)
-    place.ledger.tell_state(ids[1], State.RUNNING)
+    place.ledger.record_state(ids[1], State.RUNNING)
     table.see("running", f'#migrations tr[data-id="{ids[1]}"]')
     single.see("running", "#state")
     for browser in (table, single):
         browser.until(lambda browser=browser: not browser.text("#away"))  # type: ignore[misc]
-        assert browser.text("#live-word") == "Live"
+        assert browser.text("#live-state") == "Live"
 
 
-def test_when_flower_ends_a_page_says_so_and_comes_back_by_itself(place: Flower, opens: Opens) -> None:
+def test_when_flower_ends_a_page_shows_it_and_recovers_by_itself(
+    place: Flower, opens: Opens
+) -> None:
     """A restart of Flower needs no reload."""
     ids = place.fill(1)
     browser = opens(place.door.base, LOGIN)
@@ -156,22 +182,25 @@ def test_when_flower_ends_a_page_says_so_and_comes_back_by_itself(place: Flower,
     place.stop()
     browser.see("The server does not answer", "#away")
     place.start()
-    place.ledger.tell_state(ids[0], State.RUNNING)
+    place.ledger.record_state(ids[0], State.RUNNING)
     browser.see("running", "#migrations")
     browser.until(lambda: not browser.text("#away"))
 
 
-def test_what_a_process_calls_itself_is_never_taken_for_html(place: Flower, opens: Opens) -> None:
-    """Reasons and outcomes hold names that any process may choose."""
+def test_the_name_of_a_process_is_never_interpreted_as_html(place: Flower, opens: Opens) -> None:
+    """Reasons and outcomes hold names that a process can choose freely."""
     (name,) = place.fill(1)
     evil = "<img src=x onerror='window.hacked=1'><script>window.hacked=1</script>"
-    place.ledger.tell_step(name, "source", StepRecord("examine", "alpha", time.time(), time.time(), evil, failed=True))
-    place.ledger.tell_failure(name, Failure("EVIL", evil, evil))
-    place.ledger.tell_state(name, State.REFUSED)
+    place.ledger.record_step(
+        name, "source", StepRecord("examine", "alpha", time.time(), time.time(), evil, failed=True)
+    )
+    place.ledger.record_failure(name, Failure("EVIL", evil, evil))
+    place.ledger.record_state(name, State.REFUSED)
     browser = opens(place.door.base, LOGIN)
     for path in ("/migrations", f"/migrations/migration/{name}", "/migrations/host/alpha"):
         browser.open(path)
-        browser.wait("return document.body.innerText.includes('<script>') || location.pathname.endsWith('alpha')")
+        shown = "document.body.innerText.includes('<script>')"
+        browser.wait(f"return {shown} || location.pathname.endsWith('alpha')")
         assert not browser.run("return window.hacked")
     policy = place.door.ask("/migrations").headers["Content-Security-Policy"]
     assert "script-src 'self'" in policy
@@ -179,9 +208,11 @@ def test_what_a_process_calls_itself_is_never_taken_for_html(place: Flower, open
 
 
 def test_pages_fit_a_narrow_window_in_both_colours(place: Flower, opens: Opens) -> None:
-    """Nothing is wider than the window; dark is dark."""
+    """Nothing is wider than the window; a dark page has a dark background."""
     (name,) = place.fill(1)
-    place.ledger.tell_step(name, "source", StepRecord("examine", "alpha", time.time(), time.time(), "done"))
+    place.ledger.record_step(
+        name, "source", StepRecord("examine", "alpha", time.time(), time.time(), "done")
+    )
     announce(place)
     browser = opens(place.door.base, LOGIN)
     for path in ("/migrations", f"/migrations/migration/{name}", "/migrations/host/alpha"):
@@ -191,5 +222,7 @@ def test_pages_fit_a_narrow_window_in_both_colours(place: Flower, opens: Opens) 
             browser.open(path)
             browser.see("alpha", "#sojourn")
             assert browser.run("return document.documentElement.scrollWidth") <= 390, path
-            colour = browser.run("return getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]")
+            colour = browser.run(
+                "return getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]"
+            )
             assert (int(colour) < 60) is dark

@@ -13,19 +13,21 @@ from tests.conftest import eventually
 
 PAGE = CHECKOUT / "docs/compose.md"
 
-#: Building takes a minute or two, and more beside others.
+#: How long the containers may take to become healthy, on a busy machine.
 HEALTHY_S = 120
 
 
 def commands(heading: str) -> list[str]:
     """Return the command lines of the first code block below a heading of the page."""
-    (block,) = re.findall(rf"^## {heading}$.*?^```\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    (block,) = re.findall(
+        rf"^## {heading}$.*?^```\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL
+    )
     return [line.partition("  #")[0].strip() for line in block.splitlines() if line.strip()]
 
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
-    """Return a Docker engine; skip, with the reason, where there can be none."""
+    """Return a Docker engine; skip, with the reason, where there cannot be one."""
     made = require_docker()
     try:
         made.start()
@@ -45,6 +47,8 @@ def cluster(engine: Engine) -> Engine:
 
 
 def is_healthy(engine: Engine, service: str) -> bool:
-    """Whether a container's own health check says so."""
-    told = engine.docker("inspect", "--format", "{{.State.Health.Status}}", engine.container(service))
-    return told.stdout.strip() == "healthy"
+    """Whether a container's own health check reports that it is healthy."""
+    health = engine.docker(
+        "inspect", "--format", "{{.State.Health.Status}}", engine.container(service)
+    )
+    return health.stdout.strip() == "healthy"

@@ -1,4 +1,4 @@
-"""docker-compose.yml is really built and started, and what its page promises is looked at from outside."""
+"""docker-compose.yml is built and started, and what its page promises is checked from outside."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.compose.engine import CHECKOUT, Engine
 from tests.conftest import eventually
 from tests.integration.door import Door
 
-#: Images are built in the first test's time.
+#: The time of the first test includes building the images.
 pytestmark = pytest.mark.timeout(1200)
 
 COUNTER = "lab.workloads.counter"
 
-#: Prints the PIDs whose command line holds a word, but its own.
+#: Prints the PIDs whose command line contains a text, but its own.
 FIND = """
 import os, pathlib, sys
 for place in pathlib.Path("/proc").glob("[0-9]*"):
@@ -29,7 +29,7 @@ for place in pathlib.Path("/proc").glob("[0-9]*"):
 
 
 def status(cluster: Engine) -> dict[str, Any]:
-    """Return what the workload last wrote of itself."""
+    """Return the workload's last report."""
     found: dict[str, Any] = json.loads(cluster.inside("beta", "cat", "/shared/counter.json").stdout)
     return found
 
@@ -40,12 +40,12 @@ def runs_on(cluster: Engine, host: str) -> bool:
 
 
 def beats_on(cluster: Engine, host: str) -> bool:
-    """Whether the workload says that it is there."""
+    """Whether the workload reports that it runs on that host."""
     return bool(status(cluster)["arrivals"][-1]["host"] == host)
 
 
 def secret(cluster: Engine, name: str) -> str:
-    """Return one of the secrets that were written."""
+    """Return one of the secrets in ``.env``."""
     found = re.search(rf"^{name}=(\w+)$", (cluster.checkout / ".env").read_text(), re.MULTILINE)
     assert found
     return found[1]
@@ -59,7 +59,7 @@ def redis(cluster: Engine, user: str, password: str, *command: str) -> str:
 
 
 def test_the_documented_command_migrates_between_the_containers_and_back(cluster: Engine) -> None:
-    """The process runs on one host only, with the same PID, its count and its memory."""
+    """The process runs on one host only, and keeps its PID, its count and its memory."""
     there, _, back = commands("Migrate")
     before = status(cluster)
     for line, source, destination in ((there, "alpha", "beta"), (back, "beta", "alpha")):
@@ -71,12 +71,12 @@ def test_the_documented_command_migrates_between_the_containers_and_back(cluster
     after = status(cluster)
     assert after["pid"] == before["pid"]
     assert after["counter"] > before["counter"]
-    assert [each["host"] for each in after["arrivals"]] == ["alpha", "beta", "alpha"]
+    assert [arrival["host"] for arrival in after["arrivals"]] == ["alpha", "beta", "alpha"]
     assert after["damaged_slices"] == 0
 
 
 def test_a_process_outlives_the_worker(cluster: Engine) -> None:
-    """The worker is started again, and what runs on the host does not notice."""
+    """The worker is started again, and the processes of the host run on."""
     before = status(cluster)
     pid = "/run/sojourn/worker.pid"
     killed = cluster.inside("alpha", "cat", pid).stdout
@@ -87,8 +87,8 @@ def test_a_process_outlives_the_worker(cluster: Engine) -> None:
     assert len(status(cluster)["arrivals"]) == len(before["arrivals"])
 
 
-def test_flower_asks_who_is_there(cluster: Engine) -> None:
-    """Its pages answer to the password of .env only, on the loopback."""
+def test_flower_requires_a_login(cluster: Engine) -> None:
+    """Its pages require the password of .env, and are served on the loopback only."""
     base = f"http://127.0.0.1:{cluster.port}"
     assert Door(base).ask("/migrations").code == 401
     assert Door(base, "admin:wrong").ask("/migrations").code == 401
@@ -99,24 +99,40 @@ def test_flower_asks_who_is_there(cluster: Engine) -> None:
     assert published == f"127.0.0.1:{cluster.port}"
 
 
-def test_redis_refuses_strangers_and_what_users_need_not(cluster: Engine) -> None:
-    """No password, a wrong one, and commands and keys that a user has no business with."""
-    worker, flower = secret(cluster, "REDIS_WORKER_PASSWORD"), secret(cluster, "REDIS_FLOWER_PASSWORD")
+def test_redis_refuses_strangers_and_what_users_do_not_need(cluster: Engine) -> None:
+    """No password, a wrong one, and commands and keys that a user does not need."""
+    worker, flower = (
+        secret(cluster, "REDIS_WORKER_PASSWORD"),
+        secret(cluster, "REDIS_FLOWER_PASSWORD"),
+    )
     assert "NOAUTH" in redis(cluster, "", "", "GET", "sojourn:hosts")
     assert "WRONGPASS" in redis(cluster, "worker", flower, "PING")
     assert "WRONGPASS" in redis(cluster, "default", "", "PING")
     assert redis(cluster, "health", "any", "PING") == "PONG"
     assert "NOPERM" in redis(cluster, "health", "any", "SMEMBERS", "sojourn:hosts")
-    assert redis(cluster, "worker", worker, "EXISTS", "sojourn:host:alpha") == "1"
-    for command in (["CONFIG", "GET", "dir"], ["FLUSHALL"], ["KEYS", "*"], ["ACL", "LIST"], ["MONITOR"], ["SHUTDOWN"]):
+    # An announcement lasts for seconds; on a busy machine the next one may be late.
+    announced = partial(redis, cluster, "worker", worker, "EXISTS", "sojourn:host:alpha")
+    assert eventually(lambda: announced() == "1", within_s=30)
+    for command in (
+        ["CONFIG", "GET", "dir"],
+        ["FLUSHALL"],
+        ["KEYS", "*"],
+        ["ACL", "LIST"],
+        ["MONITOR"],
+        ["SHUTDOWN"],
+    ):
         assert "NOPERM" in redis(cluster, "worker", worker, *command)
         assert "NOPERM" in redis(cluster, "flower", flower, *command)
-    for command in (["SET", "sojourn:host:gamma", "x"], ["BRPOP", "alpha", "1"], ["PUBLISH", "else", "x"]):
+    for command in (
+        ["SET", "sojourn:host:gamma", "x"],
+        ["BRPOP", "alpha", "1"],
+        ["PUBLISH", "else", "x"],
+    ):
         assert "NOPERM" in redis(cluster, "flower", flower, *command)
 
 
-def test_redis_keeps_what_it_knew(cluster: Engine) -> None:
-    """What was written in blocks too is there after a restart: Redis reads its file as the user ``default``."""
+def test_redis_keeps_its_data(cluster: Engine) -> None:
+    """After a restart also transactions are there: Redis reads its file as the user ``default``."""
     worker = secret(cluster, "REDIS_WORKER_PASSWORD")
 
     def ids() -> str:
@@ -130,31 +146,47 @@ def test_redis_keeps_what_it_knew(cluster: Engine) -> None:
 
 
 def test_the_cluster_itself_is_refused_nothing(cluster: Engine) -> None:
-    """Nothing that workers, the command line or Flower do needs a right that users.acl does not give."""
+    """Workers, the command line and Flower need no right that users.acl does not give them."""
     worker = secret(cluster, "REDIS_WORKER_PASSWORD")
 
     def refused() -> str:
-        told = redis(cluster, "worker", worker, "INFO", "errorstats")
-        return "".join(re.findall(r"errorstat_NOPERM:count=\d+", told))
+        output = redis(cluster, "worker", worker, "INFO", "errorstats")
+        return "".join(re.findall(r"errorstat_NOPERM:count=\d+", output))
 
     before = refused()
     login = Door(f"http://127.0.0.1:{cluster.port}", f"admin:{secret(cluster, 'FLOWER_PASSWORD')}")
     eventually(lambda: cluster.inside("alpha", "healthy", check=False).returncode == 0, within_s=60)
     drain = cluster.inside("flower", "sojourn", "drain", "alpha", "--json", check=False)
     assert drain.returncode in {0, 1}, drain.stderr
-    for words in ("uncordon alpha", "hosts", "list", "queue", "batches", "history", "metrics", "ps beta"):
-        cluster.inside("flower", "sojourn", *words.split())
+    for arguments in (
+        "uncordon alpha",
+        "hosts",
+        "list",
+        "queue",
+        "batches",
+        "history",
+        "metrics",
+        "ps beta",
+    ):
+        cluster.inside("flower", "sojourn", *arguments.split())
     for path in ("/", "/workers", "/broker", "/tasks", "/migrations", "/metrics"):
         assert login.ask(path).code == 200
     assert refused() == before
 
 
 def test_no_container_is_privileged(cluster: Engine) -> None:
-    """Hosts have the capabilities that the page explains, and the others none."""
+    """Hosts have the capabilities that the page explains, the other containers none."""
     explained = set(re.findall(r"^\| `([A-Z_]+)` \|", PAGE.read_text(), re.MULTILINE))
-    for service, wanted in (("alpha", explained), ("beta", explained), ("redis", set()), ("flower", set())):
-        told = cluster.docker("inspect", "--format", "{{json .HostConfig}}", cluster.container(service)).stdout
-        config = json.loads(told)
+    for service, wanted in (
+        ("alpha", explained),
+        ("beta", explained),
+        ("redis", set()),
+        ("flower", set()),
+    ):
+        output = cluster.docker(
+            "inspect", "--format", "{{json .HostConfig}}", cluster.container(service)
+        ).stdout
+        config = json.loads(output)
         assert not config["Privileged"]
         assert {name.removeprefix("CAP_") for name in config["CapAdd"] or []} == wanted
         assert config["CapDrop"] == ["ALL"]
@@ -162,12 +194,12 @@ def test_no_container_is_privileged(cluster: Engine) -> None:
 
 
 def test_no_secret_is_committed_or_in_an_image(cluster: Engine) -> None:
-    """The file of secrets is for its owner only, is kept out of git and out of builds, and is not written twice."""
+    """Only the owner reads the file of secrets; git and builds ignore it; it is written once."""
     file = cluster.checkout / ".env"
     written = file.read_text()
     assert file.stat().st_mode & 0o777 == 0o600
     cluster.follow("deploy/docker/secrets")
     assert file.read_text() == written
     assert ".env" in (CHECKOUT / ".gitignore").read_text().splitlines()
-    # Not even root may look everywhere there.
+    # Some directories are closed to the container's root, so find(1) may end with an error.
     assert cluster.inside("alpha", "find", "/", "-xdev", "-name", ".env", check=False).stdout == ""

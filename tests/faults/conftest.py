@@ -1,4 +1,4 @@
-"""A lab of its own for faults, whose reconcilers are impatient."""
+"""A separate lab for faults, whose reconcilers wait only seconds."""
 
 from __future__ import annotations
 

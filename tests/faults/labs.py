@@ -1,6 +1,7 @@
-"""Several labs at once: a thread for each takes work from one queue, so that waiting costs little.
+"""Several labs at once: one thread per lab takes work from a shared queue.
 
-A lab in which something went wrong is made anew, so that one failure does not become the next one's cause.
+A cell mostly waits, so several labs together take little longer than one. A lab in which something
+went wrong is made again, so that one failure does not cause the next.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from tests.faults.site import HOSTS, FaultSite
 
 DEFAULT_LABS = 3
 
-#: How often a lab is made again that does not start, before its thread gives up.
+#: Maximum attempts to start a lab before its thread gives up.
 STARTS = 3
 
 
 class Verdict(Protocol):
-    """What a piece of work comes to."""
+    """The outcome of a piece of work."""
 
     @property
     def wrong(self) -> tuple[str, ...]:
@@ -35,15 +36,15 @@ class Verdict(Protocol):
 Work = TypeVar("Work")
 Result = TypeVar("Result", bound=Verdict)
 
-#: Plays one piece of work after the other on one site; made anew with its site.
+#: Plays one piece of work after another on one site; a new site gets a new player.
 Player = Callable[[Work], Result]
 
 
 @dataclass
 class Labs(Generic[Work, Result]):
-    """The labs ``name1``, ``name2``, … and what is played on them; ``keep`` is where logs of failures go.
+    """The labs ``name1``, ``name2``, … and what is played on them.
 
-    ``encrypted`` ones have certificates.
+    ``keep`` is where the logs of failures go. ``encrypted`` labs have certificates.
     """
 
     name: str
@@ -53,16 +54,21 @@ class Labs(Generic[Work, Result]):
     encrypted: bool = False
 
     def play(self, works: Iterable[Work]) -> Iterator[tuple[Work, Result]]:
-        """Yield each piece of work with what came of it, in the order in which they are done.
+        """Yield each piece of work with its outcome, in the order in which they are done.
 
-        Raises what a lab raised that could not be started.
+        If a lab cannot be started, raise its error.
         """
         self._waiting: queue.SimpleQueue[Work] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[tuple[Work, Result] | BaseException | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[tuple[Work, Result] | BaseException | None] = (
+            queue.SimpleQueue()
+        )
         self._stopping = threading.Event()
         for work in works:
             self._waiting.put(work)
-        threads = [threading.Thread(target=self._serve, args=(number,)) for number in range(1, self.count + 1)]
+        threads = [
+            threading.Thread(target=self._serve, args=(number,))
+            for number in range(1, self.count + 1)
+        ]
         for thread in threads:
             thread.start()
         try:
@@ -107,7 +113,7 @@ class Labs(Generic[Work, Result]):
                 player = None
 
     def _keep(self, lab: Lab, work: Work) -> None:
-        """Keep what the hosts have written: their logs, their journals, and CRIU's logs of the last boot."""
+        """Keep the hosts' logs and journals, and CRIU's logs since the last boot."""
         if self.keep is None:
             return
         for name in HOSTS:

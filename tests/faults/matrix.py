@@ -1,6 +1,8 @@
-"""The whole fault matrix: every instant and every fault, on labs with real CRIU; the tables become docs/failure.md.
+"""The whole fault matrix: every instant and fault, on labs with real CRIU; writes docs/failure.md.
 
-Usage: python -m tests.faults.matrix [--only WORD]... [--labs N] [--encrypted] [--out FILE]   (as root)
+Usage, as root:
+    python -m tests.faults.matrix [--mode MODE]... [--only TEXT]... [--labs N] [--encrypted]
+                                  [--out FILE]
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from lab.errors import LabFailed
 from sojourn.errors import SojournError
 from sojourn.model import Json, Role
 from tests.faults.fault import FAULTS, Fault
-from tests.faults.instant import INSTANTS, Instant
+from tests.faults.instant import INSTANTS, MODES, Instant
 from tests.faults.labs import DEFAULT_LABS, Labs
 from tests.faults.page import page
 from tests.faults.scenario import Cell, play
@@ -35,19 +37,19 @@ class Planned:
     fault: Fault
 
     def __str__(self) -> str:
-        return f"{self.instant.name}, {self.fault.name}"
+        return f"{self.instant}, {self.fault.name}"
 
 
 class Results:
-    """What came of the cells, in the order of the tables; with a file, together with those of earlier runs."""
+    """The outcomes of cells, in the order of the tables; a file adds those of earlier runs."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._rows: dict[str, Json] = json.loads(path.read_text()) if path and path.exists() else {}
 
     def add(self, cell: Cell) -> None:
-        """Take a cell in, in the place of an earlier one of the same instant and fault."""
-        self._rows[f"{cell.instant.name}, {cell.fault}"] = {**asdict(cell), "instant": None}
+        """Add a cell; it replaces an earlier one of the same instant and fault."""
+        self._rows[f"{cell.instant}, {cell.fault}"] = {**asdict(cell), "instant": None}
         if self._path:
             self._path.write_text(json.dumps(self._rows, indent=1))
 
@@ -57,23 +59,41 @@ class Results:
 
     def cells(self) -> list[Cell]:
         """Return all cells."""
-        return [_cell(each.instant, self._rows[str(each)]) for each in planned() if str(each) in self._rows]
+        return [
+            _cell(work.instant, self._rows[str(work)])
+            for work in planned()
+            if str(work) in self._rows
+        ]
 
 
 def _cell(instant: Instant, row: Json) -> Cell:
     owner = Role(row["owner"]) if row["owner"] else None
-    return Cell(**{**row, "instant": instant, "owner": owner, "left": tuple(row["left"]), "wrong": tuple(row["wrong"])})
+    return Cell(
+        **{
+            **row,
+            "instant": instant,
+            "owner": owner,
+            "left": tuple(row["left"]),
+            "wrong": tuple(row["wrong"]),
+        }
+    )
 
 
-def planned(only: Sequence[str] = ()) -> list[Planned]:
-    """Return the cells that make sense and contain all the words, in the order of the tables."""
-    every = [(instant, fault) for instant in INSTANTS for fault in FAULTS.values() if fault.happens(instant)]
-    chosen = [each for each in every if all(word in f"{each[0].name}, {each[1].name}" for word in only)]
-    return [Planned(number, *each) for number, each in enumerate(chosen, 1)]
+def planned(modes: Sequence[str] = MODES, only: Sequence[str] = ()) -> list[Planned]:
+    """Return the cells of the modes that contain all the texts, in the order of the tables."""
+    chosen = [
+        (instant, fault)
+        for instant in INSTANTS
+        for fault in FAULTS.values()
+        if fault.happens(instant)
+        and instant.mode in modes
+        and all(text in f"{instant}, {fault.name}" for text in only)
+    ]
+    return [Planned(number, *names) for number, names in enumerate(chosen, 1)]
 
 
 def played(site: FaultSite, cell: Planned) -> Cell:
-    """Play a cell, and return it also if that could not be done to the end."""
+    """Play a cell, and return it even if it could not be played to its end."""
     try:
         return play(site, cell.instant, cell.fault)
     except (SojournError, LabFailed, AssertionError, OSError) as error:
@@ -82,44 +102,68 @@ def played(site: FaultSite, cell: Planned) -> Cell:
 
 
 def player(site: FaultSite) -> Callable[[Planned], Cell]:
-    """Return what plays cells on a site."""
+    """Return a function that plays cells on a site."""
     return lambda cell: played(site, cell)
 
 
 def main() -> None:
-    """Play the matrix and write the page; the exit code says whether all was as promised."""
+    """Play the matrix and write the page; exit with 1 unless all is as promised."""
     options = _options()
     console = Console(highlight=False, soft_wrap=True)
     results = Results(options.results)
-    cells = [cell for cell in planned(options.only) if not (options.resume and results.has(cell))]
-    labs = Labs(options.name, min(options.labs, len(cells)), player, options.keep, encrypted=options.encrypted)
+    chosen = planned(options.mode or MODES, options.only)
+    cells = [cell for cell in chosen if not (options.resume and results.has(cell))]
+    labs = Labs(
+        options.name,
+        min(options.labs, len(cells)),
+        player,
+        options.keep,
+        encrypted=options.encrypted,
+    )
     began = time.monotonic()
     for number, (work, cell) in enumerate(labs.play(cells), 1):
         results.add(cell)
-        console.print(f"{number}/{len(cells)} {work}: {_said(cell)}{_left_s(began, number, len(cells))}")
+        console.print(
+            f"{number}/{len(cells)} {work}: {_summary(cell)}{_left(began, number, len(cells))}"
+        )
         options.out.write_text(page(results.cells()))
     sys.exit(any(cell.wrong for cell in results.cells()))
 
 
-def _said(cell: Cell) -> str:
+def _summary(cell: Cell) -> str:
     verdict = "; ".join(cell.wrong) or "as promised"
-    return f"{cell.owner or 'nobody'}, {cell.state}, {cell.recovered_s:.1f} s, {verdict}"
+    return f"{cell.owner or 'no owner'}, {cell.state}, {cell.recovered_s:.1f} s, {verdict}"
 
 
-def _left_s(began: float, done: int, all_of_them: int) -> str:
-    seconds = (time.monotonic() - began) / done * (all_of_them - done)
+def _left(began: float, done: int, count: int) -> str:
+    seconds = (time.monotonic() - began) / done * (count - done)
     return f" (about {seconds / 60:.0f} min left)" if done % 10 == 0 else ""
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", action="append", default=[], help="a word that instant or fault must contain")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], help="a text that instant or fault must contain"
+    )
+    parser.add_argument("--mode", action="append", choices=MODES, help="only cells of this mode")
     parser.add_argument("--labs", type=int, default=DEFAULT_LABS, help="how many labs play at once")
-    parser.add_argument("--encrypted", action="store_true", help="on labs whose hosts have certificates")
-    parser.add_argument("--name", default="faults", help="what the labs' names begin with")
-    parser.add_argument("--keep", type=Path, help="where to keep the logs of cells that were not as promised")
-    parser.add_argument("--results", type=Path, help="where to keep results, which later runs with --only complete")
-    parser.add_argument("--resume", action="store_true", help="play only what --results lacks or was not as promised")
+    parser.add_argument(
+        "--encrypted", action="store_true", help="on labs whose hosts have certificates"
+    )
+    parser.add_argument("--name", default="faults", help="the beginning of the labs' names")
+    parser.add_argument(
+        "--keep", type=Path, help="where to keep the logs of cells that were not as promised"
+    )
+    parser.add_argument(
+        "--results", type=Path, help="where to keep results; later runs with --only add to them"
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="play only cells that are not in --results or were not as promised",
+    )
     parser.add_argument("--out", type=Path, default=Path("docs/failure.md"))
     return parser.parse_args()
 

@@ -13,15 +13,17 @@ from typing import Any
 
 import pytest
 
-from sojourn.journal import Journal
-from sojourn.ledger import Ledger
-from sojourn.model import Message, Plan, Role, State
-from sojourn.queue import Queue
-from sojourn.registry import HostInfo, Registry
-from sojourn.run import Child, spawn
+from sojourn.cluster.ledger import Ledger
+from sojourn.cluster.queue import Queue
+from sojourn.cluster.registry import HostInfo, Registry
+from sojourn.cluster.store import Store
+from sojourn.migration.context import this_host
+from sojourn.model import Plan, Role, State
 from sojourn.settings import Settings, load, variable
-from sojourn.store import Store
-from tasks.step import leg
+from sojourn.state.journal import Journal
+from sojourn.state.message import Message
+from sojourn.system.run import Child, spawn
+from tasks.step import link
 from tests.conftest import eventually
 from tests.integration.steps import act, acts
 from workflows.app import create_app, the_app
@@ -44,7 +46,16 @@ class Redis:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        options: list[str | Path] = ["--save", "", "--appendonly", "no", "--dir", self.directory, "--bind", "127.0.0.1"]
+        options: list[str | Path] = [
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--dir",
+            self.directory,
+            "--bind",
+            "127.0.0.1",
+        ]
         self.child = spawn(["redis-server", "--port", str(self.port), *options])
         eventually(self._answers)
 
@@ -78,13 +89,15 @@ def redis(redis_there: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def _forget_settings() -> None:
-    """Let this process read its settings anew."""
+    """Let this process read its settings once more."""
     load.cache_clear()
     the_app.cache_clear()
+    this_host.cache_clear()
 
 
 def _forget_answers(app: Any) -> None:
-    """Those that nobody waited for would ask a Redis to unsubscribe that is gone by the time they are collected."""
+    """Forget the answers that no test waits for."""
+    # When they are collected they would unsubscribe from a Redis that is gone by then.
     app.backend.result_consumer.subscribed_to.clear()
 
 
@@ -92,13 +105,19 @@ class Cluster:
     """Two hosts, each a Celery worker in a process of its own, and the program that calls them."""
 
     def __init__(
-        self, redis: Redis, place: Path, *, reconcile: bool = False, hosts: tuple[str, ...] = HOSTS, **settings: Any
+        self,
+        redis: Redis,
+        place: Path,
+        *,
+        reconcile: bool = False,
+        hosts: tuple[str, ...] = HOSTS,
+        **settings: Any,
     ) -> None:
         self.redis, self.place, self.hosts = redis, place, hosts
         self.reconcile, self.more = reconcile, settings
         self.workers: dict[str, Child] = {}
         self.app = create_app(self.settings("tester"))
-        store = Store(redis.url)
+        store = Store.of(self.settings("tester"))
         self.store = store
         self.ledger, self.registry = Ledger(store, 3600), Registry(store)
         self.queue = Queue(store, self.settings("tester").lease_s)
@@ -107,7 +126,13 @@ class Cluster:
         """Return a host's settings: everything of its own but Redis and the key."""
         here = self.place / host
         return Settings.model_validate(
-            {"host": host, "redis_url": self.redis.url, "key": KEY, "state_dir": here, "runtime_dir": here / "run"}
+            {
+                "host": host,
+                "redis_url": self.redis.url,
+                "key": KEY,
+                "state_dir": here,
+                "runtime_dir": here / "run",
+            }
             | self.more
         )
 
@@ -125,7 +150,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def called_by_programs(self) -> Iterator[None]:
-        """Let this process's own calls go to this cluster, as from a program on a machine that is no host."""
+        """Let this process's own calls go to this cluster, as from a machine that is not a host."""
         with pytest.MonkeyPatch.context() as patch:
             for name, value in self.environment("tester").items():
                 patch.setenv(name, value)
@@ -140,19 +165,27 @@ class Cluster:
     def announce(self, *hosts: str, **more: Any) -> None:
         """Let hosts announce themselves, once and for long."""
         for name in hosts or self.hosts:
-            said: dict[str, Any] = {
+            info: dict[str, Any] = {
                 "name": name,
                 "address": "127.0.0.1",
                 "sojourn": "0",
                 "criu": "4.2",
                 "kernel": "6.1",
+                "machine": "x86_64",
+                "cpus": 2,
+                "memory_bytes": 2**34,
+                "free_bytes": 2**33,
+                "running": 0,
+                "announced": 0.0,
+                "max_outgoing": 4,
+                "max_incoming": 4,
             }
-            said |= {"machine": "x86_64", "cpus": 2, "memory_bytes": 2**34, "free_bytes": 2**33, "running": 0}
-            said |= {"announced": 0.0, "max_outgoing": 4, "max_incoming": 4}
-            self.registry.announce(HostInfo(**said | more), 1000)
+            self.registry.announce(HostInfo(**info | more), 1000)
 
-    def migration(self, pid: int = 4242, source: str = "alpha", destination: str = "beta", **acting: str) -> Message:
-        """Return a migration that can be asked for, whose steps act as told."""
+    def migration(
+        self, pid: int = 4242, source: str = "alpha", destination: str = "beta", **acting: str
+    ) -> Message:
+        """Return a migration that can be requested, whose steps act so."""
         message = Message(str(uuid.uuid4()), Plan(pid, source, destination))
         act(self.place, message.id, acting)
         return message
@@ -167,22 +200,22 @@ class Cluster:
         return Journal(self.place / host / "journal.db")
 
     def log(self, host: str) -> str:
-        """Return what a host's worker has said."""
+        """Return the log of a host's worker."""
         return (self.place / f"{host}.log").read_text()
 
     def message(self, **acting: str) -> Message:
-        """Return the message of a new migration, whose steps act as told (see ``steps``)."""
+        """Return the message of a new migration, whose steps act so (see ``steps``)."""
         message = Message(str(uuid.uuid4()), PLAN)
         act(self.place, message.id, acting)
         return message
 
     def acts(self, message: Message) -> list[str]:
-        """Return what the steps of a migration have done so far, in the order in which they did it."""
+        """Return what the steps of a migration have done so far, in that order."""
         return acts(self.place, message.id)
 
     def send(self, step: Any, message: Message, host: str) -> Any:
         """Send one step to one host."""
-        return leg([step], host, message.plan).apply_async((message.to_text(),))
+        return link(step, host, message.plan).apply_async((message.to_text(),))
 
     def under_way(self) -> set[str]:
         """Return the ids of the tasks that workers have begun."""
@@ -191,11 +224,13 @@ class Cluster:
 
     def phase(self, message: Message, host: str) -> str | None:
         """Return the phase in a host's journal."""
-        entry = self.journal(host).entry(message.id, Role.SOURCE if host == PLAN.source else Role.DESTINATION)
+        entry = self.journal(host).entry(
+            message.id, Role.SOURCE if host == PLAN.source else Role.DESTINATION
+        )
         return entry.phase if entry else None
 
     def environment(self, host: str) -> dict[str, str]:
-        """Return the variables that tell a program of a host its settings."""
+        """Return the environment variables from which a program of a host reads its settings."""
         settings = self.settings(host)
         return {
             "PYTHONPATH": ":".join([str(ROOT), *sys.path]),
@@ -209,8 +244,14 @@ class Cluster:
         }
 
     def worker(self, host: str, **more: str) -> Child:
-        """Start the worker of a host; ``more`` are variables for it that differ."""
-        argv = [sys.executable, "-m", "tests.integration.worker", host, *["--reconcile"][: self.reconcile]]
+        """Start the worker of a host; ``more`` are environment variables that differ."""
+        argv = [
+            sys.executable,
+            "-m",
+            "tests.integration.worker",
+            host,
+            *["--reconcile"][: self.reconcile],
+        ]
         return spawn(argv, output=self.place / f"{host}.log", env=self.environment(host) | more)
 
 

@@ -11,10 +11,10 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from sojourn.ledger import Ledger
+from sojourn.cluster.ledger import Ledger
+from sojourn.cluster.store import Store
 from sojourn.model import Plan
-from sojourn.run import Child, spawn
-from sojourn.store import Store
+from sojourn.system.run import Child, spawn
 from tests.conftest import eventually
 from tests.integration.conftest import KEY, ROOT, Redis
 
@@ -51,7 +51,9 @@ class Door:
         data = None if fields is None else urllib.parse.urlencode(fields).encode()
         request = urllib.request.Request(self.base + path, data)
         if login and self.login:
-            request.add_header("Authorization", "Basic " + base64.b64encode(self.login.encode()).decode())
+            request.add_header(
+                "Authorization", "Basic " + base64.b64encode(self.login.encode()).decode()
+            )
         for name, value in (headers or {}).items():
             request.add_header(name, value)
         try:
@@ -93,7 +95,9 @@ class Flower:
         settings |= {"state_dir": str(self.directory / "state")}
         env = {f"SOJOURN_{name.upper()}": value for name, value in settings.items()}
         argv = [sys.executable, "-P", "-m", "sojourn", "flower"]
-        self.child = spawn(argv, output=self.directory / "flower.log", env=env | {"PYTHONPATH": str(ROOT)})
+        self.child = spawn(
+            argv, output=self.directory / "flower.log", env=env | {"PYTHONPATH": str(ROOT)}
+        )
         eventually(self.door.answers, within_s=PATIENCE_S)
 
     def stop(self) -> None:

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from sojourn.batch import Batches, BatchState, Part
+from sojourn.cluster.batches import Batches, BatchState, Part
+from sojourn.cluster.placement import Planned
+from sojourn.cluster.queue import Counts
 from sojourn.errors import UsageError
-from sojourn.host import this_host
+from sojourn.migration.context import this_host
 from sojourn.model import Json, State
-from sojourn.placement import Planned
-from sojourn.queue import Counts
 from tests.conftest import eventually
 from tests.integration.conftest import Cluster, Redis
 from tests.integration.steps import act, let_go
@@ -55,14 +55,17 @@ def emptied(cluster: Cluster) -> Iterator[None]:
 
 def lines(first: int, count: int, **more: Any) -> list[Json]:
     """Return lines of a plan, from alpha to beta."""
-    return [{"pid": first + each, "source": "alpha", "destination": "beta", **more} for each in range(count)]
+    return [
+        {"pid": first + each, "source": "alpha", "destination": "beta", **more}
+        for each in range(count)
+    ]
 
 
 def acting(cluster: Cluster, batches: Batches, batch: str, *acts: dict[str, str]) -> list[str]:
-    """Tell the parts of a batch how to act in this try; return their migrations."""
+    """Choose how the parts of a batch act in this try; return their migrations."""
     found = eventually(lambda: batches.parts(batch))
-    for part, told in zip(found, acts, strict=False):
-        act(cluster.place, part.migration, told)
+    for part, how in zip(found, acts, strict=False):
+        act(cluster.place, part.migration, how)
     return [part.migration for part in found]
 
 
@@ -70,7 +73,9 @@ def is_interrupted(cluster: Cluster, migration: str) -> bool:
     """Whether an abort has reached the source, or the migration had not begun."""
     account = cluster.ledger.account(migration)
     assert account is not None
-    return account.state is State.ABORTED or any(step.name == "interrupt" and step.ended for step in account.steps)
+    return account.state is State.ABORTED or any(
+        step.name == "interrupt" and step.ended for step in account.steps
+    )
 
 
 def state(batches: Batches, batch: str) -> BatchState | None:
@@ -80,15 +85,19 @@ def state(batches: Batches, batch: str) -> BatchState | None:
 
 
 def test_a_plan_from_beginning_to_end(cluster: Cluster, batches: Batches) -> None:
-    """All arrive, under the limits, and the result says so for each."""
-    said = migrate_many.delay(lines(1000, 7), by="me").get(timeout=60)
-    assert (said["state"], said["total"], said["counts"], said["by"]) == ("finished", 7, {"completed": 7}, "me")
-    assert [each["pid"] for each in said["migrations"]] == list(range(1000, 1007))
+    """All arrive, under the limits, and the result lists each of them."""
+    result = migrate_many.delay(lines(1000, 7), by="me").get(timeout=60)
+    assert (result["state"], result["total"], result["by"]) == ("finished", 7, "me")
+    assert result["counts"] == {"completed": 7}
+    pids = [migration["pid"] for migration in result["migrations"]]
+    assert pids == list(range(1000, 1007))
 
 
 def test_bad_lines_are_all_named_and_nothing_begins(cluster: Cluster, batches: Batches) -> None:
     """One error for the whole plan."""
-    answer = migrate_many.delay([*lines(1100, 2), {"pid": 0, "source": "alpha"}, {"source": "beta"}])
+    answer = migrate_many.delay(
+        [*lines(1100, 2), {"pid": 0, "source": "alpha"}, {"source": "beta"}]
+    )
     with pytest.raises(UsageError, match=r"(?s)line 3.*line 4"):
         answer.get(timeout=20)
     record = batches.record(answer.id)
@@ -103,29 +112,46 @@ def test_what_nothing_matches_is_a_bad_line(cluster: Cluster) -> None:
         migrate_many.delay(asked).get(timeout=30)
 
 
-def test_destinations_that_can_not_be_are_bad_lines(cluster: Cluster) -> None:
-    """One that nobody knows, and one that is cordoned."""
-    asked = [*lines(1210, 1), *lines(1211, 1, destination="nowhere"), *lines(1212, 1, destination="gamma")]
+def test_impossible_destinations_are_bad_lines(cluster: Cluster) -> None:
+    """One that is not in the registry, and one that is cordoned."""
+    asked = [
+        *lines(1210, 1),
+        *lines(1211, 1, destination="nowhere"),
+        *lines(1212, 1, destination="gamma"),
+    ]
     cluster.registry.cordon("gamma")
     try:
-        with pytest.raises(UsageError, match=r"(?s)line 2: There is no host nowhere.*line 3: gamma is cordoned"):
+        with pytest.raises(
+            UsageError, match=r"(?s)line 2: There is no host nowhere.*line 3: gamma is cordoned"
+        ):
             migrate_many.delay(asked).get(timeout=30)
     finally:
         cluster.registry.uncordon("gamma")
 
 
 def test_what_would_be_done(cluster: Cluster, batches: Batches, tmp_path: Path) -> None:
-    """A plan, a selector and a drain are shown with their reasons, and nothing is begun, entered or cordoned."""
+    """A plan, a selector and a drain are shown with their reasons, and nothing is changed."""
     file = tmp_path / "plan.csv"
     file.write_text("pid,source,destination\n1220,alpha,beta\n\n1221,beta,nowhere\n")
     refused = sojourn(cluster, "migrate", "--plan", str(file), "--dry-run")
     assert (refused.returncode, "line 4: There is no host nowhere" in refused.stderr) == (2, True)
     file.write_text("pid,source,destination\n1220,alpha,beta\n")
-    (row,) = json.loads(sojourn(cluster, "migrate", "--plan", str(file), "--dry-run", "--json").stdout)
+    (row,) = json.loads(
+        sojourn(cluster, "migrate", "--plan", str(file), "--dry-run", "--json").stdout
+    )
     assert (row["pid"], row["destination"], row["why"]) == (1220, "beta", "beta was asked for.")
     with subprocess.Popen(["sleep", "1222.25"]) as sleeper:
         (cluster.place / "alpha.trees").write_text(json.dumps([sleeper.pid]))
-        chosen = sojourn(cluster, "migrate", "--command", r"sleep 1222\.25", "--from", "alpha", "--dry-run", "--json")
+        chosen = sojourn(
+            cluster,
+            "migrate",
+            "--command",
+            r"sleep 1222\.25",
+            "--from",
+            "alpha",
+            "--dry-run",
+            "--json",
+        )
         drained = sojourn(cluster, "drain", "alpha", "--dry-run", "--json")
         sleeper.kill()
     (cluster.place / "alpha.trees").unlink()
@@ -133,7 +159,7 @@ def test_what_would_be_done(cluster: Cluster, batches: Batches, tmp_path: Path) 
     (row,) = json.loads(chosen.stdout)
     assert row["pid"] == sleeper.pid
     assert "of 2 hosts that can take it" in row["why"]
-    assert sleeper.pid in [each["pid"] for each in json.loads(drained.stdout)]
+    assert sleeper.pid in [row["pid"] for row in json.loads(drained.stdout)]
     assert not cluster.registry.check_host("alpha").cordoned
     assert batches.latest(1000) == [] or "1220" not in str(batches.latest(1000))
 
@@ -166,8 +192,8 @@ def test_aborted_and_resumed(cluster: Cluster, batches: Batches) -> None:
     assert [end["state"] for end in batches.ends(answer.id).values()] == ["completed"] * 5
 
 
-def test_who_comes_late_stops_nothing_that_was_resumed(cluster: Cluster, batches: Batches) -> None:
-    """Neither one who saw it being aborted, nor one who saw it end."""
+def test_a_late_call_stops_nothing_that_was_resumed(cluster: Cluster, batches: Batches) -> None:
+    """Neither one that read the batch as aborting, nor one that read it as ended."""
     cluster.queue.pause("late-batch")
     answer = migrate_many.apply_async(args=(lines(1450, 2),), task_id="late-batch")
     acting(cluster, batches, answer.id)
@@ -187,7 +213,7 @@ def test_who_comes_late_stops_nothing_that_was_resumed(cluster: Cluster, batches
 
 
 def test_an_abort_goes_on_as_it_was_asked_for(cluster: Cluster, batches: Batches) -> None:
-    """Its first process died when it had only said so: those under way are rolled back all the same."""
+    """Its process died once it had recorded it: what is under way is rolled back all the same."""
     cluster.queue.pause("dying-batch")
     sleepers = [subprocess.Popen(["sleep", "600"]) for _ in range(3)]
     asked = [{"pid": each.pid, "source": "alpha", "destination": "beta"} for each in sleepers]
@@ -196,22 +222,27 @@ def test_an_abort_goes_on_as_it_was_asked_for(cluster: Cluster, batches: Batches
     resume_batch.delay(answer.id).get(timeout=10)
     eventually(lambda: cluster.queue.counts().taken == 2)
     batches.abort(answer.id, roll_back=True)
-    cluster.store.remove(f"sojourn:batch:{answer.id}:looked")  # else it would be looked after seconds later only
+    # Otherwise the batch would be looked after only seconds later.
+    cluster.store.write([["DEL", f"sojourn:batch:{answer.id}:looked"]])
     eventually(lambda: all(is_interrupted(cluster, migration) for migration in held), within_s=30)
     for migration in held:
         let_go(cluster.place, migration)
     assert answer.get(timeout=60)["counts"] == {"aborted": 3}
-    for each in sleepers:
-        assert each.poll() is None
-        each.kill()
-        each.wait()
+    for sleeper in sleepers:
+        assert sleeper.poll() is None
+        sleeper.kill()
+        sleeper.wait()
 
 
 def test_placement_leaves_room_for_what_other_batches_were_promised(batches: Batches) -> None:
     """As long as they have not ended."""
     plan = {"pid": 4242, "source": "alpha", "destination": "beta"}
     batches.plan("promised", "plan", {}, "me")
-    batches.open("promised", [Part(number, plan, f"promised-{number}", bytes=number) for number in (1, 2, 3)], [])
+    batches.open(
+        "promised",
+        [Part(number, plan, f"promised-{number}", bytes=number) for number in (1, 2, 3)],
+        [],
+    )
     batches.end("promised", 2, {"state": "completed"})
     assert batches.promised() == [Planned("beta", 1), Planned("beta", 3)]
     batches.refuse("promised", {})
@@ -219,7 +250,7 @@ def test_placement_leaves_room_for_what_other_batches_were_promised(batches: Bat
 
 
 def test_what_is_known_takes_the_place_of_a_doubt(batches: Batches) -> None:
-    """And a doubt never that of what is known; the last part's end is told once."""
+    """And a doubt never that of what is known; the last part's end is reported once."""
     batches.plan("doubtful", "plan", {}, "me")
     batches.open("doubtful", [], [])
     doubt, known = {"state": "in doubt"}, {"state": "completed"}
@@ -234,8 +265,10 @@ def test_what_is_known_takes_the_place_of_a_doubt(batches: Batches) -> None:
     batches.refuse("doubtful", {})
 
 
-def test_tried_three_times(cluster: Cluster, batches: Batches, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What fails is tried again, each time by a migration of its own, then told; the others do not wait for it."""
+def test_tried_three_times(
+    cluster: Cluster, batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fails is tried again by new migrations, then reported; the others do not wait for it."""
     cluster.queue.pause("failing-batch")
     answer = migrate_many.apply_async(args=(lines(1500, 2),), task_id="failing-batch")
     acting(cluster, batches, answer.id, {"second": "fail"}, {})
@@ -243,14 +276,16 @@ def test_tried_three_times(cluster: Cluster, batches: Batches, monkeypatch: pyte
     for following in (part.again(), part.again().again()):
         act(cluster.place, following.migration, {"second": "fail"})
     resume_batch.delay(answer.id).get(timeout=10)
-    said = answer.get(timeout=90)
-    assert said["counts"] == {"rolled back": 1, "completed": 1}
-    assert [(each["state"], each["tries"]) for each in said["migrations"]] == [("rolled back", 3), ("completed", 1)]
-    assert "second broke" in said["migrations"][0]["failure"]["message"]
+    result = answer.get(timeout=90)
+    assert result["counts"] == {"rolled back": 1, "completed": 1}
+    failed, arrived = result["migrations"]
+    assert (failed["state"], failed["tries"]) == ("rolled back", 3)
+    assert (arrived["state"], arrived["tries"]) == ("completed", 1)
+    assert "second broke" in failed["failure"]["message"]
 
 
-def test_a_word_that_was_lost(cluster: Cluster, batches: Batches) -> None:
-    """A batch whose parts vanished from the queue is gone on with."""
+def test_a_batch_that_was_lost_from_the_queue(cluster: Cluster, batches: Batches) -> None:
+    """A batch whose parts vanished from the queue goes on."""
     cluster.queue.pause("lost-batch")
     answer = migrate_many.apply_async(args=(lines(1600, 2),), task_id="lost-batch")
     parts = acting(cluster, batches, answer.id, {}, {})
@@ -262,23 +297,24 @@ def test_a_word_that_was_lost(cluster: Cluster, batches: Batches) -> None:
 
 
 def test_a_drain(cluster: Cluster, batches: Batches) -> None:
-    """The host is cordoned and all that can be moved goes to others; one that fails there goes to another one."""
+    """The host is cordoned, and all that can be moved goes to others."""
     programs = [subprocess.Popen(["sleep", "1000"]) for _ in range(6)]
     (cluster.place / "gamma.trees").write_text(json.dumps([program.pid for program in programs]))
     try:
-        said = drain.delay("gamma", by="me").get(timeout=120)
+        result = drain.delay("gamma", by="me").get(timeout=120)
     finally:
         cluster.registry.uncordon("gamma")
         for program in programs:
             program.kill()
             program.wait()
-    assert (said["kind"], said["state"], said["counts"]) == ("drain", "finished", {"completed": 6})
-    assert {each["source"] for each in said["migrations"]} == {"gamma"}
-    assert {each["destination"] for each in said["migrations"]} == {"alpha", "beta"}
+    assert (result["kind"], result["state"]) == ("drain", "finished")
+    assert result["counts"] == {"completed": 6}
+    assert {migration["source"] for migration in result["migrations"]} == {"gamma"}
+    assert {migration["destination"] for migration in result["migrations"]} == {"alpha", "beta"}
 
 
 def test_another_destination_for_the_next_try(cluster: Cluster, batches: Batches) -> None:
-    """A migration that placement has placed, and that failed, is placed anew."""
+    """A migration that placement has placed, and that failed, is placed again."""
     cluster.queue.pause("placed-batch")
     asked = [{"pid": os.getpid(), "source": "alpha", "destination": "auto"}]
     answer = migrate_many.apply_async(args=(asked,), task_id="placed-batch")
@@ -295,11 +331,12 @@ def test_the_command_line(cluster: Cluster, batches: Batches, tmp_path: Path) ->
     plan = tmp_path / "plan.csv"
     plan.write_text("pid,source,destination,priority\n1701,alpha,beta,\n1702,alpha,beta,5\n")
     done = sojourn(cluster, "migrate", "--plan", str(plan), "--json")
-    *each, last = map(json.loads, done.stdout.splitlines())
+    *ends, last = map(json.loads, done.stdout.splitlines())
     assert done.returncode == 0
-    assert [line["pid"] for line in sorted(each, key=lambda line: line["line"])] == [1701, 1702]
+    assert [end["pid"] for end in sorted(ends, key=lambda end: end["line"])] == [1701, 1702]
     assert last["counts"] == {"completed": 2}
-    assert json.loads(sojourn(cluster, "batch", last["id"][:8], "--json").stdout)["state"] == "finished"
+    batch = json.loads(sojourn(cluster, "batch", last["id"][:8], "--json").stdout)
+    assert batch["state"] == "finished"
     assert sojourn(cluster, "batch", last["id"], "pause").returncode == 2
     plan.write_text("pid,source,destination\n1701,alpha,alpha\n0,alpha,beta\n")
     wrong = sojourn(cluster, "migrate", "--plan", str(plan))
@@ -312,25 +349,29 @@ def test_what_waits_is_shown_and_reordered(cluster: Cluster, batches: Batches) -
     answer = migrate_many.apply_async(args=(lines(1800, 3),), task_id="shown-batch")
     first, _, last = acting(cluster, batches, answer.id)
     shown = eventually(lambda: json.loads(sojourn(cluster, "queue", "--json").stdout))
-    assert [(each["id"], each["why"]) for each in shown[:1]] == [(first, "its batch is paused")]
+    assert (shown[0]["id"], shown[0]["why"]) == (first, "its batch is paused")
     assert sojourn(cluster, "queue", last[:13], "--priority", "7").returncode == 0
     assert json.loads(sojourn(cluster, "queue", "--json").stdout)[0]["id"] == last
     assert sojourn(cluster, "batch", "shown-batch", "abort", "--finish").returncode == 0
     assert answer.get(timeout=30)["counts"] == {"aborted": 3}
 
 
-def test_a_destination_that_dies_while_others_wait_for_it(cluster: Cluster, batches: Batches) -> None:
-    """What waits for it, and was placed there, is placed anew; what was to go there and nowhere else is reported."""
+def test_a_destination_that_dies_while_others_wait_for_it(
+    cluster: Cluster, batches: Batches
+) -> None:
+    """What placement sent there is placed again; what was to go there and nowhere else fails."""
     cluster.queue.pause("moving-batch")
     cluster.queue.pause("named-batch")
     asked = [{"pid": os.getpid(), "source": "alpha", "destination": "auto"}]
     answer = migrate_many.apply_async(args=(asked,), task_id="moving-batch")
     acting(cluster, batches, answer.id)
     dies = batches.parts(answer.id)[0].plan["destination"]
-    named = migrate_many.apply_async(args=(lines(1900, 1, destination=dies),), task_id="named-batch")
+    named = migrate_many.apply_async(
+        args=(lines(1900, 1, destination=dies),), task_id="named-batch"
+    )
     acting(cluster, batches, named.id)
     cluster.registry.withdraw(dies)
-    time.sleep(1.5)  # a dispatch believes for a second what hosts have said
+    time.sleep(1.5)  # a dispatch relies for a second on what it has read of the hosts
     try:
         resume_batch.delay(answer.id).get(timeout=10)
         resume_batch.delay(named.id).get(timeout=10)

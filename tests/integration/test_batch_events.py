@@ -1,4 +1,4 @@
-"""What those who follow a batch are told, and that they ask for nothing else."""
+"""The events that followers of a batch get, and that they read nothing else."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from uuid import uuid4
 
 import pytest
 
-from sojourn.batch import Batches, BatchState, Part, Record
 from sojourn.cli import overview
-from sojourn.ledger import Event, Ledger
-from sojourn.store import Store
+from sojourn.cluster.batches import Batches, BatchState, Part, Record
+from sojourn.cluster.ledger import Event, Ledger
+from sojourn.cluster.store import Store
 from tests.integration.conftest import PLAN, Redis
 
 END = {"state": "completed", "pid": 4242, "source": "alpha", "destination": "beta", "failure": None}
@@ -42,13 +42,13 @@ def _part() -> Part:
     return Part(1, PLAN.to_json(), str(uuid4()))
 
 
-def _told(ledger: Ledger, bookmark: str) -> list[Event]:
+def _events(ledger: Ledger, bookmark: str) -> list[Event]:
     """Return the events behind a bookmark."""
     return list(itertools.takewhile(bool, ledger.follow(bookmark)))  # type: ignore[arg-type]
 
 
 def test_each_change_of_a_batch_is_an_event(batches: Batches, ledger: Ledger) -> None:
-    """Under the batch's id; what changes nothing tells nothing."""
+    """Under the batch's id; what changes nothing announces nothing."""
     batch, bookmark = str(uuid4()), ledger.bookmark()
     acts: list[Any] = [
         lambda: batches.plan(batch, "plan", {}, "me"),
@@ -58,15 +58,15 @@ def test_each_change_of_a_batch_is_an_event(batches: Batches, ledger: Ledger) ->
     ]
     for number, act in enumerate(acts, 1):
         act()
-        events = _told(ledger, bookmark)
+        events = _events(ledger, bookmark)
         assert [(event.migration, event.kind) for event in events] == [(batch, "batch")] * number
     assert not batches.turn(batch, BatchState.PAUSED, BatchState.RUNNING)
     assert batches.end(batch, 1, END) is None
-    assert len(_told(ledger, bookmark)) == len(acts)
+    assert len(_events(ledger, bookmark)) == len(acts)
 
 
-def test_a_change_of_state_says_which(batches: Batches, ledger: Ledger) -> None:
-    """So that who follows a batch knows its end without reading it after every change."""
+def test_a_change_of_state_has_the_state(batches: Batches, ledger: Ledger) -> None:
+    """A follower of a batch learns its end without reading it after every change."""
     batch = str(uuid4())
     batches.plan(batch, "plan", {}, "me")
     batches.open(batch, [_part()], [])
@@ -76,17 +76,21 @@ def test_a_change_of_state_says_which(batches: Batches, ledger: Ledger) -> None:
     batches.end(batch, 1, END)
     batches.rest(batch)
     batches.rest(batch)
-    assert [event.data for event in _told(ledger, bookmark)] == [{"state": "paused"}, {}, {"state": "finished"}]
+    assert [event.data for event in _events(ledger, bookmark)] == [
+        {"state": "paused"},
+        {},
+        {"state": "finished"},
+    ]
 
 
 def test_an_end_is_shown_at_once(batches: Batches, ledger: Ledger) -> None:
-    """However short before that the batch was read."""
+    """However recently the batch was read."""
     batch, part = str(uuid4()), _part()
     batches.plan(batch, "plan", {}, "me")
     batches.open(batch, [part], [])
 
     def follow(after: str) -> Iterator[Event | None]:
-        """Tell the end; then there is nothing more to come."""
+        """Announce the end; no event follows."""
         yield Event(part.migration, "step", {"name": "dump"})
         batches.end(batch, 1, END)
         yield Event(batch, "batch", {})
@@ -115,7 +119,7 @@ class Counting:
 
 
 def test_a_batch_is_read_when_it_has_changed(batches: Batches, ledger: Ledger) -> None:
-    """Once at the beginning and once for what happens at one go, however long one waits in between."""
+    """Once at the beginning and once per burst of events, however long the wait in between."""
     batch, bookmark = str(uuid4()), ledger.bookmark()
     part = _part()
     batches.plan(batch, "plan", {}, "me")
@@ -123,7 +127,7 @@ def test_a_batch_is_read_when_it_has_changed(batches: Batches, ledger: Ledger) -
     counting = Counting(batches)
 
     def follow(after: str) -> Iterator[Event | None]:
-        """Say nothing for long, then let the batch end, as its last event tells."""
+        """Yield nothing for a while, then let the batch end, as its last event announces."""
         yield from [None] * 5
         assert counting.reads == 1
         yield Event(part.migration, "step", {"name": "dump"})

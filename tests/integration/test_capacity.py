@@ -7,13 +7,18 @@ import sys
 
 import pytest
 
-from sojourn.run import Completed, run
+from sojourn.system.run import Completed, run
 from tests.integration.conftest import Cluster
 
 
 def sojourn(cluster: Cluster, *words: str) -> Completed:
-    """Run the command line as on a machine that is no host."""
-    done = run([sys.executable, "-m", "sojourn", *words], deadline_s=30, check=False, env=cluster.environment("tester"))
+    """Run the command line as on a machine that is not a host."""
+    done = run(
+        [sys.executable, "-m", "sojourn", *words],
+        deadline_s=30,
+        check=False,
+        env=cluster.environment("tester"),
+    )
     assert "Traceback" not in done.stderr, done.stderr
     return done
 
@@ -33,6 +38,6 @@ def test_cordon_and_uncordon(cluster: Cluster) -> None:
     assert not cluster.registry.check_host("beta").cordoned
 
 
-def test_a_host_that_nobody_knows(cluster: Cluster) -> None:
-    """It can not be cordoned, which is usage."""
+def test_an_unknown_host(cluster: Cluster) -> None:
+    """It cannot be cordoned: that is a usage error."""
     assert sojourn(cluster, "cordon", "omega").returncode == 2

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sojourn.batch import INDEX as BATCHES
-from sojourn.ledger import INDEX as MIGRATIONS
-from sojourn.run import run
-from sojourn.store import Store
+from sojourn.cluster.batches import INDEX as BATCHES
+from sojourn.cluster.ledger import INDEX as MIGRATIONS
+from sojourn.cluster.store import Store
+from sojourn.system.run import run
 from tests.integration.conftest import Redis
 from tests.integration.test_registry import registry  # noqa: F401  (alpha and beta are there)
 
@@ -21,6 +21,7 @@ from tests.integration.test_registry import registry  # noqa: F401  (alpha and b
     [
         ("sojourn ps al", ["alpha"]),
         ("sojourn drain b", ["beta"]),
+        ("sojourn drain alpha --mode p", ["post-copy"]),
         ("sojourn check 7 --from ", ["alpha", "beta"]),
         ("sojourn migrate 7 --to a", ["alpha", "auto"]),
         ("sojourn show 0a", ["0a1b2c3d"]),
@@ -28,8 +29,10 @@ from tests.integration.test_registry import registry  # noqa: F401  (alpha and b
     ],
 )
 def test_names_are_offered(redis: Redis, line: str, offered: list[str]) -> None:
-    """As bash asks for them."""
-    Store(redis.url).write([("ZADD", MIGRATIONS, 1, "0a1b2c3d", 2, "0b1b2c3d"), ("ZADD", BATCHES, 1, "beefbeef")])
+    """In the way in which bash asks for them."""
+    Store(redis.url).write(
+        [("ZADD", MIGRATIONS, 1, "0a1b2c3d", 2, "0b1b2c3d"), ("ZADD", BATCHES, 1, "beefbeef")]
+    )
     env = {
         "SOJOURN_CONFIG": "/nonexistent/sojourn.toml",
         "SOJOURN_REDIS_URL": redis.url,

@@ -6,15 +6,27 @@ from typing import Any
 
 import pytest
 
-from sojourn.model import Message, Outcome, Role
-from tasks.step import HostStep
+from sojourn.model import Role
+from sojourn.state.message import Message, Outcome
+from tasks.policy import HostStep
 from tests.conftest import eventually
 from tests.integration.conftest import Cluster
-from tests.integration.steps import first, let_go, overtaken, quick, quick_undo, second, undo_first, undo_second, zeroth
+from tests.integration.steps import (
+    early,
+    first,
+    let_go,
+    overtaken,
+    quick,
+    quick_undo,
+    second,
+    undo_first,
+    undo_second,
+    zeroth,
+)
 
 
 def _sent(cluster: Cluster, step: HostStep, message: Message, host: str) -> Any:
-    """Send a step and wait for its end, good or bad."""
+    """Send a step and wait for its end, whatever it is."""
     answer = cluster.send(step, message, host)
     answer.get(timeout=20, propagate=False)
     return answer
@@ -42,8 +54,17 @@ def test_twice(cluster: Cluster) -> None:
     assert cluster.acts(message) == ["zeroth@alpha"]
 
 
+def test_an_outcome_that_does_not_last(cluster: Cluster) -> None:
+    """That memory was still on its way is no answer to a later delivery, which looks again."""
+    message = cluster.message()
+    assert _sent(cluster, zeroth, message, "alpha").successful()
+    for _ in range(2):
+        assert _sent(cluster, early, message, "alpha").successful()
+    assert cluster.acts(message).count("early@alpha") == 2
+
+
 def test_two_at_once(cluster: Cluster) -> None:
-    """Two deliveries at the same time are kept apart; the second is answered with what the first has done."""
+    """Two deliveries at once are kept apart; the second is answered with the first's outcome."""
     message = cluster.message(zeroth="wait")
     answers = [cluster.send(zeroth, message, "alpha") for _ in range(2)]
     eventually(lambda: {answer.id for answer in answers} <= cluster.under_way())
@@ -71,7 +92,7 @@ def test_a_failed_step_may_be_tried_again(cluster: Cluster) -> None:
 
 
 def test_temporary(cluster: Cluster) -> None:
-    """What fails for the moment is tried again with back-off, and goes well."""
+    """What fails for the moment is tried again with back-off, and succeeds."""
     message = cluster.message(second="temporary 2")
     _sent(cluster, zeroth, message, "beta")
     assert _sent(cluster, second, message, "beta").successful()
@@ -82,7 +103,7 @@ def test_temporary(cluster: Cluster) -> None:
 
 
 def test_temporary_for_too_long(cluster: Cluster) -> None:
-    """After so many retries the last failure counts, once."""
+    """After the maximum number of attempts the last failure counts, once."""
     message = cluster.message(second="temporary 99")
     cluster.ledger.open(message.id, message.plan)
     _sent(cluster, zeroth, message, "beta")
@@ -94,8 +115,8 @@ def test_temporary_for_too_long(cluster: Cluster) -> None:
     assert _outcome(cluster, message, Role.DESTINATION, "test_second") is None
 
 
-def test_temporary_for_too_long_says_where(cluster: Cluster) -> None:
-    """A failure has its step and host also when it came by way of retries; a refusal hangs on that."""
+def test_temporary_for_too_long_names_the_step(cluster: Cluster) -> None:
+    """A failure has its step and host after retries too: whether it is a refusal depends on it."""
     message = cluster.message(second="temporary 99")
     cluster.ledger.open(message.id, message.plan)
     _sent(cluster, zeroth, message, "beta")
@@ -118,24 +139,25 @@ def test_too_slow(cluster: Cluster) -> None:
 
 
 def test_what_is_pending_is_not_kept(cluster: Cluster) -> None:
-    """What an earlier undo could not do is handed on, and forgotten: the next attempt may have done it."""
+    """What an undo could not do travels on, but no journal keeps it: it may be done next time."""
     message = cluster.message()
     assert _sent(cluster, zeroth, message, "alpha").successful()
-    handed = _sent(cluster, undo_first, message.with_facts({"pending": ["alpha: full"], "word": 1}), "alpha").get()
-    assert Message.from_text(handed).facts["pending"] == ["alpha: full"]
+    pending = message.with_facts({"pending": ["alpha: full"], "page_port": 1})
+    answer = _sent(cluster, undo_first, pending, "alpha").get()
+    assert Message.from_text(answer).facts["pending"] == ["alpha: full"]
     entry = cluster.journal("alpha").entry(message.id, Role.SOURCE)
     assert entry is not None
-    assert entry.facts == {"word": 1}
+    assert entry.facts == {"page_port": 1}
 
 
 def test_an_undo_behind_a_step_that_does_not_end(cluster: Cluster) -> None:
-    """An undo that can not have the lock says that it is pending, as it does for any other failure."""
+    """An undo that cannot have the lock is pending, as after any other failure."""
     message = cluster.message(zeroth="wait")
     forward = cluster.send(zeroth, message, "alpha")
     eventually(lambda: cluster.acts(message))
     try:
-        handed = _sent(cluster, quick_undo, message, "alpha").get(timeout=5)
-        assert "pending" in Message.from_text(handed).facts
+        answer = _sent(cluster, quick_undo, message, "alpha").get(timeout=5)
+        assert "pending" in Message.from_text(answer).facts
     finally:
         let_go(cluster.place, message.id)
         forward.get(timeout=10)
@@ -145,7 +167,7 @@ def test_an_undo_behind_a_step_that_does_not_end(cluster: Cluster) -> None:
     ("host", "undo", "phase"), [("alpha", undo_first, "resumed"), ("beta", undo_second, "refused")]
 )
 def test_a_tombstone(cluster: Cluster, host: str, undo: HostStep, phase: str) -> None:
-    """An undo on a host that never heard of the migration leaves a final phase, so that a late step is refused."""
+    """An undo on a host without a row of the migration leaves a final one: no late step begins."""
     message = cluster.message()
     assert _sent(cluster, undo, message, host).successful()
     assert cluster.phase(message, host) == phase
@@ -166,7 +188,7 @@ def test_a_step_in_a_phase_that_is_not_its_own(cluster: Cluster) -> None:
 
 
 def test_a_late_step_does_not_hide_why(cluster: Cluster) -> None:
-    """A step that comes after the rollback is refused, and the failure that people are told stays the first one."""
+    """A step that comes after the rollback is refused, and the first failure stays reported."""
     message = cluster.message(**{"zeroth@alpha": "fail"})
     cluster.ledger.open(message.id, message.plan)
     _sent(cluster, zeroth, message, "alpha")
@@ -176,11 +198,11 @@ def test_a_late_step_does_not_hide_why(cluster: Cluster) -> None:
 
 
 def test_a_step_in_the_middle_of_nothing(cluster: Cluster) -> None:
-    """A step that does not open a migration is refused where the migration is unknown, and leaves no row."""
+    """A step that opens no migration is refused where there is none, and leaves no row."""
     message = cluster.message()
     answer = _sent(cluster, first, message, "alpha")
     assert answer.failed()
-    assert "knows nothing of migration" in str(answer.result)
+    assert "has no record of migration" in str(answer.result)
     assert cluster.phase(message, "alpha") is None
 
 

@@ -1,4 +1,4 @@
-"""The way of each migration through the queue: real workers with their reconcilers, steps that do nothing."""
+"""A migration's way through the queue: real workers with their reconcilers, steps without work."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from sojourn.cluster.queue import Counts, Entry
 from sojourn.errors import MigrationError
-from sojourn.model import Failure, Message, State
-from sojourn.queue import Counts, Entry
+from sojourn.model import Failure, State
+from sojourn.state.message import Message
 from tests.conftest import eventually
 from tests.integration.conftest import Cluster, Redis
 from tests.integration.steps import let_go
@@ -23,7 +24,9 @@ EMPTY = Counts(0, 0, 0, 0)
 @pytest.fixture(scope="module")
 def cluster(redis: Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Give out hosts whose leases are short and whose reconcilers look often."""
-    made = Cluster(redis, tmp_path_factory.mktemp("cluster"), reconcile=True, lease_s=2, reconcile_s=0.3)
+    made = Cluster(
+        redis, tmp_path_factory.mktemp("cluster"), reconcile=True, lease_s=2, reconcile_s=0.3
+    )
     with made.called_by_programs():
         made.start()
         made.announce(max_outgoing=2)
@@ -55,7 +58,7 @@ def test_one_goes_by_way_of_the_queue(cluster: Cluster) -> None:
 
 
 def test_no_more_than_there_is_room_for(cluster: Cluster) -> None:
-    """The third waits until one of the first two has ended; then it begins without anybody asking."""
+    """The third waits until one of the first two has ended; then it begins by itself."""
     messages = [cluster.migration(pid, first="wait") for pid in (101, 102, 103)]
     answers = [asked(cluster, message) for message in messages]
     eventually(lambda: cluster.queue.counts() == Counts(1, 0, 2, 0))
@@ -63,21 +66,23 @@ def test_no_more_than_there_is_room_for(cluster: Cluster) -> None:
     assert cluster.queue.counts() == Counts(1, 0, 2, 0)
     begun, _ = running(cluster, messages)
     let_go(cluster.place, begun.id)
-    eventually(lambda: len(running(cluster, messages)) == 2 and begun not in running(cluster, messages))
+    eventually(
+        lambda: len(running(cluster, messages)) == 2 and begun not in running(cluster, messages)
+    )
     for message in messages:
         let_go(cluster.place, message.id)
     assert {answer.get(timeout=20)["state"] for answer in answers} == {"completed"}
 
 
 def test_an_abort_while_it_waits(cluster: Cluster) -> None:
-    """It is taken out of the queue and has ended; no host has heard of it, and none is asked."""
+    """It is taken out of the queue and has ended; no host has a row of it, and none is asked."""
     first = [cluster.migration(pid, first="wait") for pid in (201, 202)]
     answers = [asked(cluster, message) for message in first]
     eventually(lambda: cluster.queue.counts().taken == 2)
     waits = cluster.migration(203)
     answer = asked(cluster, waits)
     eventually(lambda: cluster.queue.counts().waiting == 1)
-    cluster.ledger.tell_failure(waits.id, Failure("ABORTED", "Aborted by a test."))
+    cluster.ledger.record_failure(waits.id, Failure("ABORTED", "Aborted by a test."))
     abort(waits, waits=True)
     with pytest.raises(MigrationError, match="Aborted by a test"):
         answer.get(timeout=10)
@@ -85,11 +90,11 @@ def test_an_abort_while_it_waits(cluster: Cluster) -> None:
     assert cluster.phase(waits, "alpha") is None
     for message in first:
         let_go(cluster.place, message.id)
-    assert {each.get(timeout=20)["state"] for each in answers} == {"completed"}
+    assert {answer.get(timeout=20)["state"] for answer in answers} == {"completed"}
 
 
-def test_what_nobody_dispatched(cluster: Cluster) -> None:
-    """A process that put a migration into the queue and died at once has lost nothing: a reconciler begins it."""
+def test_what_was_queued_and_not_dispatched(cluster: Cluster) -> None:
+    """If the process that queued a migration died at once, a reconciler begins it."""
     message = cluster.migration(301)
     cluster.ledger.open(message.id, message.plan)
     cluster.queue.put([Entry(message.id, message.id, message.plan.to_json())])
@@ -110,7 +115,7 @@ def test_handed_out_again_while_under_way(cluster: Cluster) -> None:
 
 
 def test_handed_out_again_after_its_end(cluster: Cluster) -> None:
-    """What has ended is taken out of the queue, and nothing of it is done."""
+    """A migration that has ended is taken out of the queue, and none of its steps is done."""
     message = cluster.migration(501)
     asked(cluster, message).get(timeout=20)
     done = cluster.acts(message)
@@ -132,7 +137,7 @@ def test_a_host_that_went_silent_while_it_waited(cluster: Cluster) -> None:
 
 
 def test_a_host_that_does_not_come_back(cluster: Cluster) -> None:
-    """Nothing waits for ever: whoever asked is told that the host is unreachable, and that nothing was touched."""
+    """No migration waits without end: it becomes unreachable, and nothing was touched."""
     message = cluster.migration(651)
     cluster.registry.withdraw("beta")
     cluster.ledger.open(message.id, message.plan)

@@ -1,4 +1,4 @@
-"""Flower as programs talk to it: what Prometheus is told, and who may step in by a post. No browser is needed."""
+"""Flower as programs use it: metrics for Prometheus, and who may intervene. No browser needed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, replace
 
 import pytest
 
-from sojourn.model import Message, Phase, Role, State
-from sojourn.process import identity
+from sojourn.model import Phase, Role, State
+from sojourn.state.message import Message
+from sojourn.system.process import identity
 from tests.integration.conftest import PLAN, Cluster, Redis
 from tests.integration.door import Answer, Flower
 
@@ -21,7 +22,7 @@ pytest.importorskip("flower")
 
 @pytest.fixture(scope="module")
 def cluster(redis: Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Give out a cluster, of which alpha is there and beta does not answer."""
+    """Return a cluster in which alpha is up and beta does not answer."""
     made = Cluster(redis, tmp_path_factory.mktemp("cluster"), hosts=("alpha",))
     try:
         made.start()
@@ -33,13 +34,13 @@ def cluster(redis: Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="module")
 def flower(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flower]:
-    """Give out a Flower that asks who is there."""
+    """Return a Flower with a login."""
     yield from _started(Flower(cluster.redis, tmp_path_factory.mktemp("flower")))
 
 
 @pytest.fixture(scope="module")
 def open_flower(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flower]:
-    """Give out one that asks nobody."""
+    """Return a Flower without a login."""
     yield from _started(Flower(cluster.redis, tmp_path_factory.mktemp("open"), login=""))
 
 
@@ -51,11 +52,11 @@ def _started(flower: Flower) -> Iterator[Flower]:
         flower.stop()
 
 
-def test_metrics_tell_of_migrations_and_ask_nobody_who_they_are(flower: Flower, open_flower: Flower) -> None:
-    """So says the documentation, as of Flower's own; with a password the other pages ask first."""
+def test_metrics_show_migrations_and_need_no_login(flower: Flower, open_flower: Flower) -> None:
+    """As documented, and as with Flower's own; the other pages ask for the login first."""
     flower.fill(3)
-    for each in (flower, open_flower):
-        answer = each.door.ask("/metrics", login=False)
+    for server in (flower, open_flower):
+        answer = server.door.ask("/metrics", login=False)
         assert answer.code == 200
         assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         assert 'sojourn_migrations_open{state="queued"} 3.0' in answer.text
@@ -65,8 +66,10 @@ def test_metrics_tell_of_migrations_and_ask_nobody_who_they_are(flower: Flower, 
 
 
 @pytest.mark.parametrize("path", ["/", "/tasks", "/broker", "/metrics", "/migrations", "/nowhere"])
-def test_without_a_password_only_localhost_is_answered(flower: Flower, open_flower: Flower, path: str) -> None:
-    """Another site may have let its name point at this machine, so that a browser here reads for it."""
+def test_without_a_login_only_localhost_is_answered(
+    flower: Flower, open_flower: Flower, path: str
+) -> None:
+    """Another site may point its name at this machine, so that a browser here reads for it."""
     for host in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example:5555"):
         assert open_flower.door.ask(path, headers={"Host": host}).code == 403
     assert flower.door.ask(path, headers={"Host": "flower.example"}).code != 403
@@ -79,10 +82,10 @@ def test_localhost_has_several_names(open_flower: Flower, host: str) -> None:
 
 
 def test_metrics_of_a_redis_that_hangs_keep_no_page_waiting(flower: Flower) -> None:
-    """They say that Redis is away as soon as that is known; pages that need no Redis are there before."""
+    """They report it once that is known; pages that need no Redis are answered meanwhile."""
     assert flower.redis.child
-    told: list[Answer] = []
-    scrape = threading.Thread(target=lambda: told.append(flower.door.ask("/metrics")))
+    answers: list[Answer] = []
+    scrape = threading.Thread(target=lambda: answers.append(flower.door.ask("/metrics")))
     os.kill(flower.redis.child.pid, signal.SIGSTOP)
     try:
         scrape.start()
@@ -92,8 +95,8 @@ def test_metrics_of_a_redis_that_hangs_keep_no_page_waiting(flower: Flower) -> N
         os.kill(flower.redis.child.pid, signal.SIGCONT)
         scrape.join()
     assert meanwhile == [200, 200, 200]
-    assert told[0].code == 200
-    assert "sojourn_redis_up" in told[0].text
+    assert answers[0].code == 200
+    assert "sojourn_redis_up" in answers[0].text
 
 
 @dataclass(frozen=True)
@@ -104,60 +107,64 @@ class Doubt:
     flower: Flower
     message: Message
 
-    def press(self, fields: dict[str, str], headers: dict[str, str], *, login: bool = True) -> Answer:
-        """Say that beta is dead, as the button of the page does."""
+    def press(
+        self, fields: dict[str, str], headers: dict[str, str], *, login: bool = True
+    ) -> Answer:
+        """Declare beta dead, as the button of the page does."""
         return self.flower.door.ask(
             f"/migrations/migration/{self.message.id}/resolve", fields, login=login, headers=headers
         )
 
     def assert_untouched(self) -> None:
-        """Check that nobody's word was taken."""
-        assert self.cluster.ledger.word(self.message.id) == {}
+        """Check that no decision was taken."""
+        assert self.cluster.ledger.resolution(self.message.id) == {}
         assert self.cluster.phase(self.message, "alpha") == Phase.RELEASED
 
 
 @pytest.fixture
 def doubt(cluster: Cluster, flower: Flower) -> Doubt:
-    """Give out a migration in doubt, whose process lives: it is this one."""
+    """Return a migration in doubt, whose process is this one."""
     message, journal = cluster.message(), cluster.journal("alpha")
     entry = journal.open(message.id, Role.SOURCE, PLAN)
     entry = journal.learn(entry, {"root": asdict(identity(os.getpid()))})
     for phase in (Phase.FREEZING, Phase.FROZEN, Phase.RELEASED):
         entry = journal.advance(entry, phase)
     cluster.ledger.open(message.id, message.plan)
-    cluster.ledger.tell_doubt(message.id)
+    cluster.ledger.record_doubt(message.id)
     return Doubt(cluster, flower, message)
 
 
-AGREED = {"gone": "destination", "typed": "beta"}
+CONFIRMED = {"gone": "destination", "typed": "beta"}
 
 
-def test_a_word_by_post_is_acted_on(doubt: Doubt) -> None:
-    """With a token of ours, and with the name of the host typed: the source resumes, and who said so is kept."""
-    answer = doubt.press(AGREED, doubt.flower.door.token())
+def test_a_decision_by_post_is_acted_on(doubt: Doubt) -> None:
+    """With our token and the host's name: the source resumes, and the operator is recorded."""
+    answer = doubt.press(CONFIRMED, doubt.flower.door.token())
     assert answer.code == 200, answer.text
-    assert "The process runs on alpha." in json.loads(answer.text)["said"]
+    assert "The process runs on alpha." in json.loads(answer.text)["sentence"]
     assert doubt.cluster.state(doubt.message) is State.ROLLED_BACK
     assert doubt.cluster.phase(doubt.message, "alpha") == Phase.RESUMED
-    assert doubt.cluster.ledger.word(doubt.message.id)["resolved_by"] == "ann in Flower"
+    assert doubt.cluster.ledger.resolution(doubt.message.id)["resolved_by"] == "ann in Flower"
 
 
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
-        ({**AGREED, "typed": ""}, "type the name of the host, beta"),
-        ({**AGREED, "typed": "alpha"}, "type the name of the host, beta"),
+        ({**CONFIRMED, "typed": ""}, "type the name of the host, beta"),
+        ({**CONFIRMED, "typed": "alpha"}, "type the name of the host, beta"),
         ({"gone": "source", "typed": "beta"}, "type the name of the host, alpha"),
-        ({"typed": "beta"}, "Say which host is dead"),
-        ({"gone": "both", "typed": "beta"}, "Say which host is dead"),
+        ({"typed": "beta"}, "Name the dead host"),
+        ({"gone": "both", "typed": "beta"}, "Name the dead host"),
     ],
     ids=str,
 )
-def test_a_word_without_agreement_is_refused(doubt: Doubt, fields: dict[str, str], why: str) -> None:
-    """A wrong click, or half a form, does nothing, and is told what is missing."""
+def test_a_decision_without_confirmation_is_refused(
+    doubt: Doubt, fields: dict[str, str], why: str
+) -> None:
+    """A wrong click or half a form does nothing; the answer names what is missing."""
     answer = doubt.press(fields, doubt.flower.door.token())
     assert answer.code == 409
-    assert why in json.loads(answer.text)["said"]
+    assert why in json.loads(answer.text)["sentence"]
     doubt.assert_untouched()
 
 
@@ -172,17 +179,17 @@ def test_a_word_without_agreement_is_refused(doubt: Doubt, fields: dict[str, str
     ],
     ids=str,
 )
-def test_a_word_from_another_site_is_refused(doubt: Doubt, headers: dict[str, str]) -> None:
-    """The password alone is not enough, since the browser would send it along."""
-    assert doubt.press(AGREED, doubt.flower.door.token() | headers).code == 403
+def test_a_decision_from_another_site_is_refused(doubt: Doubt, headers: dict[str, str]) -> None:
+    """The password alone is not enough, since a browser sends it by itself."""
+    assert doubt.press(CONFIRMED, doubt.flower.door.token() | headers).code == 403
     doubt.assert_untouched()
 
 
-def test_a_word_of_somebody_unknown_is_refused(doubt: Doubt, open_flower: Flower) -> None:
-    """Without the password; and where Flower has none, from everybody, although the page itself is shown."""
+def test_a_decision_without_a_login_is_refused(doubt: Doubt, open_flower: Flower) -> None:
+    """Without the password; and by anybody where Flower has no login, though it shows the page."""
     token = doubt.flower.door.token()
-    assert doubt.press(AGREED, token, login=False).code == 401
+    assert doubt.press(CONFIRMED, token, login=False).code == 401
     there = replace(doubt, flower=open_flower)
     assert open_flower.door.ask(f"/migrations/migration/{doubt.message.id}").code == 200
-    assert there.press(AGREED, open_flower.door.token()).code == 403
+    assert there.press(CONFIRMED, open_flower.door.token()).code == 403
     doubt.assert_untouched()

@@ -1,4 +1,4 @@
-"""The ledger, in a real Redis: what people are told, live and afterwards."""
+"""The ledger, in a real Redis: what people see, live and afterwards."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from uuid import uuid4
 
 import pytest
 
+from sojourn.cluster.ledger import Event, Ledger, key
+from sojourn.cluster.store import Store
 from sojourn.errors import StoreUnreachable
-from sojourn.ledger import Event, Ledger, key
 from sojourn.model import Failure, Plan, State, StepRecord
-from sojourn.store import Store
 from tests.integration.conftest import PLAN, Redis
 
 FAILURE = Failure("CRIU_FAILED", "It broke.", "Mend it.", "dump", "alpha", "/log")
@@ -33,20 +33,32 @@ def ledger(store: Store) -> Ledger:
 
 
 def test_a_migration_from_beginning_to_end(ledger: Ledger) -> None:
-    """What was told stands in the account: plan, owner, steps in their order, failure, result."""
+    """The account has what was recorded: plan, owner, steps in order, failure, result."""
     migration = str(uuid4())
     ledger.open(migration, PLAN)
     queued = ledger.account(migration)
     assert queued is not None
-    assert (queued.plan, queued.state, queued.owner, queued.steps) == (PLAN, State.QUEUED, "alpha", ())
-    late, early = StepRecord("dump", "alpha", 9.0), StepRecord("preflight", "beta", 5.0, 6.0, "fine")
-    ledger.tell_state(migration, State.RUNNING)
-    ledger.tell_step(migration, "source", late)
-    ledger.tell_step(migration, "destination", early)
-    ledger.tell_failure(migration, FAILURE)
+    assert (queued.plan, queued.state, queued.owner, queued.steps) == (
+        PLAN,
+        State.QUEUED,
+        "alpha",
+        (),
+    )
+    late, early = (
+        StepRecord("dump", "alpha", 9.0),
+        StepRecord("preflight", "beta", 5.0, 6.0, "fine"),
+    )
+    ledger.record_state(migration, State.RUNNING)
+    ledger.record_step(migration, "source", late)
+    ledger.record_step(migration, "destination", early)
+    ledger.record_failure(migration, FAILURE)
     running = ledger.account(migration)
     assert running is not None
-    assert (running.state, running.steps, running.failure) == (State.RUNNING, (early, late), FAILURE)
+    assert (running.state, running.steps, running.failure) == (
+        State.RUNNING,
+        (early, late),
+        FAILURE,
+    )
     ledger.close(migration, RESULT)
     closed = ledger.account(migration)
     assert closed is not None
@@ -57,19 +69,19 @@ def test_the_first_failure_stays(ledger: Ledger) -> None:
     """What fails after it is its consequence: it is neither kept nor announced."""
     migration = str(uuid4())
     ledger.open(migration, PLAN)
-    place = ledger.bookmark()
-    ledger.tell_failure(migration, FAILURE)
-    ledger.tell_failure(migration, Failure("REFUSED", "Too late.", step="restore", host="beta"))
-    ledger.tell_state(migration, State.ROLLED_BACK)
+    position = ledger.bookmark()
+    ledger.record_failure(migration, FAILURE)
+    ledger.record_failure(migration, Failure("REFUSED", "Too late.", step="restore", host="beta"))
+    ledger.record_state(migration, State.ROLLED_BACK)
     account = ledger.account(migration)
     assert account is not None
     assert account.failure == FAILURE
-    failure, state = _followed(ledger, place, 2)
+    failure, state = _followed(ledger, position, 2)
     assert (failure.kind, failure.data["code"], state.kind) == ("failure", "CRIU_FAILED", "state")
 
 
 def test_a_migration_expires_after_its_end(ledger: Ledger, store: Store, redis: Redis) -> None:
-    """While it runs it stays for ever; when it has ended its time begins."""
+    """While it is open it does not expire; its time begins when it has ended."""
     migration = str(uuid4())
     ledger.open(migration, PLAN)
     assert store._redis.ttl(key(migration)) == -1
@@ -77,26 +89,52 @@ def test_a_migration_expires_after_its_end(ledger: Ledger, store: Store, redis: 
     assert 0 < store._redis.ttl(key(migration)) <= 60
 
 
-def test_a_step_told_again_replaces_itself(ledger: Ledger) -> None:
+def test_a_step_recorded_again_replaces_itself(ledger: Ledger) -> None:
     """The same step on the same side is one line; on the other side it is another."""
     migration = str(uuid4())
     ledger.open(migration, PLAN)
     for role, ended in (("source", None), ("source", 2.0), ("destination", 3.0)):
-        ledger.tell_step(migration, role, StepRecord("reserve", role, 1.0, ended, "x"))
+        ledger.record_step(migration, role, StepRecord("reserve", role, 1.0, ended, "x"))
     account = ledger.account(migration)
     assert account is not None
     assert sorted(step.ended or 0 for step in account.steps) == [2.0, 3.0]
 
 
+def test_how_far_it_is(ledger: Ledger) -> None:
+    """The last progress is kept while it is under way, for who looks now; the owner may change."""
+    migration = str(uuid4())
+    ledger.open(migration, PLAN)
+    ledger.record_progress(migration, bytes=1, total=10)
+    ledger.record_owner(migration, "beta")
+    ledger.record_progress(migration, bytes=4, total=10, missing=6)
+    account = ledger.account(migration)
+    assert account is not None
+    assert account.progress == {"bytes": 4, "total": 10, "missing": 6}
+    assert (account.to_json()["owner"], account.to_json()["progress"]) == ("beta", account.progress)
+    ledger.close(migration, RESULT)
+    closed = ledger.account(migration)
+    assert closed is not None
+    assert closed.progress is None
+
+
 def test_unknown(ledger: Ledger) -> None:
-    """A migration of which nobody told is None, also when only its middle was told after Redis was emptied."""
+    """A migration that was not requested here is None, even if Redis was emptied in its middle."""
     assert ledger.account("ffffffff") is None
-    ledger.tell_state("eeeeeeee", State.RUNNING)
+    ledger.record_state("eeeeeeee", State.RUNNING)
     assert ledger.account("eeeeeeee") is None
 
 
+@pytest.mark.parametrize("part", ["plan", "state", "created"])
+def test_a_record_that_is_not_whole_yet(ledger: Ledger, store: Store, part: str) -> None:
+    """It is read as none, while a host writes it again after a loss of Redis's memory."""
+    migration = str(uuid4())
+    ledger.open(migration, PLAN)
+    store.write([["HDEL", key(migration), part]])
+    assert ledger.account(migration) is None
+
+
 def test_latest_and_find(ledger: Ledger) -> None:
-    """Newest first, as many as asked for; an id is found by how it begins."""
+    """Newest first, as many as requested; an id is found by how it begins."""
     ids = [f"{n}aaaaaa{n}-{uuid4()}"[:36] for n in range(4)]
     for n, migration in enumerate(ids):
         ledger.open(migration, Plan(10 + n, "alpha", "beta"))
@@ -106,21 +144,21 @@ def test_latest_and_find(ledger: Ledger) -> None:
     assert ledger.find("zz") == []
 
 
-def _followed(ledger: Ledger, place: str, count: int) -> list[Event]:
+def _followed(ledger: Ledger, position: str, count: int) -> list[Event]:
     until = time.monotonic() + 5
-    events = ledger.follow(place, lambda: time.monotonic() < until)
+    events = ledger.follow(position, lambda: time.monotonic() < until)
     return list(itertools.islice(filter(None, events), count))
 
 
 def test_events_are_followed_live(ledger: Ledger) -> None:
-    """One that follows is told what happens behind its bookmark, in order, as it happens."""
+    """A follower gets what happens behind its bookmark, in order, as it happens."""
     migration = str(uuid4())
     ledger.open(migration, PLAN)
-    place = ledger.bookmark()
+    position = ledger.bookmark()
     with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(_followed, ledger, place, 3)
-        ledger.tell_state(migration, State.RUNNING)
-        ledger.tell_progress(migration, bytes=5, total=10)
+        following = pool.submit(_followed, ledger, position, 3)
+        ledger.record_state(migration, State.RUNNING)
+        ledger.record_progress(migration, bytes=5, total=10)
         ledger.close(migration, RESULT)
         events = following.result(10)
     assert [(event.migration, event.kind) for event in events] == [
@@ -134,35 +172,42 @@ def test_events_are_followed_live(ledger: Ledger) -> None:
 
 
 def test_following_when_nothing_happens(ledger: Ledger) -> None:
-    """One that follows can look up now and then, and end."""
+    """A follower gets control now and then, and can end."""
     assert next(ledger.follow(ledger.bookmark())) is None
     assert list(ledger.follow(ledger.bookmark(), lambda: False)) == []
 
 
 def test_a_ledger_out_of_reach(caplog: pytest.LogCaptureFixture) -> None:
-    """Telling only warns, with the migration's id; asking, and beginning a migration, say that Redis is away."""
+    """Recording only warns, with the migration's id; reading and requesting raise."""
     ledger = Ledger(Store("redis://127.0.0.1:1/0"), 60)
     with caplog.at_level(logging.WARNING):
-        ledger.tell_state("0123abcd", State.RUNNING)
-        ledger.tell_step("0123abcd", "source", StepRecord("dump", "alpha", 1.0))
-        ledger.tell_progress("0123abcd", bytes=1)
-        ledger.tell_failure("0123abcd", FAILURE)
+        ledger.record_state("0123abcd", State.RUNNING)
+        ledger.record_step("0123abcd", "source", StepRecord("dump", "alpha", 1.0))
+        ledger.record_progress("0123abcd", bytes=1)
+        ledger.record_owner("0123abcd", "beta")
+        ledger.record_failure("0123abcd", FAILURE)
         ledger.close("0123abcd", RESULT)
-    assert len(caplog.records) == 5
+    assert len(caplog.records) == 6
     assert {record.__dict__["migration"] for record in caplog.records} == {"0123abcd"}
-    for ask in (lambda: ledger.open("0123abcd", PLAN), lambda: ledger.account("0123abcd"), ledger.bookmark):
+    for operation in (
+        lambda: ledger.open("0123abcd", PLAN),
+        lambda: ledger.account("0123abcd"),
+        ledger.bookmark,
+    ):
         with pytest.raises(StoreUnreachable):
-            ask()
+            operation()
 
 
-def test_an_operators_word_and_doubt(ledger: Ledger) -> None:
-    """The word is there for whoever asks for it later, and in the account; doubt knows no owner."""
-    migration, word = str(uuid4()), {"resolved": "source is dead", "resolved_by": "ann@hub", "resolved_at": 1.0}
+def test_an_operators_decision_and_doubt(ledger: Ledger) -> None:
+    """The decision is kept for later readers, and in the account; a doubt has no owner."""
+    migration = str(uuid4())
+    decision = {"resolved": "source", "resolved_by": "ann@hub", "resolved_at": 1.0}
     ledger.open(migration, PLAN)
-    assert ledger.word(migration) == {}
-    ledger.tell_word(migration, word)
-    ledger.tell_doubt(migration)
+    assert ledger.resolution(migration) == {}
+    ledger.record_resolution(migration, decision)
+    ledger.record_doubt(migration)
     account = ledger.account(migration)
     assert account is not None
-    assert ledger.word(migration) == account.resolved == account.to_json()["resolved"] == word
+    resolved = (account.resolved, account.to_json()["resolved"], ledger.resolution(migration))
+    assert resolved == (decision, decision, decision)
     assert (account.to_json()["state"], account.to_json()["owner"]) == ("in doubt", None)

@@ -1,4 +1,4 @@
-"""``sojourn.logs`` on two real workers: each host reads its own files, and a silent one does not hide the other's."""
+"""``sojourn.logs`` on two real workers: a host reads its own files, a silent one hides none."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sojourn.model import Message, Role
+from sojourn.model import Role
 from sojourn.settings import override
+from sojourn.state.message import Message
 from tests.integration.conftest import KEY, PLAN, Cluster
 from workflows.app import the_app
 from workflows.logs import logs_of
@@ -16,7 +17,7 @@ from workflows.logs import logs_of
 
 @pytest.fixture
 def caller(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """Be a program that calls, with the cluster's settings."""
+    """Act as a program with the cluster's settings."""
     monkeypatch.setenv("SOJOURN_REDIS_URL", cluster.redis.url)
     monkeypatch.setenv("SOJOURN_KEY", KEY)
     monkeypatch.setenv("SOJOURN_CONFIG", str(cluster.place / "none.toml"))
@@ -31,7 +32,10 @@ def caller(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluste
 def _migration(cluster: Cluster) -> Message:
     """Return a migration that both hosts know, with a log on each."""
     message = cluster.message()
-    for host, role, name in (("alpha", Role.SOURCE, "dump.log"), ("beta", Role.DESTINATION, "restore.log")):
+    for host, role, name in (
+        ("alpha", Role.SOURCE, "dump.log"),
+        ("beta", Role.DESTINATION, "restore.log"),
+    ):
         cluster.journal(host).open(message.id, role, PLAN)
         log = _runtime(cluster, host) / message.id / "work" / name
         log.parent.mkdir(parents=True)
@@ -43,7 +47,7 @@ def _runtime(cluster: Cluster, host: str) -> Path:
     return cluster.settings(host).runtime_dir
 
 
-def test_each_host_sends_its_own(caller: Cluster) -> None:
+def test_every_host_sends_its_own_logs(caller: Cluster) -> None:
     """By host, with paths; the results do not stay in Redis."""
     message = _migration(caller)
     found = logs_of(message.id, ["alpha", "beta"], only_errors=False)
@@ -52,19 +56,23 @@ def test_each_host_sends_its_own(caller: Cluster) -> None:
     assert beta is not None
     assert [Path(log.path).name for log in (*alpha, *beta)] == ["dump.log", "restore.log"]
     assert alpha[0].text.startswith("(00.1) on alpha\n")
-    assert not [key for key in caller.app.backend.client.keys("celery-task-meta-*") if "sojourn.logs" in str(key)]
+    assert not [
+        key
+        for key in caller.app.backend.client.keys("celery-task-meta-*")
+        if "sojourn.logs" in str(key)
+    ]
 
 
 def test_only_hosts_that_were_asked_and_only_errors(caller: Cluster) -> None:
-    """What is asked for is told to the worker."""
+    """The worker is asked for nothing else."""
     message = _migration(caller)
     found = logs_of(message.id, ["beta"], only_errors=True)
     assert list(found) == ["beta"]
     assert [log.whole for log in found["beta"] or []] == [False]
 
 
-def test_an_id_is_no_path(caller: Cluster) -> None:
-    """Only migrations of the journal are looked for, whatever else lies there."""
+def test_an_id_is_not_used_as_a_path(caller: Cluster) -> None:
+    """Only logs of migrations in the journal are read, whatever other files there are."""
     outside = _runtime(caller, "alpha").parent / "outside" / "work"
     outside.mkdir(parents=True, exist_ok=True)
     (outside / "dump.log").write_text("not yours")
@@ -72,7 +80,7 @@ def test_an_id_is_no_path(caller: Cluster) -> None:
 
 
 def test_a_host_that_does_not_answer(caller: Cluster) -> None:
-    """It is said, and the other's logs are there all the same."""
+    """It is reported, and the other's logs are there all the same."""
     message = _migration(caller)
     caller.workers["beta"].kill()
     found = logs_of(message.id, ["alpha", "beta"], only_errors=False)

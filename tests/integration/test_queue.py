@@ -1,4 +1,4 @@
-"""The queue, in a real Redis: who goes next, within which limits, and what becomes of holders that fall silent."""
+"""The queue, in a real Redis: order, limits, and what happens when holders fall silent."""
 
 from __future__ import annotations
 
@@ -16,14 +16,12 @@ from typing import Any
 
 import pytest
 
-from sojourn.errors import UsageError
-from sojourn.model import Json
-from sojourn.queue import (
+from sojourn.cluster.queue import (
+    ENTRY,
     LOOK,
     MAX_TRIES,
-    PRELUDE,
+    SCRIPTS,
     SHUT_S,
-    TAKE,
     Counts,
     Entry,
     GivenUp,
@@ -33,42 +31,47 @@ from sojourn.queue import (
     Taken,
     back_off_s,
 )
-from sojourn.registry import HostInfo, Registry
-from sojourn.store import Store
+from sojourn.cluster.registry import HostInfo, Registry
+from sojourn.cluster.sealed import Sealed
+from sojourn.cluster.store import Store
+from sojourn.errors import UsageError
+from sojourn.model import Json
 from tests.conftest import eventually
 from tests.integration.conftest import Redis
 
 HOSTS = ("alpha", "beta", "gamma", "delta")
 
 
-def limits(each: int = 1000, *, cluster: int = 1000, **of_host: tuple[int, int]) -> Limits:
-    """Return limits that are the same for all hosts, but for those of which outgoing and incoming are said."""
-    both = {name: of_host.get(name, (each, each)) for name in HOSTS}
+def limits(default: int = 1000, *, cluster: int = 1000, **of_host: tuple[int, int]) -> Limits:
+    """Return limits that are the same for all hosts, except where ``of_host`` has (out, in)."""
+    both = {name: of_host.get(name, (default, default)) for name in HOSTS}
     return Limits(
-        cluster, {name: out for name, (out, _) in both.items()}, {name: into for name, (_, into) in both.items()}
+        cluster,
+        {name: out for name, (out, _) in both.items()},
+        {name: into for name, (_, into) in both.items()},
     )
 
 
-#: Let exactly these hosts be there, with these limits.
+#: Let exactly these hosts be announced, with these limits.
 ALLOW = """
-redis.call('DEL', 'sojourn:cordoned', unpack(redis.call('KEYS', 'sojourn:room:*')))
+redis.call('DEL', 'sojourn:cordons', unpack(redis.call('KEYS', 'sojourn:room:*')))
 for host, out in pairs(cjson.decode(ARGV[1])) do
   local into = cjson.decode(ARGV[2])[host]
   redis.call('SET', 'sojourn:room:' .. host, out .. ' ' .. (into or 0))
-  if into == nil then redis.call('SADD', 'sojourn:cordoned', host) end
+  if into == nil then redis.call('HSET', 'sojourn:cordons', host, '') end
 end
 """
 
 
 def allow(store: Store, allowed: Limits) -> None:
-    """Let hosts announce their limits: one that lets nothing in is cordoned, one that is not named is silent."""
+    """Let hosts announce their limits: without one for incoming a host is cordoned."""
     store.script(ALLOW, [json.dumps(dict(allowed.outgoing)), json.dumps(dict(allowed.incoming))])
 
 
 class AllowingQueue(Queue):
-    """The queue, whose hosts announce the limits that a test wants just before each taking."""
+    """The queue, whose hosts announce the limits that a test wants just before each ``take``."""
 
-    def take(  # type: ignore[override]  # a test says more than how many in the cluster
+    def take(  # type: ignore[override]  # limits of hosts, too
         self, holder: str, allowed: Limits, look: int = LOOK
     ) -> Taken | None:
         """Announce them, and take."""
@@ -80,11 +83,18 @@ WIDE, NOTHING = limits(), limits(cluster=0)
 
 
 def entry(
-    batch: str = "batch", priority: int = 0, source: str = "alpha", destination: str = "beta", **plan: Any
+    batch: str = "batch",
+    priority: int = 0,
+    source: str = "alpha",
+    destination: str = "beta",
+    **plan: Any,
 ) -> Entry:
     """Return a new entry."""
     return Entry(
-        str(uuid.uuid4()), batch, {"pid": 4242, "source": source, "destination": destination, **plan}, priority
+        str(uuid.uuid4()),
+        batch,
+        {"pid": 4242, "source": source, "destination": destination, **plan},
+        priority,
     )
 
 
@@ -103,56 +113,65 @@ def store(redis: Redis) -> Store:
 
 @pytest.fixture
 def queue(store: Store) -> Iterator[AllowingQueue]:
-    """Give out an empty queue; at the end, nothing may be left behind of what is not in it."""
+    """Give out an empty queue; at the end, its keys must be consistent."""
     yield AllowingQueue(store, 30)
     _check_sound(store)
 
 
 def _check_sound(store: Store) -> None:
-    """Each id stands in exactly one place; a route stands by its first entry, and neither it nor a batch is empty."""
+    """Check that every id is in one place, and that routes are ranked and none is empty."""
     keys = store.script("return redis.call('KEYS', 'sojourn:queue:*')")
     names = {key.removeprefix("sojourn:queue:") for key in keys}
     ids = store.members("sojourn:queue:ids")
     assert {name.removeprefix("entry:") for name in names if name.startswith("entry:")} == ids
     lines = {name for name in names if name.startswith("line:")}
-    placed = [each for name in {"later", "taken", "given-up"} | lines for each in _ranked(store, name)]
+    places = {"later", "taken", "given-up"} | lines
+    placed = [migration for name in places for migration in _ranked(store, name)]
     assert sorted(placed) == sorted(ids)
-    assert {f"routes:{batch}" for batch in _ranked(store, "turns")} == {n for n in names if n.startswith("routes:")}
-    routes = {f"line:{batch}:{way}" for batch in _ranked(store, "turns") for way in _ranked(store, f"routes:{batch}")}
+    assert {f"routes:{batch}" for batch in _ranked(store, "turns")} == {
+        name for name in names if name.startswith("routes:")
+    }
+    routes = {
+        f"line:{batch}:{route}"
+        for batch in _ranked(store, "turns")
+        for route in _ranked(store, f"routes:{batch}")
+    }
     assert routes == lines
     for name in lines:
-        _, batch, way = name.split(":")
-        assert _ranked(store, f"routes:{batch}")[way] == next(iter(_ranked(store, name).values()))
+        _, batch, route = name.split(":")
+        assert _ranked(store, f"routes:{batch}")[route] == next(iter(_ranked(store, name).values()))
 
 
 def _ranked(store: Store, name: str) -> dict[str, float]:
     """Return a sorted set of the queue, lowest first."""
-    flat = store.script("return redis.call('ZRANGE', ARGV[1], 0, -1, 'WITHSCORES')", [f"sojourn:queue:{name}"])
+    flat = store.script(
+        "return redis.call('ZRANGE', ARGV[1], 0, -1, 'WITHSCORES')", [f"sojourn:queue:{name}"]
+    )
     return {member: float(score) for member, score in zip(flat[::2], flat[1::2], strict=True)}
 
 
 def taken_by(queue: AllowingQueue, allowed: Limits = WIDE, holder: str = "one") -> Taken:
-    """Take what must be there."""
+    """Take a migration; there must be one."""
     taken = queue.take(holder, allowed)
     assert taken
     return taken
 
 
 def soon_taken_by(queue: AllowingQueue) -> Taken:
-    """Take what is not due yet, or not expired, as soon as it is."""
+    """Take a migration as soon as it is due, or its lease has expired."""
     found = eventually(lambda: queue.take("one", WIDE))
     assert found
     return found
 
 
 def drained(queue: AllowingQueue, allowed: Limits = WIDE) -> list[Entry]:
-    """Take as long as there is something to take."""
+    """Take until nothing is handed out."""
     found = iter(lambda: queue.take("one", allowed), None)
     return [taken.entry for taken in found]
 
 
 def test_what_was_put_is_taken_once(queue: AllowingQueue) -> None:
-    """It comes back as it was put, and then no more; when it has ended, nothing of it is left."""
+    """It comes back as it was put, once; when it has ended, nothing of it is left."""
     asked = entry("nightly", 7, tcp_established=True)
     assert queue.put([asked]) == 1
     assert queue.standing(asked.id) is Standing.WAITING
@@ -166,8 +185,8 @@ def test_what_was_put_is_taken_once(queue: AllowingQueue) -> None:
     assert queue.counts() == Counts(0, 0, 0, 0)
 
 
-def test_an_end_that_comes_before_the_turn(queue: AllowingQueue) -> None:
-    """Whatever is known to have ended is forgotten, wherever it stands, and its place in the line closes."""
+def test_an_end_before_its_turn(queue: AllowingQueue) -> None:
+    """What has ended is forgotten, whatever its state, and its place in the line closes."""
     first, second, late = entry(), entry(), replace(entry(), delay_s=60)
     queue.put([first, second, late])
     assert queue.end(first.id)
@@ -176,7 +195,7 @@ def test_an_end_that_comes_before_the_turn(queue: AllowingQueue) -> None:
 
 
 def test_putting_again_changes_nothing(queue: AllowingQueue) -> None:
-    """Whoever put a batch and does not know whether all of it arrived puts it again."""
+    """After a broken connection, a batch can be put again."""
     first, second = entry(), entry()
     queue.put([first])
     assert queue.put([replace(first, priority=9), second]) == 1
@@ -198,61 +217,75 @@ BAD: list[tuple[Json, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "message"), BAD, ids=lambda each: each if isinstance(each, str) else "")
-def test_what_can_not_be_queued(queue: AllowingQueue, change: Json, message: str) -> None:
-    """One that makes no sense keeps all out."""
+@pytest.mark.parametrize(
+    ("change", "message"), BAD, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_what_cannot_be_queued(queue: AllowingQueue, change: Json, message: str) -> None:
+    """A malformed entry keeps all of them out."""
     with pytest.raises(UsageError, match=message):
         queue.put([entry(), replace(entry(), **change)])
     assert queue.counts() == Counts(0, 0, 0, 0)
 
 
 def test_what_another_version_queued(store: Store, queue: AllowingQueue) -> None:
-    """An option that is not known here any more is handed out as it is: whoever takes it says what is wrong."""
+    """An unknown option is handed out as it is: whoever takes it reports what is wrong."""
     asked = entry()
     queue.put([asked])
-    store.put_fields(f"sojourn:queue:entry:{asked.id}", {"plan": json.dumps({**asked.plan, "colour": "blue"})})
+    plan = Sealed(store).text(ENTRY, asked.id, {**asked.plan, "colour": "blue"})
+    store.put_fields(f"sojourn:queue:entry:{asked.id}", {"plan": plan})
     assert taken_by(queue).entry.plan["colour"] == "blue"
 
 
 def test_by_priority_then_first_come(queue: AllowingQueue) -> None:
-    """Within a batch; over routes too; negative priorities go last."""
+    """Within a batch, across its routes; negative priorities go last."""
     ranks = [0, -1000, 5, 0, 1000, 5]
-    asked = [entry(priority=rank, destination=HOSTS[1 + number % 3]) for number, rank in enumerate(ranks)]
+    asked = [
+        entry(priority=rank, destination=HOSTS[1 + number % 3]) for number, rank in enumerate(ranks)
+    ]
     queue.put(asked)
     assert drained(queue) == [asked[index] for index in (4, 2, 5, 0, 3, 1)]
 
 
 def test_a_priority_that_is_changed(queue: AllowingQueue) -> None:
-    """One that waits moves, for now or for later; one that is under way or unknown does not."""
+    """It moves an entry that waits, now or for a time, and none that is under way or unknown."""
     first, second, third = asked = many(3, "batch")
     late = replace(entry(), delay_s=0.05)
     queue.put([*asked, late])
     assert queue.reprioritise(third.id, 1)
     assert queue.reprioritise(first.id, -1)
     assert queue.reprioritise(late.id, -2)
-    assert [each.id for each in queue.waiting(WIDE)] == [third.id, second.id, first.id, late.id]
+    waiting = [row.id for row in queue.waiting(WIDE)]
+    assert waiting == [third.id, second.id, first.id, late.id]
     assert taken_by(queue).entry == replace(third, priority=1)
     assert not queue.reprioritise(third.id, 2)
     assert not queue.reprioritise("unknown-0", 2)
     with pytest.raises(UsageError):
         queue.reprioritise(first.id, 10**6)
     eventually(lambda: queue.take("nobody", NOTHING) is None and queue.counts().later == 0)
-    assert [each.id for each in drained(queue)] == [second.id, first.id, late.id]
+    assert [taken.id for taken in drained(queue)] == [second.id, first.id, late.id]
 
 
 def test_a_batch_of_1000_and_one_of_3(queue: AllowingQueue) -> None:
-    """The small one that comes later does not wait for the large one: they take turns, and a third joins in."""
+    """The small one does not wait for the large one: they take turns, and later ones join in."""
     queue.put(many(1000, "large"))
     started = [taken_by(queue) for _ in range(10)]
     queue.put(many(3, "small"))
     assert [taken_by(queue).entry.batch for _ in range(8)] == ["large", "small"] * 3 + ["large"] * 2
     queue.put([*many(2, "b"), *many(2, "c")])
-    assert [taken_by(queue).entry.batch for _ in range(7)] == ["large", "b", "c", "large", "b", "c", "large"]
+    assert [taken_by(queue).entry.batch for _ in range(7)] == [
+        "large",
+        "b",
+        "c",
+        "large",
+        "b",
+        "c",
+        "large",
+    ]
     assert {taken.entry.batch for taken in started} == {"large"}
 
 
 def test_new_batches_do_not_push_in(queue: AllowingQueue) -> None:
-    """However many small batches come, a large one has its turn in each round."""
+    """However many small batches come, a large one has its turn in every round."""
     queue.put(many(10, "large"))
     taken = []
     for number in range(10):
@@ -263,8 +296,8 @@ def test_new_batches_do_not_push_in(queue: AllowingQueue) -> None:
 
 def test_a_high_priority_is_one_of_its_batch(queue: AllowingQueue) -> None:
     """It does not push other batches aside."""
-    queue.put([*many(2, "a"), *(replace(each, priority=1000) for each in many(2, "b"))])
-    assert [each.batch for each in drained(queue)] == ["a", "b", "a", "b"]
+    queue.put([*many(2, "a"), *(replace(urgent, priority=1000) for urgent in many(2, "b"))])
+    assert [taken.batch for taken in drained(queue)] == ["a", "b", "a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -278,55 +311,67 @@ def test_a_high_priority_is_one_of_its_batch(queue: AllowingQueue) -> None:
         (Limits(9, {"beta": 9}, {"beta": 9}), 0, "alpha does not answer"),
         (Limits(9, {"alpha": 9}, {"alpha": 9}), 0, "beta does not answer or is cordoned"),
     ],
-    ids=lambda each: each if isinstance(each, str) else "",
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_limits(queue: AllowingQueue, allowed: Limits, count: int, why: str) -> None:
-    """So many are handed out and no more; who waits is told why; one that has ended makes room for one."""
+    """No more are handed out than allowed; an end makes room for one; the rest have the reason."""
     queue.put(many(6, "batch"))
     taken = list(iter(lambda: queue.take("one", allowed), None))
     assert len(taken) == count
-    assert [each.why for each in queue.waiting(allowed)] == [why] * (6 - count)
+    assert [row.why for row in queue.waiting(allowed)] == [why] * (6 - count)
     if taken:
         queue.end(taken[0].entry.id)
         assert taken_by(queue, allowed)
         assert queue.take("one", allowed) is None
 
 
-def test_who_has_room_is_not_kept_by_who_has_not(queue: AllowingQueue) -> None:
-    """Behind 500 of a batch that wait for a full host, the ones between other hosts go, in this batch and others."""
-    queue.put([*many(500, "a"), *many(500, "b"), entry("a", -9, "gamma", "delta"), entry("b", -9, "delta", "gamma")])
+def test_a_full_host_holds_up_no_others(queue: AllowingQueue) -> None:
+    """Behind 500 of a batch that wait for a full host, those between other hosts go."""
+    queue.put(
+        [
+            *many(500, "a"),
+            *many(500, "b"),
+            entry("a", -9, "gamma", "delta"),
+            entry("b", -9, "delta", "gamma"),
+        ]
+    )
     allowed = limits(alpha=(1, 1))
-    assert [(each.batch, each.plan["source"]) for each in drained(queue, allowed)] == [
+    assert [(taken.batch, taken.plan["source"]) for taken in drained(queue, allowed)] == [
         ("a", "alpha"),
         ("b", "delta"),
         ("a", "gamma"),
     ]
 
 
-def test_looking_has_a_bound_and_gets_round_nevertheless(queue: AllowingQueue) -> None:
-    """A call that looks past ten routes only comes to the last of many batches after some calls."""
+def test_the_search_is_bounded_and_reaches_everything(queue: AllowingQueue) -> None:
+    """Calls that examine ten routes each reach the last of many batches after some calls."""
     queue.put([entry(f"blocked-{number}") for number in range(45)])
     last = entry("last", 0, "gamma", "delta")
     queue.put([last])
     allowed = limits(alpha=(0, 9))
     calls = [queue.take("one", allowed, look=10) for _ in range(6)]
     assert [number for number, taken in enumerate(calls) if taken] == [4]
-    assert [each.batch for each in drained(queue)] == [f"blocked-{number % 45}" for number in range(5, 50)]
+    assert [taken.batch for taken in drained(queue)] == [
+        f"blocked-{number % 45}" for number in range(5, 50)
+    ]
 
 
-def test_looking_past_many_routes_of_many_batches(queue: AllowingQueue) -> None:
-    """One call finds the only one for which there is room, wherever it stands."""
+def test_one_call_searches_many_routes_of_many_batches(queue: AllowingQueue) -> None:
+    """It finds the only entry for which there is room, wherever that is."""
     hosts = [f"host-{number}" for number in range(20)]
     pairs = [(one, other) for one in hosts for other in hosts if one != other]
     queue.put([entry(f"batch-{number % 20}", 0, *pair) for number, pair in enumerate(pairs)])
     for source, destination in (pairs[0], pairs[187], pairs[-1]):
         allowed = Limits(1000, {source: 1000, destination: 0}, {source: 0, destination: 1000})
         taken = taken_by(queue, allowed)
-        assert (taken.entry.plan["source"], taken.entry.plan["destination"]) == (source, destination)
+        assert (taken.entry.plan["source"], taken.entry.plan["destination"]) == (
+            source,
+            destination,
+        )
 
 
 def test_what_hosts_announce_counts_at_once(store: Store) -> None:
-    """As many are handed out as both hosts say that they allow, and none once one of them is cordoned or gone."""
+    """As many are handed out as both hosts allow, and none once one is cordoned or gone."""
     queue, registry = Queue(store, 30), Registry(store)
     alpha = HostInfo("alpha", "", "", "", "", "", 1, 1, 1, 0, 0.0, max_outgoing=3, max_incoming=0)
     beta = replace(alpha, name="beta", max_outgoing=0, max_incoming=1)
@@ -347,7 +392,7 @@ def test_what_hosts_announce_counts_at_once(store: Store) -> None:
 
 
 def test_the_limits_that_people_see() -> None:
-    """Silent hosts have none, and nothing goes to those that are cordoned."""
+    """Silent hosts have none, and cordoned ones none for what comes in."""
     alpha = HostInfo("alpha", "", "", "", "", "", 1, 1, 1, 0, 0.0, max_outgoing=3, max_incoming=5)
     beta = replace(alpha, name="beta", cordoned=True)
     found = Limits.of({"alpha": alpha, "beta": beta, "gamma": None}, 9)
@@ -355,29 +400,29 @@ def test_the_limits_that_people_see() -> None:
 
 
 def test_a_holder_that_falls_silent(store: Store) -> None:
-    """Its places come free and its migrations are handed out again, while those that a host holds are not."""
+    """Its places are freed and its migrations handed out again; what a host holds is not."""
     queue, allowed = AllowingQueue(store, 0.2), limits(cluster=2)
     queue.put(many(3, "batch"))
     lost, kept = taken_by(queue, allowed, "silent"), taken_by(queue, allowed, "loud")
     assert queue.take("third", allowed) is None
 
-    def again() -> Taken | None:
+    def held_and_taken() -> Taken | None:
         assert queue.hold([kept.entry.id], "alpha") == 1
         return queue.take("third", allowed)
 
-    assert eventually(again) == Taken(lost.entry, 2)
+    assert eventually(held_and_taken) == Taken(lost.entry, 2)
     assert queue.counts() == Counts(1, 0, 2, 0)
     _check_sound(store)
 
 
-def test_an_end_that_comes_after_the_lease(store: Store) -> None:
-    """That a migration came to its end counts, whether it was missed meanwhile or not."""
+def test_an_end_after_the_lease(store: Store) -> None:
+    """The end of a migration counts, whether its lease was found expired meanwhile or not."""
     queue = AllowingQueue(store, 0.05)
     queue.put(many(2, "batch"))
     first, second = taken_by(queue), taken_by(queue)
     eventually(lambda: not _holding(store, "out"))
     assert queue.end(first.entry.id)
-    assert queue.take("nobody", NOTHING) is None  # brings the other back into the line
+    assert queue.take("nobody", NOTHING) is None  # requeues the other
     assert queue.counts() == Counts(1, 0, 0, 0)
     assert queue.end(second.entry.id)
     assert queue.counts() == Counts(0, 0, 0, 0)
@@ -385,24 +430,24 @@ def test_an_end_that_comes_after_the_lease(store: Store) -> None:
 
 
 def test_what_a_journal_knows_is_held(store: Store) -> None:
-    """Whoever took it, and also if its lease has expired; what never began, or is not there, is passed over."""
+    """Whoever took it, even if its lease has expired; what never began, or is unknown, is not."""
     brief, queue = AllowingQueue(store, 0.05), AllowingQueue(store, 30)
-    expired, back_in_line, waits = asked = many(3, "batch")
-    queue.put(asked)
-    assert [taken_by(brief).entry for _ in range(2)] == [expired, back_in_line]
+    expired, requeued, waits = entries = many(3, "batch")
+    queue.put(entries)
+    assert [taken_by(brief).entry for _ in range(2)] == [expired, requeued]
     eventually(lambda: not _holding(store, "out"))
     assert queue.hold([expired.id], "alpha") == 1
-    assert queue.take("nobody", NOTHING) is None  # brings what nobody holds back into the line
-    assert queue.standing(back_in_line.id) is Standing.WAITING
-    assert queue.hold([back_in_line.id, waits.id, "unknown-0"], "beta") == 1
-    assert _holding(store, "in") == {expired.id, back_in_line.id}
-    assert [each.tries for each in queue.waiting(WIDE)] == [0]
+    assert queue.take("nobody", NOTHING) is None  # requeues what nobody holds
+    assert queue.standing(requeued.id) is Standing.WAITING
+    assert queue.hold([requeued.id, waits.id, "unknown-0"], "beta") == 1
+    assert _holding(store, "in") == {expired.id, requeued.id}
+    assert [row.tries for row in queue.waiting(WIDE)] == [0]
     assert drained(queue) == [waits]
     _check_sound(store)
 
 
-def test_the_places_of_hosts_vanish_by_themselves(store: Store) -> None:
-    """Without anybody's call, nothing but the entry and the list of what was taken remains of an expired lease."""
+def test_the_places_of_hosts_expire_by_themselves(store: Store) -> None:
+    """Without any call, only the entry and its place in the cluster remain of an expired lease."""
     queue = AllowingQueue(store, 0.1)
     queue.put(many(1, "batch"))
     taken_by(queue)
@@ -417,7 +462,7 @@ def test_longer_and_shorter_leases_of_one_host(store: Store) -> None:
     patient.put(many(3, "batch"))
     taken_by(patient)
     taken_by(hasty)
-    time.sleep(0.1)  # longer than the short one
+    time.sleep(0.1)  # longer than the short lease
     assert len(_ranked(store, "out:alpha")) >= 1
     assert hasty.take("one", limits(alpha=(1, 1))) is None
 
@@ -428,7 +473,7 @@ def test_back_off() -> None:
 
 
 def test_three_tries(store: Store) -> None:
-    """A migration that takes every holder down with it is not handed out for ever; nobody else waits for it."""
+    """A migration that takes every holder down is given up, and holds up no other meanwhile."""
     queue = AllowingQueue(store, 0.03)
     doomed, other = entry(priority=5), entry()
     queue.put([doomed, other])
@@ -459,26 +504,32 @@ SHUT_IDS = ["silent source", "silent destination", "cordoned destination"]
 
 
 def since(store: Store, key: str) -> float | None:
-    """Return how long a host is known to be silent or cordoned, None if it is not."""
-    script = "local at = redis.call('GET', ARGV[1]) return at and redis.call('TIME')[1] - at / 1000 .. ''"
-    said = store.script(script, [f"sojourn:queue:shut:{key}"])
-    return None if said is None else float(said)
+    """Return for how long a host is known to be silent or cordoned, None if it is not."""
+    script = """local at = redis.call('GET', ARGV[1])
+        return at and redis.call('TIME')[1] - at / 1000 .. ''"""
+    seconds = store.script(script, [f"sojourn:queue:shut:{key}"])
+    return None if seconds is None else float(seconds)
 
 
 def age(store: Store, key: str, seconds: float) -> None:
     """Let a host be silent or cordoned for so long already."""
-    script = """local key, all = 'sojourn:queue:shut:' .. ARGV[1], redis.call('GET', 'sojourn:queue:shut:' .. ARGV[1])
-        return redis.call('SET', key, string.format('%.0f', all - ARGV[2] * 1000), 'KEEPTTL')"""
+    script = """local key = 'sojourn:queue:shut:' .. ARGV[1]
+        local earlier = redis.call('GET', key) - ARGV[2] * 1000
+        return redis.call('SET', key, string.format('%.0f', earlier), 'KEEPTTL')"""
     store.script(script, [key, seconds])
 
 
 @pytest.mark.parametrize(("allowed", "key"), SHUT, ids=SHUT_IDS)
-def test_a_host_that_does_not_come_back(store: Store, queue: AllowingQueue, allowed: Limits, key: str) -> None:
-    """What waits for it is handed out all the same, but not before it has been away for long; others go meanwhile."""
+def test_a_host_that_does_not_come_back(
+    store: Store, queue: AllowingQueue, allowed: Limits, key: str
+) -> None:
+    """What waits for it is handed out all the same after SHUT_S; others go meanwhile."""
     asked, other = entry(), entry("other", 0, "gamma", "delta")
     queue.put([asked, other])
     assert drained(queue, allowed) == [other]
-    assert queue.waiting(allowed)[0].why.startswith(("alpha does not answer", "beta does not answer"))
+    assert queue.waiting(allowed)[0].why.startswith(
+        ("alpha does not answer", "beta does not answer")
+    )
     age(store, key, SHUT_S - 2)
     assert drained(queue, allowed) == []
     age(store, key, 3)
@@ -486,8 +537,10 @@ def test_a_host_that_does_not_come_back(store: Store, queue: AllowingQueue, allo
 
 
 @pytest.mark.parametrize(("allowed", "key"), SHUT, ids=SHUT_IDS)
-def test_a_host_that_comes_back_in_time(store: Store, queue: AllowingQueue, allowed: Limits, key: str) -> None:
-    """What waits for it goes there; when it is silent again later, its time begins anew."""
+def test_a_host_that_comes_back_in_time(
+    store: Store, queue: AllowingQueue, allowed: Limits, key: str
+) -> None:
+    """What waits for it goes there; when it is silent again later, its time starts over."""
     first, second = many(2, "batch")
     queue.put([first])
     assert drained(queue, allowed) == []
@@ -499,8 +552,10 @@ def test_a_host_that_comes_back_in_time(store: Store, queue: AllowingQueue, allo
     assert since(store, key) == pytest.approx(0, abs=2)
 
 
-def test_a_host_that_came_back_while_nothing_waited_for_it(store: Store, queue: AllowingQueue) -> None:
-    """What was known of its silence is forgotten when nobody finds it so again, unless somebody does."""
+def test_a_host_that_came_back_while_nothing_waited_for_it(
+    store: Store, queue: AllowingQueue
+) -> None:
+    """Its silence is forgotten when nobody finds it silent again in time."""
     asked = entry()
     queue.put([asked])
     assert drained(queue, WITHOUT_BETA) == []
@@ -514,18 +569,18 @@ def test_a_host_that_came_back_while_nothing_waited_for_it(store: Store, queue: 
 
 
 def test_not_before_a_time(queue: AllowingQueue) -> None:
-    """An entry can be put for later; it is seen meanwhile and can be taken out."""
+    """An entry can be put for later; it is listed meanwhile and can be removed."""
     soon, late = replace(entry(), delay_s=0.1), replace(entry(), delay_s=60)
     queue.put([soon, late])
     assert queue.take("one", WIDE) is None
-    assert [each.why for each in queue.waiting(WIDE)][1] == "not before 60 s from now"
+    assert [row.why for row in queue.waiting(WIDE)][1] == "not before 60 s from now"
     assert soon_taken_by(queue).entry.id == soon.id
     assert queue.counts() == Counts(0, 1, 1, 0)
     assert queue.remove(late.id)
 
 
-def test_taken_out(queue: AllowingQueue) -> None:
-    """Only what is not under way can be taken out, once; its place in the line closes."""
+def test_removed(queue: AllowingQueue) -> None:
+    """Only what is not under way can be removed, once; its place in the line closes."""
     first, second, third = asked = many(3, "batch")
     queue.put(asked)
     taken = taken_by(queue)
@@ -538,22 +593,32 @@ def test_taken_out(queue: AllowingQueue) -> None:
 
 
 def test_the_order_that_people_see_is_the_order_of_handing_out(queue: AllowingQueue) -> None:
-    """Over batches, routes and priorities, as far as they look."""
+    """Across batches, routes and priorities, as far as the list goes."""
     for number in range(60):
-        queue.put([entry(f"b{number % 4}", number % 7, *(("alpha", "beta"), ("beta", "gamma"))[number % 2])])
+        queue.put(
+            [
+                entry(
+                    f"b{number % 4}",
+                    number % 7,
+                    *(("alpha", "beta"), ("beta", "gamma"))[number % 2],
+                )
+            ]
+        )
     for _ in range(5):
         taken_by(queue)
-    seen = queue.waiting(WIDE, 20)
-    assert [each.position for each in seen] == list(range(1, 21))
-    assert {each.why for each in seen} == {"its turn comes"}
-    assert [each.id for each in seen] == [taken_by(queue).entry.id for _ in range(20)]
+    rows = queue.waiting(WIDE, 20)
+    assert [row.position for row in rows] == list(range(1, 21))
+    assert {row.why for row in rows} == {"its turn comes"}
+    assert [row.id for row in rows] == [taken_by(queue).entry.id for _ in range(20)]
 
 
 def test_a_call_that_is_sent_twice(store: Store, queue: AllowingQueue) -> None:
-    """When the answer is lost on its way the client sends the call again: it is given the same, not a second one."""
+    """If the answer is lost the client repeats the call: it gets the same entry, not another."""
     queue.put(many(2, "batch"))
     allow(store, WIDE)
-    first, second = (store.script(PRELUDE + TAKE, ["ticket", "one", 30_000, 9, 9]) for _ in range(2))
+    first, second = (
+        store.script(SCRIPTS["take"], ["ticket", "one", 30_000, 9, 9]) for _ in range(2)
+    )
     assert first == second
     assert queue.counts() == Counts(1, 0, 1, 0)
 
@@ -567,19 +632,28 @@ end
 
 
 class Expectation:
-    """What must be in the queue after whatever was done to it."""
+    """What must be in the queue after any sequence of operations."""
 
     def __init__(self, store: Store, queue: AllowingQueue, chance: random.Random) -> None:
         self.store, self.queue, self.chance = store, queue, chance
         self.inside: set[str] = set()
         self.taken: dict[str, Taken] = {}
-        self.line: dict[str, Taken] = {}  # what waits again, since its lease expired
+        self.requeued: dict[str, Taken] = {}  # what waits again, since its lease expired
         self.given_up: set[str] = set()
 
     def act(self) -> None:
-        """Do one thing and expect what comes of it."""
-        ways = [self.put, self.take, self.take, self.end, self.expire, self.hold, self.remove, self.reprioritise]
-        self.chance.choice(ways)()
+        """Perform one operation, and expect its result."""
+        operations = [
+            self.put,
+            self.take,
+            self.take,
+            self.end,
+            self.expire,
+            self.hold,
+            self.remove,
+            self.reprioritise,
+        ]
+        self.chance.choice(operations)()
 
     def put(self) -> None:
         """Queue one, between any two hosts, perhaps for later."""
@@ -592,63 +666,67 @@ class Expectation:
         """Take one, if there is room for one."""
         taken = self.queue.take("one", TIGHT)
         if taken:
-            before = self.line.pop(taken.entry.id, None)
+            before = self.requeued.pop(taken.entry.id, None)
             assert taken.entry.id in self.inside - set(self.taken) - self.given_up
             assert taken.tries == (before.tries + 1 if before else 1)
             self.taken[taken.entry.id] = taken
 
     def end(self) -> None:
-        """End one, whichever."""
+        """End any one."""
         for name in self.chance.sample(sorted(self.inside), min(1, len(self.inside))):
             assert self.queue.end(name)
             self.inside.remove(name)
             self.given_up.discard(name)
             self.taken.pop(name, None)
-            self.line.pop(name, None)
+            self.requeued.pop(name, None)
 
     def expire(self) -> None:
-        """Let the lease of one expire that was taken; with the third it is given up."""
+        """Let the lease of a taken one expire; with the third it is given up."""
         for name, taken in list(self.taken.items())[-1:]:
-            self.store.script(EXPIRE, [name, taken.entry.plan["source"], taken.entry.plan["destination"]])
+            self.store.script(
+                EXPIRE, [name, taken.entry.plan["source"], taken.entry.plan["destination"]]
+            )
             assert self.queue.take("nobody", NOTHING) is None
             del self.taken[name]
             if taken.tries == MAX_TRIES:
                 self.given_up.add(name)
             else:
-                self.line[name] = taken
+                self.requeued[name] = taken
 
     def hold(self) -> None:
-        """Let a host's journal know one that was taken, now or before its lease expired; or one that never was."""
-        never = self.inside - self.taken.keys() - self.line.keys() - self.given_up
+        """Hold one that was taken, even if its lease expired since; or one that never was."""
+        never = self.inside - self.taken.keys() - self.requeued.keys() - self.given_up
         assert self.queue.hold(sorted(never), "alpha") == 0
-        for name, taken in list((self.taken | self.line).items())[:1]:
+        for name, taken in list((self.taken | self.requeued).items())[:1]:
             assert self.queue.hold([name], "alpha") == 1
-            self.line.pop(name, None)
+            self.requeued.pop(name, None)
             self.taken[name] = taken
 
     def remove(self) -> None:
-        """Abort one, whichever."""
+        """Remove any one."""
         for name in self.chance.sample(sorted(self.inside), min(1, len(self.inside))):
             assert self.queue.remove(name) == (name not in self.taken)
             self.inside -= {name} - set(self.taken)
             self.given_up &= self.inside
-            self.line = {each: taken for each, taken in self.line.items() if each in self.inside}
+            self.requeued = {
+                name: taken for name, taken in self.requeued.items() if name in self.inside
+            }
 
     def reprioritise(self) -> None:
-        """Give another priority to one, whichever."""
+        """Give any one another priority."""
         for name in self.chance.sample(sorted(self.inside), min(1, len(self.inside))):
             moved = self.queue.reprioritise(name, self.chance.randrange(-2, 3))
             assert moved == (name not in self.taken and name not in self.given_up)
 
 
-def _holding(store: Store, way: str) -> set[str]:
-    """Return all that hold a place of a host."""
-    return {each for host in HOSTS for each in _ranked(store, f"{way}:{host}")}
+def _holding(store: Store, direction: str) -> set[str]:
+    """Return the ids of all that hold a place of a host."""
+    return {migration for host in HOSTS for migration in _ranked(store, f"{direction}:{host}")}
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_is_done_in_whatever_order(store: Store, queue: AllowingQueue, seed: int) -> None:
-    """After each of many operations the queue is sound, and what is in it is what must be in it."""
+def test_any_operations_in_any_order(store: Store, queue: AllowingQueue, seed: int) -> None:
+    """After every one of many operations the queue is sound, and holds what it must."""
     expected = Expectation(store, queue, random.Random(seed))
     for _ in range(120):
         expected.act()
@@ -656,14 +734,16 @@ def test_whatever_is_done_in_whatever_order(store: Store, queue: AllowingQueue, 
         assert _holding(store, "out") == _holding(store, "in") == set(expected.taken)
         counts = queue.counts()
         assert (counts.taken, counts.given_up) == (len(expected.taken), len(expected.given_up))
-        assert counts.waiting + counts.later == len(expected.inside) - counts.taken - counts.given_up
-    waiting = {each.id for each in queue.waiting(TIGHT, 1000)}
+        assert (
+            counts.waiting + counts.later == len(expected.inside) - counts.taken - counts.given_up
+        )
+    waiting = {row.id for row in queue.waiting(TIGHT, 1000)}
     assert waiting == expected.inside - set(expected.taken) - expected.given_up
 
 
 TIGHT = limits(3, cluster=5, beta=(1, 2))
 
-#: A count of what is under way that does not come from the queue; what was counted too often is remembered.
+#: Counts what is under way independently of the queue, and records which limits were exceeded.
 BEGIN = """
 for i = 2, #ARGV, 2 do
   local under_way = redis.call('INCR', 'test:' .. ARGV[i])
@@ -674,16 +754,22 @@ return redis.call('HINCRBY', 'test:handed out', ARGV[1], 1)
 END = "for i = 2, #ARGV, 2 do redis.call('DECR', 'test:' .. ARGV[i]) end"
 
 
-#: So many take at once, and begin when all are there.
+#: How many processes take concurrently; they begin when all have started.
 PROCESSES = 4
 
 
 def work(url: str, holder: str) -> int:
-    """Take and end until nothing is left; the first lease of one in seven expires. Return how many were ended."""
+    """Take and end until nothing is left; return how many were ended.
+
+    The first lease of one in seven expires.
+    """
     store, finished = Store(url), 0
     queue = AllowingQueue(store, 30)
     store.script("return redis.call('INCR', 'test:there')")
-    eventually(lambda: int(store.script("return redis.call('GET', 'test:there')")) == PROCESSES, within_s=60)
+    eventually(
+        lambda: int(store.script("return redis.call('GET', 'test:there')")) == PROCESSES,
+        within_s=60,
+    )
     while store.members("sojourn:queue:ids"):
         taken = queue.take(holder, TIGHT)
         if not taken:
@@ -709,32 +795,41 @@ def work(url: str, holder: str) -> int:
 
 
 def test_several_processes_at_once(redis: Redis, store: Store, queue: AllowingQueue) -> None:
-    """No limit is ever exceeded, nothing is handed out twice but what expired, and nothing is lost."""
+    """No limit is exceeded, only what expired is handed out twice, and nothing is lost."""
     asked = [
-        entry(f"batch-{number % 5}", number % 3, HOSTS[number % 4], HOSTS[(number + 1 + number % 3) % 4])
+        entry(
+            f"batch-{number % 5}",
+            number % 3,
+            HOSTS[number % 4],
+            HOSTS[(number + 1 + number % 3) % 4],
+        )
         for number in range(150)
     ]
-    asked = [each for each in asked if each.plan["source"] != each.plan["destination"]]
+    asked = [queued for queued in asked if queued.plan["source"] != queued.plan["destination"]]
     queue.put(asked)
     with ProcessPoolExecutor(PROCESSES, mp_context=multiprocessing.get_context("spawn")) as pool:
-        finished = list(pool.map(work, [redis.url] * PROCESSES, [f"worker-{number}" for number in range(PROCESSES)]))
+        finished = list(
+            pool.map(
+                work, [redis.url] * PROCESSES, [f"worker-{number}" for number in range(PROCESSES)]
+            )
+        )
     assert sum(finished) == len(asked)
-    assert sum(each > 0 for each in finished) > 1
-    tries = {each.id: 1 + (int(each.id[:8], 16) % 7 == 0) for each in asked}
+    assert sum(count > 0 for count in finished) > 1
+    tries = {queued.id: 1 + (int(queued.id[:8], 16) % 7 == 0) for queued in asked}
     assert {name: int(count) for name, count in store.fields("test:handed out").items()} == tries
     assert store.members("test:exceeded") == set()
     assert queue.counts() == Counts(0, 0, 0, 0)
 
 
 def crash(url: str) -> None:
-    """Take two and end without a word."""
+    """Take two and exit without a report."""
     queue = AllowingQueue(Store(url), 0.3)
     assert queue.take("crashing", WIDE)
     assert queue.take("crashing", WIDE)
 
 
 def test_a_holder_that_crashes(redis: Redis, store: Store) -> None:
-    """What a process held that is gone is handed out to others after its lease, and only then."""
+    """What a dead process held is handed out to others after its lease, and only then."""
     queue = AllowingQueue(store, 30)
     asked = many(3, "batch")
     queue.put(asked)
@@ -748,7 +843,7 @@ def test_a_holder_that_crashes(redis: Redis, store: Store) -> None:
 
 
 def cost_us(queue: AllowingQueue, allowed: Limits) -> float:
-    """Return the median of what taking one and ending it costs, in microseconds."""
+    """Return the median time to take one and end it, in microseconds."""
     costs = []
     allow(queue._store, allowed)
     for _ in range(200):
@@ -762,7 +857,7 @@ def cost_us(queue: AllowingQueue, allowed: Limits) -> float:
 
 
 def test_the_cost_does_not_grow(queue: AllowingQueue, capsys: pytest.CaptureFixture[str]) -> None:
-    """Taking from ten thousand costs about what taking from ten does, also past those that wait for full hosts."""
+    """It takes about as long with ten thousand as with ten, even past full hosts."""
     queue.put(many(10, "few", "gamma", "delta"))
     few = cost_us(queue, WIDE)
     began = time.perf_counter()
@@ -772,11 +867,12 @@ def test_the_cost_does_not_grow(queue: AllowingQueue, capsys: pytest.CaptureFixt
     blocked = cost_us(queue, limits(alpha=(0, 9)))
     began = time.perf_counter()
     queue.waiting(WIDE, 100)
-    seen = (time.perf_counter() - began) * 1e3
-    figures = (
-        f"take and end: {few:.0f} us with 10 queued, {lot:.0f} us with 10,010, {blocked:.0f} us past a full host; "
-    )
+    listed = (time.perf_counter() - began) * 1e3
     with capsys.disabled():
-        sys.stdout.write(f"\n{figures}put: {put:.0f} us each; looking at the first 100: {seen:.0f} ms\n")
+        sys.stdout.write(
+            f"\ntake and end: {few:.0f} us with 10 queued, {lot:.0f} us with 10,010, "
+            f"{blocked:.0f} us past a full host; put: {put:.0f} us per entry; "
+            f"listing the first 100: {listed:.0f} ms\n"
+        )
     assert lot < 5 * few
     assert blocked < 10 * few

@@ -1,4 +1,4 @@
-"""The registry, in a real Redis: which hosts there are, and which plans can not work."""
+"""The registry, in a real Redis: which hosts there are, and which plans cannot work."""
 
 from __future__ import annotations
 
@@ -7,38 +7,53 @@ import json
 
 import pytest
 
+from sojourn.cluster.registry import CORDONED, HostInfo, Pace, Registry, Window
+from sojourn.cluster.store import Store
 from sojourn.errors import HostUnreachable, Refused, UsageError
 from sojourn.model import Plan
-from sojourn.registry import CORDONED, HostInfo, Registry
-from sojourn.store import Store
 from tests.conftest import eventually
 from tests.integration.conftest import PLAN, Redis
 
 ALPHA = HostInfo(
-    "alpha", "192.0.2.1", "0.1.0", "4.2.1", "6.12", "x86_64", 2, 2**33, 2**32, 0, 1.0, 0.5, ("aes", "avx"), 4, 4
+    "alpha",
+    "192.0.2.1",
+    "0.1.0",
+    "4.2.1",
+    "6.12",
+    "x86_64",
+    2,
+    2**33,
+    2**32,
+    0,
+    1.0,
+    0.5,
+    ("aes", "avx"),
+    4,
+    4,
 )
 BETA = dataclasses.replace(ALPHA, name="beta", address="192.0.2.2", criu="4.2")
 
 
 @pytest.fixture
 def registry(redis: Redis) -> Registry:
-    """Give out a registry in which alpha and beta are there and nobody else."""
-    registry = Registry(Store(redis.url))
-    Store(redis.url).remove(CORDONED)
+    """Give out a registry in which alpha and beta are present and no other host is."""
+    store = Store(redis.url)
+    store.write([["DEL", CORDONED]])
+    registry = Registry(store)
     for info in (ALPHA, BETA):
         registry.announce(info, 20)
     return registry
 
 
 def test_announced(registry: Registry) -> None:
-    """What a host says of itself is what others read; a patch release of CRIU is no other CRIU."""
+    """What a host announces is what others read; patch releases of CRIU are compatible."""
     assert registry.alive() == {"alpha": ALPHA, "beta": BETA}
     assert registry.check_host("alpha") == ALPHA
     registry.check(PLAN)
 
 
 def test_a_host_that_falls_silent(registry: Registry) -> None:
-    """After three announcements that did not come it is known still, but not there."""
+    """After three missed announcements it is still known, but not alive."""
     registry.announce(dataclasses.replace(BETA, name="gamma"), 0.02)
     eventually(lambda: registry.hosts()["gamma"] is None)
     assert "gamma" not in registry.alive()
@@ -48,7 +63,7 @@ def test_a_host_that_falls_silent(registry: Registry) -> None:
 
 
 def test_a_host_that_withdraws(registry: Registry) -> None:
-    """One that goes away on purpose is not there at once."""
+    """One that is shut down on purpose is silent at once; withdrawing is idempotent."""
     registry.withdraw("alpha")
     registry.withdraw("alpha")
     with pytest.raises(HostUnreachable, match="host alpha does not answer"):
@@ -56,7 +71,7 @@ def test_a_host_that_withdraws(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize("plan", [Plan(5, "alpha", "nobody"), Plan(5, "nobody", "beta")])
-def test_a_host_that_nobody_knows(registry: Registry, plan: Plan) -> None:
+def test_an_unknown_host(registry: Registry, plan: Plan) -> None:
     """A name that was never announced is a usage error, with the names that were."""
     with pytest.raises(UsageError, match="There is no host nobody") as caught:
         registry.check(plan)
@@ -64,7 +79,7 @@ def test_a_host_that_nobody_knows(registry: Registry, plan: Plan) -> None:
 
 
 def test_an_empty_registry(redis: Redis) -> None:
-    """Where no host ever was, the hint says so."""
+    """Where no host was ever announced, the hint shows that."""
     with pytest.raises(UsageError) as caught:
         Registry(Store(redis.url.replace("/0", "/7"))).check_host("alpha")
     assert caught.value.hint == "Known hosts: none."
@@ -75,51 +90,67 @@ def test_two_series_of_criu(registry: Registry, version: str) -> None:
     """Hosts whose CRIU differs in more than its patch level are refused, in either direction."""
     registry.announce(dataclasses.replace(BETA, criu=version), 20)
     for plan in (PLAN, Plan(5, "beta", "alpha")):
-        with pytest.raises(Refused, match="do not understand each other"):
+        with pytest.raises(Refused, match="not compatible"):
             registry.check(plan)
 
 
 @pytest.mark.parametrize("one", [ALPHA, BETA])
 def test_only_one_of_two_hosts_has_certificates(registry: Registry, one: HostInfo) -> None:
-    """Nothing is sent between them, in either direction; the sentence says which lacks them."""
+    """Nothing is sent between them, in either direction; the sentence names the one without."""
     registry.announce(dataclasses.replace(one, certified_until=9e9), 20)
     other = "beta" if one is ALPHA else "alpha"
     for plan in (PLAN, Plan(5, "beta", "alpha")):
-        with pytest.raises(Refused, match=f"{one.name} has certificates and {other} has none") as caught:
+        with pytest.raises(
+            Refused, match=f"{one.name} has certificates and {other} has none"
+        ) as caught:
             registry.check(plan)
-        assert (caught.value.code, f"sojourn pki issue {other}" in caught.value.hint) == ("CERTIFICATES", True)
+        assert (caught.value.code, f"sojourn pki issue {other}" in caught.value.hint) == (
+            "CERTIFICATES",
+            True,
+        )
 
 
 @pytest.mark.parametrize("past", [ALPHA, BETA])
 def test_a_certificate_that_has_ended(registry: Registry, past: HostInfo) -> None:
-    """Nothing is begun that would fail at it, whichever of the two hosts it is."""
+    """Nothing begins that would fail for it, whichever of the two hosts it is."""
     for info in (ALPHA, BETA):
         until = info.announced - 1 if info is past else 9e9
         registry.announce(dataclasses.replace(info, certified_until=until), 20)
     with pytest.raises(Refused, match=f"The certificate of {past.name} has ended") as caught:
         registry.check(PLAN)
-    assert (caught.value.code, f"sojourn pki issue {past.name}" in caught.value.hint) == ("CERTIFICATES", True)
+    assert (caught.value.code, f"sojourn pki issue {past.name}" in caught.value.hint) == (
+        "CERTIFICATES",
+        True,
+    )
 
 
 def test_a_host_with_another_key(redis: Redis, registry: Registry) -> None:
-    """It would refuse every message, so it is named before one is sent; who tells no key is not compared."""
+    """It would refuse every message, so it is named before one is sent.
+
+    A host that announces no key is not compared, and neither is a caller that has none.
+    """
     ours = Registry(Store(redis.url), "cafe")
     ours.check(PLAN)
     registry.announce(dataclasses.replace(ALPHA, cluster="cafe"), 20)
     ours.check(PLAN)
     registry.announce(dataclasses.replace(BETA, cluster="beef"), 20)
-    for ask in (lambda: ours.check(PLAN), lambda: ours.check_host("beta")):
-        with pytest.raises(Refused, match="host beta has another key") as caught:
-            ask()
+    for check in (lambda: ours.check(PLAN), lambda: ours.check_host("beta")):
+        with pytest.raises(Refused, match="beta has another key than this machine") as caught:
+            check()
         assert caught.value.code == "OTHER_KEY"
-    registry.check(PLAN)
+    assert registry.check_host("beta").cluster == "beef"
+    with pytest.raises(Refused, match="beta has another key than alpha"):
+        registry.check(PLAN)
 
 
 def test_a_cordoned_host(registry: Registry) -> None:
-    """It is said at once, whatever the host announces later; nothing may go there, but all may leave."""
+    """It counts at once, whatever the host announces later; nothing may go there, all may leave."""
     registry.cordon("beta")
     registry.announce(BETA, 20)
-    assert registry.hosts() == registry.hosts() | {"alpha": ALPHA, "beta": dataclasses.replace(BETA, cordoned=True)}
+    assert registry.hosts() == registry.hosts() | {
+        "alpha": ALPHA,
+        "beta": dataclasses.replace(BETA, cordoned=True),
+    }
     with pytest.raises(Refused, match="beta is cordoned"):
         registry.check(PLAN)
     registry.announce(dataclasses.replace(BETA, criu="4.2.1"), 20)
@@ -133,7 +164,18 @@ def test_a_cordoned_host(registry: Registry) -> None:
 
 def test_hosts_of_another_version(redis: Redis, registry: Registry) -> None:
     """While a cluster is upgraded host by host, announcements lack some fields and have others."""
-    said = dataclasses.asdict(ALPHA) | {"colour": "blue"}
-    del said["load"], said["cpu_flags"]
-    Store(redis.url).put("sojourn:host:alpha", json.dumps(said), expire_s=20)
+    announced = dataclasses.asdict(ALPHA) | {"colour": "blue"}
+    del announced["load"], announced["cpu_flags"]
+    Store(redis.url).put("sojourn:host:alpha", json.dumps(announced), expire_s=20)
     assert registry.check_host("alpha") == dataclasses.replace(ALPHA, load=0.0, cpu_flags=())
+
+
+def test_how_long_the_last_window_was(registry: Registry) -> None:
+    """It is kept beside the pace of the other modes, unless it is too small to be measured."""
+    assert registry.window("alpha", "beta") is None
+    registry.remember_window("alpha", "beta", Window(10, 1), 60)
+    assert registry.window("alpha", "beta") is None
+    registry.remember_window("alpha", "beta", Window(10**9, 1000), 60)
+    registry.remember("alpha", "beta", Pace(10**9, 2000), 60)
+    assert registry.window("alpha", "beta") == Window(10**9, 1000)
+    assert registry.pace("alpha", "beta") == Pace(10**9, 2000)

@@ -1,7 +1,7 @@
 """What is built from this checkout works for somebody who has nothing else of it.
 
-``make release`` does the same with dependencies from the index; here they are borrowed from this environment, so
-that no network is needed.
+``make release`` does the same with dependencies from the index; here they are borrowed from this
+environment, so that no network is needed.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from types import ModuleType
 import pytest
 
 from sojourn import __version__
-from sojourn.run import Argument, run
 from sojourn.settings import environment
+from sojourn.system.run import Argument, run
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +40,7 @@ def built(release: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tupl
 
 
 def borrowing(home: Path, file: Path) -> None:
-    """Install a file alone, and let its dependencies be found here. An editable Sojourn here is not found by that."""
+    """Install a file alone, and let its dependencies be found here, but not an editable Sojourn."""
     (packages,) = home.glob("lib/python*/site-packages")
     pip: list[Argument] = [
         sys.executable,
@@ -73,12 +73,16 @@ def test_a_file_that_is_missing_is_told(
         release.look_into(*built)
 
 
-def test_the_wheel_works_alone(release: ModuleType, built: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_wheel_works_alone(
+    release: ModuleType, built: tuple[Path, Path], tmp_path: Path
+) -> None:
     """The command runs, and the public API is typed for others (PEP 561)."""
     release.try_out(built[1], tmp_path, borrowing)
 
 
-def test_a_version_that_the_changelog_does_not_know(release: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_that_the_changelog_does_not_know(
+    release: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A release without its changes told is refused."""
     monkeypatch.setattr(release, "__version__", "99.0")
     monkeypatch.setattr(release, "run", lambda *_, **__: run(["true"], deadline_s=5))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from redis.connection import AbstractConnection
 
+from sojourn.cluster.store import Store
 from sojourn.errors import StoreUnreachable
-from sojourn.store import Store
 from tests.conftest import eventually
 from tests.integration.conftest import Redis
 
@@ -21,7 +23,7 @@ def store(redis: Redis) -> Store:
 
 
 def test_hashes(store: Store) -> None:
-    """Fields are added to those that are there; no hash is an empty one."""
+    """Fields are added to those that exist; a hash that does not exist is read as empty."""
     store.put_fields("test:hash", {"a": "1", "b": "2"})
     store.put_fields("test:hash", {"b": "ü", "c": ""})
     assert store.fields("test:hash") == {"a": "1", "b": "ü", "c": ""}
@@ -29,25 +31,22 @@ def test_hashes(store: Store) -> None:
 
 
 def test_a_hash_expires(store: Store) -> None:
-    """A hash vanishes as a whole when its time has come."""
+    """A hash expires as a whole."""
     store.put_fields("test:short", {"a": "1"}, expire_s=1)
     assert store.fields("test:short") == {"a": "1"}
     eventually(lambda: not store.fields("test:short"), within_s=3)
 
 
 def test_values(store: Store) -> None:
-    """Values come back in the order that was asked for; None is one that is not there, or no longer."""
+    """Values come back in the order of the keys; one that does not exist, or expired, is None."""
     store.put("test:a", "1", expire_s=60)
     store.put("test:b", "2", expire_s=0.05)
     eventually(lambda: store.values(["test:b", "test:none", "test:a"]) == [None, None, "1"])
     assert store.values([]) == []
-    store.remove("test:a")
-    store.remove("test:a")
-    assert store.values(["test:a"]) == [None]
 
 
 def test_sets(store: Store) -> None:
-    """Members of a set; the ranks of a sorted set are given once, the highest first, and forgotten below a score."""
+    """Adding and removing members is idempotent; in a sorted set the first score stays."""
     store.add_to_set("test:set", "x")
     store.add_to_set("test:set", "x")
     assert store.members("test:set") == {"x"}
@@ -57,35 +56,71 @@ def test_sets(store: Store) -> None:
     for name, score in (("a", 1.0), ("b", 3.0), ("c", 2.0), ("a", 9.0)):
         store.rank("test:ranks", name, score)
     assert store.highest("test:ranks", 2) == ["b", "c"]
-    store.forget_below("test:ranks", 2.0)
-    assert store.highest("test:ranks", 9) == ["b", "c"]
+    assert store.ranked_from("test:ranks", 2.0) == ["c", "b"]
 
 
 def test_scripts(store: Store) -> None:
-    """A script gets its arguments as text and answers with whole numbers, texts and lists."""
-    assert store.script("return {ARGV[1], ARGV[2] + 1, redis.call('INCR', 'test:count')}", ["a", 2]) == ["a", 3, 1]
+    """A script gets its arguments as text and answers with integers, texts and lists."""
+    assert store.script(
+        "return {ARGV[1], ARGV[2] + 1, redis.call('INCR', 'test:count')}", ["a", 2]
+    ) == ["a", 3, 1]
     assert store.script("return false") is None
     with pytest.raises(StoreUnreachable, match="no such thing"):
         store.script("return redis.error_reply('no such thing')")
 
 
 def test_streams(store: Store) -> None:
-    """What is appended is read once behind a place; an empty stream has a place too, and waiting has an end."""
+    """Entries are read behind a position; an empty stream has one too, and waiting has an end."""
     assert store.last_id("test:stream") == "0-0"
-    store.append("test:stream", {"n": "1"}, keep=100)
-    place = store.last_id("test:stream")
-    store.append("test:stream", {"n": "2"}, keep=100)
-    ((name, fields),) = store.read("test:stream", place, wait_s=0.1)
+    store.write([["XADD", "test:stream", "*", "n", "1"]])
+    position = store.last_id("test:stream")
+    store.write([["XADD", "test:stream", "*", "n", "2"]])
+    ((name, fields),) = store.read("test:stream", position, wait_s=0.1)
     assert fields == {"n": "2"}
     began = time.monotonic()
     assert store.read("test:stream", name, wait_s=0.1) == []
     assert time.monotonic() - began < 1
-    assert [each["n"] for _, each in store.read("test:stream", "0-0", wait_s=0.1)] == ["1", "2"]
+    entries = store.read("test:stream", "0-0", wait_s=0.1)
+    assert [fields["n"] for _, fields in entries] == ["1", "2"]
+
+
+def test_a_write_that_is_refused(store: Store) -> None:
+    """The other commands of a write are done, and none of their answers is read by the next one."""
+    store.put_fields("test:hash", {"a": "1"})
+    refused = ["LPUSH", "test:hash", "1"]
+    with pytest.raises(StoreUnreachable, match="WRONGTYPE"):
+        store.write([refused, ["SET", "test:a", "1"], ["SET", "test:b", "2"]])
+    assert store.values(["test:a", "test:b"]) == ["1", "2"]
+
+
+def test_an_alarm_during_a_command(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer that was not waited for is not taken for that of the next command."""
+    store.put("test:a", "1", expire_s=60)
+    with monkeypatch.context() as patch:
+        patch.setattr(AbstractConnection, "read_response", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.fields("test:none")
+    assert store.values(["test:a"]) == ["1"]
+
+
+def _interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_child_has_a_connection_of_its_own(store: Store) -> None:
+    """After a fork nobody reads the answers of another process, and both go on."""
+    store.script("redis.call('MSET', 'test:parent', '1', 'test:child', '2')")
+    child = os.fork()
+    if not child:
+        right = all(store.values(["test:child"]) == ["2"] for _ in range(200))
+        os._exit(0 if right else 1)
+    assert all(store.values(["test:parent"]) == ["1"] for _ in range(200))
+    assert os.waitpid(child, 0)[1] == 0
 
 
 @pytest.fixture
 def stopped(redis_there: None, tmp_path: Path) -> Iterator[Store]:
-    """Give out a connection to a Redis that was there and was killed."""
+    """Give out a connection to a Redis that answered and was killed."""
     server = Redis(tmp_path)
     server.start()
     store = Store(server.url)
@@ -113,7 +148,7 @@ ASKING: list[Callable[[Store], object]] = [
 
 
 def test_a_redis_that_was_killed(stopped: Store) -> None:
-    """Whatever is asked, the answer is StoreUnreachable and comes quickly; when Redis is back, so is the store."""
+    """Every operation raises StoreUnreachable, and soon; when Redis is back, so is the store."""
     for ask in ASKING:
         began = time.monotonic()
         with pytest.raises(StoreUnreachable, match=r"Redis at 127\.0\.0\.1:\d+/0 does not answer"):
@@ -121,7 +156,7 @@ def test_a_redis_that_was_killed(stopped: Store) -> None:
         assert time.monotonic() - began < 1
 
 
-def test_a_password_is_not_told() -> None:
+def test_a_password_is_not_disclosed() -> None:
     """The address in the message is without the password."""
     with pytest.raises(StoreUnreachable) as caught:
         Store("redis://:very-secret@127.0.0.1:1/0").ping()

@@ -1,4 +1,4 @@
-"""What people see: ``watch``, ``history`` and the tables, as real programs on a real terminal and in a pipe."""
+"""``watch``, ``history`` and the tables, as real programs on a real terminal and in a pipe."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from uuid import uuid4
 import pytest
 
 from sojourn.cli.history import percentile, summed
-from sojourn.ledger import Ledger
+from sojourn.cluster.ledger import Ledger
+from sojourn.cluster.registry import Registry
+from sojourn.cluster.store import Store
 from sojourn.model import Failure, Plan, State, StepRecord
-from sojourn.registry import Registry
-from sojourn.run import CLEAN_ENVIRONMENT, run
-from sojourn.store import Store
+from sojourn.system.run import CLEAN_ENVIRONMENT, run
 from tests.conftest import eventually
 from tests.integration.conftest import PLAN, ROOT, Redis
 from tests.integration.test_metrics import _result
@@ -36,7 +36,7 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 @pytest.fixture
 def ledger(redis: Redis) -> Ledger:
-    """Give out an empty ledger."""
+    """Return an empty ledger."""
     store = Store(redis.url)
     store._redis.flushall()
     return Ledger(store, 3600)
@@ -44,7 +44,7 @@ def ledger(redis: Redis) -> Ledger:
 
 @pytest.fixture
 def environment(redis: Redis) -> dict[str, str]:
-    """Give out what a program on an operator's machine has."""
+    """Return the environment of a program on an operator's machine."""
     return CLEAN_ENVIRONMENT | {
         "SOJOURN_REDIS_URL": redis.url,
         "SOJOURN_CONFIG": "/nonexistent",
@@ -55,16 +55,19 @@ def environment(redis: Redis) -> dict[str, str]:
 
 
 class Terminal:
-    """A program on a terminal of its own, so wide; what it wrote, and how it ended."""
+    """A program on a terminal of its own: its output, and how it ended."""
 
-    def __init__(self, environment: dict[str, str], *words: str, columns: int = 120, **more: str) -> None:
+    def __init__(
+        self, environment: dict[str, str], *words: str, columns: int = 120, **more: str
+    ) -> None:
         self.written = b""
         self.status = 0
         self.pid, self.descriptor = pty.fork()
         if self.pid == 0:
             size = struct.pack("HHHH", 24, columns, 0, 0)
             fcntl.ioctl(1, termios.TIOCSWINSZ, size)
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # as a shell does, also where the tests run in the background
+            # As a shell does: where the tests run in the background, SIGINT is ignored.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.execve(
                 sys.executable,
                 [sys.executable, "-m", "sojourn", *words],
@@ -73,15 +76,15 @@ class Terminal:
         os.set_blocking(self.descriptor, False)
 
     def text(self) -> str:
-        """Return all that was written so far."""
+        """Return all output so far."""
         with contextlib.suppress(OSError):  # EIO: the program has ended; EAGAIN: nothing new
             while found := os.read(self.descriptor, 65536):
                 self.written += found
         return self.written.decode(errors="replace")
 
-    def says(self, words: str) -> None:
-        """Wait until it has written these words."""
-        eventually(lambda: words in COLOUR.sub("", self.text()), within_s=15)
+    def shows(self, fragment: str) -> None:
+        """Wait until its output has this fragment."""
+        eventually(lambda: fragment in COLOUR.sub("", self.text()), within_s=15)
 
     def interrupt(self) -> None:
         """Type Ctrl-C."""
@@ -115,8 +118,8 @@ def on_terminal(environment: dict[str, str]) -> Iterator[Any]:
         return made[-1]
 
     yield start
-    for each in made:
-        each.close()
+    for terminal in made:
+        terminal.close()
 
 
 @pytest.fixture
@@ -130,23 +133,27 @@ def in_pipe(environment: dict[str, str]) -> Iterator[Any]:
         return made[-1]
 
     yield start
-    for each in made:
-        each.kill()
-        each.communicate()
+    for program in made:
+        program.kill()
+        program.communicate()
 
 
 def _begun(ledger: Ledger, pid: int = 4242) -> str:
     migration = str(uuid4())
     ledger.open(migration, Plan(pid, "alpha", "beta"))
-    ledger.tell_state(migration, State.RUNNING)
+    ledger.record_state(migration, State.RUNNING)
     now = time.time()
-    ledger.tell_step(migration, "source", StepRecord("examine", "alpha", now, now + 0.02, "a [red] program"))
+    ledger.record_step(
+        migration, "source", StepRecord("examine", "alpha", now, now + 0.02, "a [red] program")
+    )
     return migration
 
 
 def _arrived(ledger: Ledger, migration: str) -> None:
     now = time.time()
-    ledger.tell_step(migration, "destination", StepRecord("restore", "beta", now, now + 0.4, "it runs on beta"))
+    ledger.record_step(
+        migration, "destination", StepRecord("restore", "beta", now, now + 0.4, "it runs on beta")
+    )
     ledger.close(migration, _result(id=migration, pid=4242))
 
 
@@ -156,7 +163,7 @@ def _lines(program: Popen[str], count: int) -> list[str]:
 
 
 def test_watch_in_a_pipe(ledger: Ledger, in_pipe: Any) -> None:
-    """What is open is told first, then one line for each event as it happens, also of one that begins later."""
+    """Open migrations first, then one line per event as it happens, also of later migrations."""
     first = _begun(ledger)
     program = in_pipe("watch")
     assert _lines(program, 1) == [f"{first[:8]} pid 4242 from alpha to beta: running"]
@@ -172,25 +179,35 @@ def test_watch_in_a_pipe(ledger: Ledger, in_pipe: Any) -> None:
 
 
 def test_watch_as_json(ledger: Ledger, in_pipe: Any) -> None:
-    """Each event is an object on a line of its own, at once."""
+    """Every event is an object on a line of its own, at once."""
     first = _begun(ledger)
     program = in_pipe("watch", "--json")
-    (told,) = map(json.loads, _lines(program, 1))
-    assert (told["migration"], told["kind"], told["state"], told["pid"]) == (first, "state", "running", 4242)
+    (event,) = map(json.loads, _lines(program, 1))
+    assert (event["migration"], event["kind"], event["state"], event["pid"]) == (
+        first,
+        "state",
+        "running",
+        4242,
+    )
     second = _begun(ledger, 77)
     *states, step = map(json.loads, _lines(program, 3))
-    assert [each["state"] for each in states] == ["queued", "running"]
-    assert (step["migration"], step["kind"], step["name"], step["host"]) == (second, "step", "examine", "alpha")
+    assert [state["state"] for state in states] == ["queued", "running"]
+    assert (step["migration"], step["kind"], step["name"], step["host"]) == (
+        second,
+        "step",
+        "examine",
+        "alpha",
+    )
 
 
 def test_watch_one_to_its_end(ledger: Ledger, in_pipe: Any) -> None:
-    """The exit code is that of its end; one that has ended already is told at once."""
+    """The exit code is that of its end; one that has ended already is shown at once."""
     migration = _begun(ledger)
     program = in_pipe("watch", migration[:8])
     time.sleep(1.5)
     _begun(ledger, 77)
     failure = Failure("CRIU_FAILED", "It broke.", "", "dump", "alpha")
-    ledger.tell_failure(migration, failure)
+    ledger.record_failure(migration, failure)
     ledger.close(migration, _result(State.ROLLED_BACK, id=migration, failure=None))
     assert program.wait(15) == 11
     out = program.stdout.read()
@@ -202,47 +219,81 @@ def test_watch_one_to_its_end(ledger: Ledger, in_pipe: Any) -> None:
 
 
 def test_watch_one_that_is_in_doubt(ledger: Ledger, in_pipe: Any) -> None:
-    """It goes on until the end is known, however often the doubt is told."""
+    """It goes on until the end is known, however often the doubt is reported."""
     migration = _begun(ledger)
-    ledger.tell_doubt(migration)
+    ledger.record_doubt(migration)
     program = in_pipe("watch", migration)
     time.sleep(1.5)
-    ledger.tell_doubt(migration)
+    ledger.record_doubt(migration)
     time.sleep(0.5)
     assert program.poll() is None
     _arrived(ledger, migration)
     assert program.wait(15) == 0
 
 
+@pytest.fixture
+def windowed(ledger: Ledger) -> str:
+    """Return a migration that is in the window of post-copy."""
+    migration = str(uuid4())
+    ledger.open(migration, Plan(4242, "alpha", "beta", "post-copy"))
+    ledger.record_state(migration, State.RUNNING)
+    now = time.time()
+    restored = StepRecord("restore", "beta", now, now + 0.4, "it runs on beta")
+    ledger.record_step(migration, "destination", restored)
+    ledger.record_progress(migration, bytes=5, total=10, missing=312_000_000, faults=0)
+    return migration
+
+
+def test_show_and_watch_in_the_window(
+    windowed: str, ledger: Ledger, environment: dict[str, str], on_terminal: Any
+) -> None:
+    """They show how much is to come, and that both hosts are needed until then."""
+    argv = [sys.executable, "-m", "sojourn", "show", windowed]
+    shown = run(argv, deadline_s=30, env=environment).stdout
+    both = "It runs on beta; 312.0 MB still to come from alpha, so both hosts are needed."
+    assert both in shown
+    as_json = json.loads(run([*argv, "--json"], deadline_s=30, env=environment).stdout)
+    assert as_json["progress"]["missing"] == 312_000_000
+    one, board = on_terminal("watch", windowed), on_terminal("watch")
+    one.shows(both)
+    board.shows("312.0 MB to come")
+    board.shows(both)
+    now = time.time()
+    settled = StepRecord("settle", "beta", now, now + 0.4, "all memory is in place")
+    ledger.record_step(windowed, "destination", settled)
+    _arrived(ledger, windowed)
+    assert one.ended() == 0
+
+
 def test_watch_of_nothing(ledger: Ledger, in_pipe: Any) -> None:
-    """An id that nobody knows is usage."""
+    """An unknown id is a usage error."""
     assert in_pipe("watch", "ffffffff").wait(15) == 2
 
 
 @pytest.mark.parametrize("words", [["watch"], ["watch", "--json"]])
 def test_a_pipe_that_is_closed(ledger: Ledger, in_pipe: Any, words: list[str]) -> None:
-    """Whoever has seen enough gets no complaint."""
+    """Whoever has seen enough gets no error."""
     migration = _begun(ledger)
     program = in_pipe(*words)
     time.sleep(1.5)
-    ledger.tell_state(migration, State.RUNNING)
+    ledger.record_state(migration, State.RUNNING)
     _lines(program, 1)
     program.stdout.close()
     until = time.monotonic() + 15
     while program.poll() is None and time.monotonic() < until:
-        ledger.tell_state(migration, State.RUNNING)
+        ledger.record_state(migration, State.RUNNING)
         time.sleep(0.1)
     assert program.poll() is not None
     assert program.stderr.read() == ""
 
 
 def test_ctrl_c_ends_the_display_only(ledger: Ledger, on_terminal: Any) -> None:
-    """The migration goes on, and how to come back is said."""
+    """The migration goes on, and the command that comes back is shown."""
     migration = _begun(ledger)
     terminal = on_terminal("watch")
-    terminal.says("examine")
+    terminal.shows("examine")
     terminal.interrupt()
-    terminal.says("Migrations go on. Come back with: sojourn watch")
+    terminal.shows("Migrations go on. Come back with: sojourn watch")
     assert terminal.ended() == 130
     assert ledger.open_ones() == {migration: State.RUNNING}
 
@@ -251,22 +302,22 @@ def test_ctrl_c_while_one_is_watched(ledger: Ledger, on_terminal: Any) -> None:
     """The command that comes back names the migration."""
     migration = _begun(ledger)
     terminal = on_terminal("watch", migration[:8])
-    terminal.says("examine")
+    terminal.shows("examine")
     terminal.interrupt()
-    terminal.says(f"Come back with: sojourn watch {migration[:8]}")
+    terminal.shows(f"Come back with: sojourn watch {migration[:8]}")
     assert terminal.ended() == 130
 
 
 def test_the_table_is_live(ledger: Ledger, on_terminal: Any) -> None:
-    """What begins appears, what ends says so."""
+    """Migrations appear when they begin, and show it when they end."""
     first = _begun(ledger)
     terminal = on_terminal("watch")
-    terminal.says("1 under way, 0 waiting, 0 just ended")
+    terminal.shows("1 under way, 0 waiting, 0 just ended")
     _begun(ledger, 77)
-    terminal.says("2 under way")
+    terminal.shows("2 under way")
     _arrived(ledger, first)
-    terminal.says("1 under way, 0 waiting, 1 just ended")
-    terminal.says("completed")
+    terminal.shows("1 under way, 0 waiting, 1 just ended")
+    terminal.shows("completed")
 
 
 def _history(ledger: Ledger) -> None:
@@ -278,14 +329,22 @@ def _history(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("words", [["watch"], ["list"], ["hosts"], ["history"], ["show"]])
-def test_a_narrow_terminal(ledger: Ledger, redis: Redis, on_terminal: Any, words: list[str]) -> None:
-    """No line is longer than the terminal, and each migration is still one line where it is one of many."""
+def test_a_narrow_terminal(
+    ledger: Ledger, redis: Redis, on_terminal: Any, words: list[str]
+) -> None:
+    """No line is longer than the terminal, and a migration in a list is still one line."""
     _history(ledger)
     migration = _begun(ledger)
     Registry(Store(redis.url)).announce(ALPHA, 100)
     terminal = on_terminal(*words, *([migration] if words == ["show"] else []), columns=60)
-    expected = {"watch": migration[:8], "list": migration[:8], "hosts": "alpha", "history": "beta", "show": "examine"}
-    terminal.says(expected[words[0]])
+    expected = {
+        "watch": migration[:8],
+        "list": migration[:8],
+        "hosts": "alpha",
+        "history": "beta",
+        "show": "examine",
+    }
+    terminal.shows(expected[words[0]])
     if words == ["watch"]:
         terminal.interrupt()
     terminal.ended()
@@ -293,30 +352,36 @@ def test_a_narrow_terminal(ledger: Ledger, redis: Redis, on_terminal: Any, words
     lines = re.split(r"[\r\n]+|\^C", text)
     assert max(map(len, lines)) <= 60
     (row, *_) = [line for line in lines if expected[words[0]] in line]
-    whole = {"watch": "running", "list": "running", "hosts": " MB of ", "history": "99 ms", "show": "a [red] program"}
+    whole = {
+        "watch": "running",
+        "list": "running",
+        "hosts": " GB of ",
+        "history": "99 ms",
+        "show": "a [red] program",
+    }
     assert whole[words[0]] in row
     assert "…" not in text
 
 
 @pytest.mark.parametrize("words", ["watch", "list", "hosts", "history"])
 def test_no_color(ledger: Ledger, redis: Redis, on_terminal: Any, words: str) -> None:
-    """With NO_COLOR nothing is coloured, on a terminal too; without it something is."""
+    """With NO_COLOR there are no colours, on a terminal either; without it there are."""
     _history(ledger)
     _begun(ledger)
     Registry(Store(redis.url)).announce(ALPHA, 100)
     plain, coloured = on_terminal(words, NO_COLOR="1"), on_terminal(words)
     for terminal in (plain, coloured):
-        terminal.says("alpha")
+        terminal.shows("alpha")
         if words == "watch":
             terminal.interrupt()
         terminal.ended()
-    hues = re.compile(r"\x1b\[(?:[0-9]+;)*(?:3[0-7]|9[0-7]|38;[0-9;]+)m")
-    assert hues.search(coloured.text())
-    assert not hues.search(plain.text())
+    colours = re.compile(r"\x1b\[(?:[0-9]+;)*(?:3[0-7]|9[0-7]|38;[0-9;]+)m")
+    assert colours.search(coloured.text())
+    assert not colours.search(plain.text())
 
 
 def test_history(ledger: Ledger, environment: dict[str, str]) -> None:
-    """Per pair of hosts and mode: how many, how many failed, and percentiles of those that arrived."""
+    """Per pair of hosts and mode: number, failures, and percentiles of those that arrived."""
     _history(ledger)
     doubt = str(uuid4())
     ledger.open(doubt, PLAN)
@@ -333,7 +398,7 @@ def test_history(ledger: Ledger, environment: dict[str, str]) -> None:
 
 @pytest.mark.parametrize(("since", "count"), [("1h", 0), ("3d", 1), ("1970-01-02", 1)])
 def test_history_since(ledger: Ledger, environment: dict[str, str], since: str, count: int) -> None:
-    """Only what was asked for since then; a span of time, or a date."""
+    """Only what was requested since then; a span of time, or a date."""
     migration = str(uuid4())
     ledger.open(migration, PLAN)
     ledger.close(migration, _result())
@@ -343,11 +408,11 @@ def test_history_since(ledger: Ledger, environment: dict[str, str], since: str, 
 
 
 def test_history_since_nonsense(environment: dict[str, str]) -> None:
-    """What is no time is usage."""
+    """A malformed time is a usage error."""
     argv = [sys.executable, "-m", "sojourn", "history", "--since", "yore"]
     done = run(argv, deadline_s=30, env=environment, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: 'yore' is no time.")
+    assert done.stderr.startswith("error: 'yore' is not a time.")
 
 
 def test_percentiles() -> None:
@@ -358,5 +423,11 @@ def test_percentiles() -> None:
 
 def test_a_summary_of_nothing() -> None:
     """Where nothing arrived there are no percentiles."""
-    (line,) = summed([_result(State.REFUSED, frozen_ms=None, downtime_ms=None, pages_bytes=None, images_bytes=None)])
+    (line,) = summed(
+        [
+            _result(
+                State.REFUSED, frozen_ms=None, downtime_ms=None, pages_bytes=None, images_bytes=None
+            )
+        ]
+    )
     assert (line.count, line.failures, line.frozen_ms, line.downtime_ms) == (1, 1, {}, {})

@@ -1,8 +1,7 @@
-"""One host's worker for tests: as ``workers.host`` starts its lanes, but in one process and without CRIU.
+"""One host's worker for tests: both lanes of ``workers.host`` as one Celery worker, without CRIU.
 
-A migration that is asked for is done by the steps of ``tests.integration.steps``, and the host has the trees that
-are written down there, since all these hosts are one machine. With ``--reconcile`` there is a
-reconciler beside it.
+Migrations run the steps of ``tests.integration.steps``, and the host has the trees that are listed
+there, since all these hosts are one machine. With ``--reconcile`` a reconciler runs beside it.
 """
 
 from __future__ import annotations
@@ -10,32 +9,27 @@ from __future__ import annotations
 import os
 import sys
 
-from sojourn.host import this_host
 from sojourn.log import configure
+from sojourn.migration.context import this_host
 from sojourn.preflight import candidate
 from sojourn.settings import load
 from tests.integration import steps
-from workers.lane import run
+from workers.lane import Lane, run
 from workers.reconciler import Reconciler
 from workflows.app import shared_queue, the_app
-from workflows.migrate import PIPELINES
+from workflows.pipelines import PIPELINES
 
 
 def main(host: str, *options: str) -> None:
-    """Run until killed."""
+    """Run the worker of a host until it is killed."""
     configure(load().log_format)
     PIPELINES["stop-and-copy"] = steps.PIPELINE
     candidate.survey = lambda worker: steps.trees(this_host())
+    # It stays in the process group that the test kills.
     if "--reconcile" in options and os.fork() == 0:
         the_app().loader.import_default_modules()
         Reconciler(this_host()).run()
-    queues = ",".join([host, f"{host}.frozen", shared_queue(load())])
-    run(
-        [
-            *("worker", f"--hostname=main@{host}", f"--queues={queues}", "--concurrency=3", "--pool=prefork"),
-            *("--without-gossip", "--without-mingle", "--loglevel=INFO"),
-        ]
-    )
+    run(Lane("main", (host, f"{host}.frozen", shared_queue(load())), slots=3).arguments(host))
 
 
 if __name__ == "__main__":

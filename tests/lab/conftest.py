@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from lab.host import Host
 from lab.lab import Lab
 from tests.lab.site import Site, fresh_lab, require_lab
 
@@ -25,7 +26,7 @@ def lab(suitable: None) -> Iterator[Lab]:
 
 @pytest.fixture(scope="session")
 def configured(lab: Lab) -> Site:
-    """Keep every host's first configuration aside, and return the site."""
+    """Save every host's first configuration, and return the site."""
     site = Site(lab)
     for name in ("alpha", "beta"):
         site.host(name).run(["cp", "/etc/sojourn/sojourn.toml", "/etc/sojourn/site.toml"])
@@ -38,3 +39,22 @@ def site(configured: Site) -> Site:
     for name in ("alpha", "beta"):
         configured.host(name)
     return configured
+
+
+@pytest.fixture(scope="module")
+def encrypted(suitable: None) -> Iterator[Site]:
+    """Two hosts, a Redis and a command line that all have certificates."""
+    with fresh_lab("encrypted", encrypted=True) as made:
+        yield Site(made)
+
+
+@pytest.fixture
+def alpha(site: Site) -> Host:
+    """Return the host on which programs start."""
+    return site.host("alpha")
+
+
+@pytest.fixture
+def beta(site: Site) -> Host:
+    """Return the host to which they move."""
+    return site.host("beta")

@@ -1,7 +1,7 @@
-"""Use things of the kernel by their names, then sleep: ``python3 provoke.py WHAT[=ARGUMENT]...``.
+"""Use features of the kernel by their names, then sleep: ``python3 provoke.py WHAT[=ARGUMENT]...``.
 
-Runs inside a host with the standard library only. Prints ``ready`` and what it uses now, without what the kernel does
-not have.
+Runs inside a host with the standard library only. Prints ``ready`` and the names of what it uses
+now, without the features that the kernel does not have.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-#: What must stay open.
+#: Objects that must stay open.
 KEPT: list[Any] = []
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
-#: Numbers of system calls for which Python has no name, of x86_64.
+#: Numbers of system calls on x86_64 that Python has no functions for.
 IO_URING_SETUP, PERF_EVENT_OPEN, BPF, USERFAULTFD, MEMFD_SECRET = 425, 298, 321, 323, 447
 
 
@@ -57,13 +57,19 @@ def perf() -> None:
 
 
 def bpf_map() -> None:
-    syscall(BPF, 0, ctypes.create_string_buffer(struct.pack("=IIIII", 2, 4, 4, 1, 0) + bytes(52)), 72)
+    syscall(
+        BPF, 0, ctypes.create_string_buffer(struct.pack("=IIIII", 2, 4, 4, 1, 0) + bytes(52)), 72
+    )
 
 
 def bpf_prog() -> None:
-    code = ctypes.create_string_buffer(struct.pack("=BBhi", 0xB7, 0, 0, 0) + struct.pack("=BBhi", 0x95, 0, 0, 0))
+    code = ctypes.create_string_buffer(
+        struct.pack("=BBhi", 0xB7, 0, 0, 0) + struct.pack("=BBhi", 0x95, 0, 0, 0)
+    )
     licence = ctypes.create_string_buffer(b"GPL")
-    attributes = struct.pack("=IIQQ", 1, 2, ctypes.addressof(code), ctypes.addressof(licence)) + bytes(120)
+    attributes = struct.pack(
+        "=IIQQ", 1, 2, ctypes.addressof(code), ctypes.addressof(licence)
+    ) + bytes(120)
     syscall(BPF, 5, ctypes.create_string_buffer(attributes), 128)
 
 
@@ -87,6 +93,23 @@ def sysv_shm() -> None:
     KEPT.append(_libc.shmat(identifier, None, 0))
 
 
+def sysv_semaphore() -> None:
+    identifier = _libc.semget(0, 1, 0o1600)
+    _libc.semop(identifier, ctypes.create_string_buffer(struct.pack("=Hhh", 0, 1, 0)), 1)
+
+
+def sysv_queue() -> None:
+    identifier = _libc.msgget(0, 0o1600)
+    _libc.msgsnd(identifier, ctypes.create_string_buffer(struct.pack("=q", 1) + b"text"), 4, 0)
+
+
+def shared_code() -> None:
+    """Executable memory below everything else, as PHP's compiler shares it between processes."""
+    _libc.mmap.restype = ctypes.c_void_p
+    _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    KEPT.append(_libc.mmap(0x10000, 4096, 5, 0x100021, -1, 0))
+
+
 def hugetlb() -> None:
     KEPT.append(mmap.mmap(-1, 2**21, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000))
     KEPT[-1][0] = 1
@@ -107,7 +130,9 @@ def unix_server(path: str) -> None:
     server.bind(path if path[0] == "/" else "\0" + path)
     server.listen()
     KEPT.append(server)
-    threading.Thread(target=lambda: [KEPT.append(server.accept()) for _ in range(100)], daemon=True).start()
+    threading.Thread(
+        target=lambda: [KEPT.append(server.accept()) for _ in range(100)], daemon=True
+    ).start()
 
 
 def unix_dgram_server(path: str) -> None:
@@ -174,7 +199,9 @@ def listen_both(port: str) -> None:
 
 def udp(place: str) -> None:
     address, port = place.rsplit(":", 1)
-    KEPT.append(socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM))
+    KEPT.append(
+        socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    )
     KEPT[-1].bind((address, int(port)))
 
 
@@ -197,7 +224,7 @@ def connect(place: str) -> None:
 
 
 def in_flight() -> None:
-    """A connection that nobody has accepted."""
+    """A connection that no program has accepted."""
     listen("127.0.0.1:7787")
     if os.fork() == 0:
         KEPT.append(socket.create_connection(("127.0.0.1", 7787)))
@@ -249,7 +276,7 @@ def opened_for_writing(path: str) -> None:
 
 
 def growing(path: str) -> None:
-    """A file on which the process writes all the time, without appending."""
+    """A file to which the process writes all the time, without appending."""
     threading.Thread(target=_write, args=(path,), daemon=True).start()
 
 
@@ -280,7 +307,7 @@ def pidfd_own() -> None:
 
 
 def events() -> None:
-    """All of what epoll knows and CRIU can take along."""
+    """An eventfd, an epoll, a memfd, a signalfd and a timerfd, all of which CRIU can dump."""
     KEPT.append(os.eventfd(3))
     KEPT.append(select.epoll())
     KEPT[-1].register(KEPT[-2], select.EPOLLIN)
@@ -325,7 +352,7 @@ def zombie() -> None:
 
 
 def terminal_own() -> None:
-    """A child on a terminal whose master the parent has."""
+    """A child on a terminal whose master side the parent has."""
     pid, master = pty.fork()
     KEPT.append(master)
     if pid == 0:
@@ -337,14 +364,14 @@ def terminal_of_other(path: str) -> None:
 
 
 def holder_of_terminal(path: str) -> None:
-    """Somebody else's terminal: writes down which one."""
+    """A terminal for a process outside the tree: write its name to a file."""
     master, slave = pty.openpty()
     KEPT.extend((master, slave))
     Path(path).write_text(os.ttyname(slave))
 
 
 def traced() -> None:
-    """A child that its parent traces."""
+    """A child that is traced by its parent."""
     if os.fork() == 0:
         _libc.ptrace(0, 0, 0, 0)
         signal.pause()
@@ -371,15 +398,23 @@ def groups() -> None:
         os._exit(0)
     os.read(read, 1)
     os.wait()
+    os.close(read)
+    os.close(write)
 
 
 def vfork() -> None:
     """A parent that waits, uninterruptibly, for the child that it started by vfork."""
-    # posix_spawn suspends its caller until the child has begun another program: opening a FIFO never ends.
+    # posix_spawn suspends its caller until the child has begun another program: opening a FIFO
+    # never ends.
     path = tempfile.mkdtemp(dir="/var/tmp") + "/fifo"
     os.mkfifo(path)
     print("ready", flush=True)
-    os.posix_spawn("/bin/sleep", ["sleep", "1000"], {}, file_actions=[(os.POSIX_SPAWN_OPEN, 5, path, os.O_RDONLY, 0)])
+    os.posix_spawn(
+        "/bin/sleep",
+        ["sleep", "1000"],
+        {},
+        file_actions=[(os.POSIX_SPAWN_OPEN, 5, path, os.O_RDONLY, 0)],
+    )
 
 
 def chdir(path: str) -> None:
@@ -392,7 +427,7 @@ def chroot(path: str) -> None:
 
 
 def many(count: str) -> None:
-    """Many open files, each another one, in 50 processes."""
+    """Many different open files, in 50 processes."""
     place = Path("/shared/many")
     place.mkdir(exist_ok=True)
     for child in range(49):
@@ -408,14 +443,14 @@ def _open_many(place: Path, child: int, count: int) -> None:
 
 
 def plain() -> None:
-    """Nothing at all."""
+    """Use nothing."""
 
 
 def main() -> None:
     known: dict[str, Callable[..., None]] = globals()
     used = []
-    for word in sys.argv[1:]:
-        what, *argument = word.split("=", 1)
+    for use in sys.argv[1:]:
+        what, *argument = use.split("=", 1)
         try:
             known[what](*argument)
             used.append(what)

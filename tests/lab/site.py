@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -21,19 +22,22 @@ from lab.host import Host, within
 from lab.lab import Lab
 from lab.plan import OUTSIDE
 from lab.workload import Workload
-from sojourn.run import Completed, run, spawn
+from sojourn.security.tls import for_redis
 from sojourn.settings import Settings, variable
-from sojourn.tls import for_redis
+from sojourn.system.run import Completed, run, spawn
 from workflows.app import shared_queue
 
 MIGRATION_S = 90
 
-#: Takes a PID: sets the one that is handed out next, and starts a program with it.
+#: Takes a PID: has the kernel assign it to the next process, and starts a program with it. Another
+#: process may come first, so it tries until it succeeds. Then the kernel goes on where it was: else
+#: the host's next processes would take the PIDs of the host whose process this one stands in for.
 OCCUPY = """
 import os, sys
-pid = int(sys.argv[1])
+LAST = "/proc/sys/kernel/ns_last_pid"
+pid, before = int(sys.argv[1]), open(LAST).read()
 while True:
-    open("/proc/sys/kernel/ns_last_pid", "w").write(str(pid - 1))
+    open(LAST, "w").write(str(pid - 1))
     child = os.fork()
     if child == 0 and os.getpid() == pid:
         os.setsid()
@@ -46,7 +50,11 @@ while True:
     if child == pid:
         break
     os.waitpid(child, 0)
+open(LAST, "w").write(before)
 """
+
+#: CRIU on a host, and where a test puts it away.
+CRIU, AWAY = "/usr/sbin/criu", "/var/tmp/criu"
 
 FAILPOINTS = "/var/lib/sojourn/failpoints"
 
@@ -56,10 +64,10 @@ Instant = tuple[Host, str]
 
 @dataclass(frozen=True)
 class Ended:
-    """How a ``sojourn`` command ended: its exit code, and what it said as JSON."""
+    """How a ``sojourn`` command ended: its exit code, and the JSON that it printed."""
 
     code: int
-    said: dict[str, Any]
+    answer: dict[str, Any]
 
 
 class Site:
@@ -80,61 +88,92 @@ class Site:
         self.lab.heal(name)
         return self.lab.host(name)
 
-    def sojourn(self, *words: str) -> Completed:
-        """Run the command line outside of the hosts."""
-        command = [sys.executable, "-m", "sojourn", *words]
-        return run(command, deadline_s=MIGRATION_S, check=False, env={"SOJOURN_CONFIG": str(self.lab.config)})
+    def sojourn(self, *arguments: str) -> Completed:
+        """Run the command line outside the hosts."""
+        command = [sys.executable, "-m", "sojourn", *arguments]
+        return run(
+            command,
+            deadline_s=MIGRATION_S,
+            check=False,
+            env={"SOJOURN_CONFIG": str(self.lab.config)},
+        )
 
     def migrate(self, pid: int, source: str, destination: str, *options: str) -> Ended:
         """Migrate and return how it ended."""
-        ended = self.sojourn("migrate", str(pid), "--from", source, "--to", destination, "--json", *options)
+        ended = self.sojourn(
+            "migrate", str(pid), "--from", source, "--to", destination, "--json", *options
+        )
         assert "Traceback" not in ended.stderr, ended.stderr
         return Ended(ended.returncode, json.loads(ended.stdout))
 
-    def migrate_meanwhile(self, pid: int, at: Instant, act: Callable[[], object], *options: str) -> Ended:
-        """Migrate from alpha to beta, but do something at an instant, while the host there stands still."""
+    def migrate_meanwhile(
+        self, pid: int, at: Instant, act: Callable[[], object], *options: str
+    ) -> Ended:
+        """Migrate from alpha to beta, and act at an instant while the migration pauses there."""
         host, name = at
         ended: list[Ended] = []
-        migration = threading.Thread(target=lambda: ended.append(self.migrate(pid, "alpha", "beta", *options)))
-        host.run(["sh", "-c", f"mkdir -p {FAILPOINTS}; rm -f {FAILPOINTS}/*; touch {FAILPOINTS}/{name}"])
+        migration = threading.Thread(
+            target=lambda: ended.append(self.migrate(pid, "alpha", "beta", *options))
+        )
+        host.run(
+            ["sh", "-c", f"mkdir -p {FAILPOINTS}; rm -f {FAILPOINTS}/*; touch {FAILPOINTS}/{name}"]
+        )
         migration.start()
         try:
-            assert within(MIGRATION_S / 2, lambda: self._stands(host, name)), f"never came to {name}"
+            assert within(MIGRATION_S / 2, lambda: self._pauses(host, name)), (
+                f"never came to {name}"
+            )
             act()
         finally:
             host.run(["sh", "-c", f"rm -f {FAILPOINTS}/*"])
             migration.join()
         return ended[0]
 
-    def _stands(self, host: Host, name: str) -> bool:
+    def _pauses(self, host: Host, name: str) -> bool:
         return host.run(["test", "-e", f"{FAILPOINTS}/{name}.reached"], check=False).returncode == 0
 
     def configure(self, host: Host, **settings: object) -> None:
-        """Give a host's worker other settings and start it anew."""
+        """Change the settings of a host's worker and restart it."""
         lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items())
-        host.run(["sh", "-c", "cat /etc/sojourn/site.toml - > /etc/sojourn/sojourn.toml"], stdin=lines)
+        host.run(
+            ["sh", "-c", "cat /etc/sojourn/site.toml - > /etc/sojourn/sojourn.toml"], stdin=lines
+        )
         self.restart_worker(host)
 
     def restart_worker(self, host: Host) -> None:
-        """Start a host's worker anew and wait until it answers."""
+        """Restart a host's worker and wait until it answers."""
         host.service("worker", "restart")
         assert within(20, lambda: self.answers(host)), host.log("worker")
 
     def answers(self, host: Host) -> bool:
-        """Whether a host's worker does what it is told."""
+        """Whether a host's worker answers requests."""
         return self.sojourn("ps", host.name, "--json").returncode == 0
 
 
 @contextlib.contextmanager
 def killed_at_write(host: Host, criu: int, number: int) -> Iterator[None]:
-    """Kill a CRIU, by the host's PID, before it writes so many lines more to its log; return when it has ended."""
+    """Kill a CRIU, given by the host's PID, at its ``number``-th write(2) from now.
+
+    CRIU writes a line of its log with one write. Leaving the context waits until CRIU has ended.
+    """
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed: bin/setup browser")
     pid = _outside_pid(host, criu)
-    words = ["strace", "-qq", "-o", "/dev/null", "-e", "trace=write", "-e", f"inject=write:signal=KILL:when={number}"]
-    tracer = spawn([*words, "-p", str(pid)])
+    arguments = [
+        "strace",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=write",
+        "-e",
+        f"inject=write:signal=KILL:when={number}",
+    ]
+    tracer = spawn([*arguments, "-p", str(pid)])
     try:
-        assert within(5, lambda: f"TracerPid:\t{tracer.pid}\n" in Path(f"/proc/{pid}/status").read_text())
+        assert within(
+            5, lambda: f"TracerPid:\t{tracer.pid}\n" in Path(f"/proc/{pid}/status").read_text()
+        )
         yield
         tracer.wait(20)
     finally:
@@ -150,6 +189,24 @@ def _outside_pid(host: Host, pid: int) -> int:
     raise AssertionError(f"{host.name} has no process {pid}")
 
 
+def rolled_back(site: Site, pid: int, *options: str, act: Callable[[], object] = bool) -> Ended:
+    """Migrate, act inside the freeze, and let the restore fail: beta has lost its CRIU.
+
+    Also the one that waits for the restore.
+    """
+    alpha, beta = site.host("alpha"), site.host("beta")
+
+    def meanwhile() -> None:
+        act()
+        beta.run(["mv", CRIU, AWAY])
+        beta.run(["pkill", "-KILL", "-f", "[s]ojourn.transfer.rebuilder"])
+
+    try:
+        return site.migrate_meanwhile(pid, (alpha, "copy_images.begin"), meanwhile, *options)
+    finally:
+        beta.run(["mv", AWAY, CRIU])
+
+
 def require_lab() -> None:
     """Skip, with the reason, where there can be no lab; fail where there must be one."""
     try:
@@ -162,8 +219,11 @@ def require_lab() -> None:
 
 @contextlib.contextmanager
 def fresh_lab(name: str, hosts: int = 2, **how: Any) -> Iterator[Lab]:
-    """Yield a lab that is made anew, whatever is left of it, and leave nothing of it behind."""
-    lab = Lab(name)
+    """Yield a lab made from scratch, whatever an earlier one left, and remove it afterwards.
+
+    ``LAB_SUFFIX`` makes its name another one, so that two checkouts can run their tests at once.
+    """
+    lab = Lab(name + os.environ.get("LAB_SUFFIX", ""))
     lab.down()
     try:
         lab.up(hosts, **how)
@@ -173,18 +233,18 @@ def fresh_lab(name: str, hosts: int = 2, **how: Any) -> Iterator[Lab]:
 
 
 def redis_tls(lab: Lab) -> dict[str, str]:
-    """Return what redis-py needs to talk to a lab's Redis from outside."""
+    """Return redis-py's arguments to connect to a lab's Redis from outside."""
     return for_redis(lab.plan.authority / OUTSIDE) if lab.plan.encrypted else {}
 
 
 def left_behind(host: Host) -> list[str]:
-    """Return what a migration must not leave on a host: image directories, CRIU, holders, network locks."""
+    """Return what no migration may leave: image directories, CRIU, holders, network locks."""
     mounts = host.run(["findmnt", "-rno", "TARGET", "-t", "tmpfs"]).stdout.splitlines()
     programs = host.run(["ps", "-eo", "args="]).stdout.splitlines()
     tables = host.run(["nft", "list", "tables"]).stdout.splitlines()
     return [
         *(line for line in mounts if "/run/sojourn/" in line),
-        *(line for line in programs if "sojourn.holder" in line or _is_working(line)),
+        *(line for line in programs if "sojourn.transfer.holder" in line or _is_working(line)),
         *(line for line in tables if "CRIU" in line),
     ]
 
@@ -196,5 +256,5 @@ def runs_on(host: Host, workload: Workload) -> bool:
 
 
 def _is_working(command: str) -> bool:
-    """Whether a command line is CRIU's at work; a worker asks it for its version now and then."""
-    return command.startswith("/usr/sbin/criu") and "--version" not in command
+    """Whether a command line is CRIU at work; a worker runs it for its version now and then."""
+    return command.startswith(CRIU) and "--version" not in command

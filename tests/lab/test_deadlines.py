@@ -1,4 +1,4 @@
-"""What hangs is ended, what it held is repaired, and the process runs on where it was."""
+"""What hangs is ended, what it held is given back, and the process runs on where it was."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FAILPOINTS = "/var/lib/sojourn/failpoints"
 
 @pytest.fixture
 def counter(site: Site) -> Workload:
-    """Return a small process on alpha, so that only what is made to hang takes long."""
+    """Return a small process on alpha, so that nothing takes long but what a test makes hang."""
     counter = workload.start(site.host("alpha"), "counter", mb=16)
     counter.wait_for_beats()
     return counter
@@ -36,8 +36,8 @@ def meanwhile(act: Callable[[], object], migrate: Callable[[], Ended]) -> Ended:
 
 def assert_given_back(site: Site, counter: Workload, ended: Ended, code: str) -> None:
     """Check that the process runs where it was, whole, and that nothing is left of the attempt."""
-    assert ended.code == 11, ended.said
-    assert ended.said["failure"]["code"] == code, ended.said["failure"]
+    assert ended.code == 11, ended.answer
+    assert ended.answer["failure"]["code"] == code, ended.answer["failure"]
     alpha, beta = site.host("alpha"), site.host("beta")
     assert runs_on(alpha, counter)
     assert not runs_on(beta, counter)
@@ -47,7 +47,7 @@ def assert_given_back(site: Site, counter: Workload, ended: Ended, code: str) ->
 
 
 def test_a_dump_that_hangs(site: Site) -> None:
-    """CRIU stands still in the middle of the memory: it is ended when the freeze has lasted too long."""
+    """CRIU stalls in the middle of the memory: it is ended when the freeze has lasted too long."""
     counter = workload.start(site.host("alpha"), "counter", mb=256)
     counter.wait_for_beats()
     ended = meanwhile(
@@ -58,7 +58,7 @@ def test_a_dump_that_hangs(site: Site) -> None:
 
 
 def test_a_restore_that_hangs(site: Site, counter: Workload) -> None:
-    """CRIU waits for its action script: ``refused`` is written first, then both are ended."""
+    """CRIU waits for an answer: ``refused`` is written first, then both are ended."""
     beta = site.host("beta")
     arm(beta, "accepted.before")
     ended = site.migrate(counter.pid, "alpha", "beta", "--max-freeze", "5")
@@ -67,14 +67,14 @@ def test_a_restore_that_hangs(site: Site, counter: Workload) -> None:
 
 
 def test_names_of_deleted_files(site: Site) -> None:
-    """A restore that is ended leaves none of the names that it gave to deleted files: the next one goes well."""
+    """A restore that is ended leaves no names of deleted files, so that the next one succeeds."""
     alpha, beta = site.host("alpha"), site.host("beta")
     tree = workload.start(alpha, "tree", with_="deleted")
     tree.wait_for_beats()
     arm(beta, "accepted.before")
     ended = site.migrate(tree.pid, "alpha", "beta", "--max-freeze", "3")
     disarm(beta)
-    assert ended.code == 11, ended.said
+    assert ended.code == 11, ended.answer
     assert beta.run(["find", "/var/tmp", "-name", "*.ghost"]).stdout == ""
     assert site.migrate(tree.pid, "alpha", "beta").code == 0
     assert tree.wait_for_beats(20).details["errors"] == {}
@@ -82,7 +82,7 @@ def test_names_of_deleted_files(site: Site) -> None:
 
 
 def test_a_step_that_hangs(site: Site, counter: Workload) -> None:
-    """A step of ours stands still while the tree is frozen: it is stopped, and the tree resumed."""
+    """A step stalls while the tree is frozen: it is stopped, and the tree resumed."""
     alpha = site.host("alpha")
     arm(alpha, "copy_images.begin")
     ended = site.migrate(counter.pid, "alpha", "beta", "--max-freeze", "3")
@@ -91,30 +91,34 @@ def test_a_step_that_hangs(site: Site, counter: Workload) -> None:
 
 
 def test_a_limit_that_is_met(site: Site, counter: Workload) -> None:
-    """The plan's limit is kept with the migration, and one that is not reached does no harm."""
+    """The plan carries the limit with the migration; one that is not reached changes nothing."""
     ended = site.migrate(counter.pid, "alpha", "beta", "--max-freeze", "60")
-    assert ended.code == 0, ended.said
+    assert ended.code == 0, ended.answer
     site.host("beta").run(["pkill", "-KILL", "-f", counter.file.name])
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "86401", "nan"])
 def test_a_limit_that_makes_no_sense(site: Site, counter: Workload, limit: str) -> None:
     """One sentence, exit code 2, and nothing was touched."""
-    ended = site.sojourn("migrate", str(counter.pid), "--from", "alpha", "--to", "beta", "--max-freeze", limit)
+    ended = site.sojourn(
+        "migrate", str(counter.pid), "--from", "alpha", "--to", "beta", "--max-freeze", limit
+    )
     assert ended.returncode == 2
     assert "A freeze may last" in ended.stderr
     site.host("alpha").run(["pkill", "-KILL", "-f", counter.file.name])
 
 
 def arm(host: Host, instant: str) -> None:
-    """Let whoever comes to that instant stand still."""
-    host.run(["sh", "-c", f"mkdir -p {FAILPOINTS}; rm -f {FAILPOINTS}/*; touch {FAILPOINTS}/{instant}"])
+    """Arm the fail point, so that the next process to reach it pauses there."""
+    host.run(
+        ["sh", "-c", f"mkdir -p {FAILPOINTS}; rm -f {FAILPOINTS}/*; touch {FAILPOINTS}/{instant}"]
+    )
 
 
 def disarm(host: Host) -> None:
-    """Let them go on."""
+    """Remove all fail points, so that whatever pauses there continues."""
     host.run(["sh", "-c", f"rm -f {FAILPOINTS}/*"])
 
 
-#: Stop the CRIU that dumps as soon as there is one.
+#: Stops the CRIU that dumps as soon as there is one.
 _STOP_A_DUMP = "until pkill -STOP -f '[c]riu dump'; do :; done"

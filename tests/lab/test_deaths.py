@@ -1,4 +1,4 @@
-"""CRIU is killed in the middle of a restore: what becomes of the tree, and whether ``sojourn.rebuilt`` can tell."""
+"""CRIU is killed in the middle of a restore; ``sojourn.criu.restored`` must see what is left."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOST_PYTHON = "/opt/sojourn/bin/python3"
 PLACE = "/tmp/death"
 COMMON = f"--no-default-config --manage-cgroups=ignore -v4 --images-dir {PLACE} --work-dir {PLACE}"
 
-#: Stands still at the moment that it is started for, until the file ``go`` is there.
+#: Waits in the action ``$MOMENT`` until the file ``go`` exists.
 SCRIPT = f"""#!/bin/sh
 [ "$CRTOOLS_SCRIPT_ACTION" = "$MOMENT" ] || exit 0
 touch {PLACE}/reached
@@ -32,17 +32,17 @@ while [ ! -e {PLACE}/go ]; do sleep 0.005; done
 LOOK = """
 import json, sys
 from pathlib import Path
-from sojourn import rebuilt
+from sojourn.criu import restored
 pids, began, occupied, times, log = json.load(sys.stdin)
-states = [rebuilt.state(pids, began, occupied) for _ in range(times)]
-release, members = rebuilt.release(Path(log)), len(rebuilt.members(pids, began))
+states = [restored.state(pids, began, occupied) for _ in range(times)]
+release, members = restored.release(Path(log)), len(restored.members(pids, began))
 print(json.dumps({"states": states, "release": release, "members": members}))
 """
 
 
 @dataclass
 class Death:
-    """A tree that was dumped on a host, and a restore of it that dies."""
+    """A tree that was dumped on a host, and a restore of it that is killed."""
 
     host: Host
     workload: Workload
@@ -51,42 +51,66 @@ class Death:
     criu: int = 0
 
     def dump(self) -> None:
-        """Freeze the tree into images and kill it; not in the middle of a report, whose file the next run removes."""
+        """Dump the tree and kill it, but not in the middle of a report.
+
+        The next run would remove the new file of that report.
+        """
         self._dump()
         while list(self.workload.file.parent.glob("*.new")):
-            self.host.run(["sh", "-c", f"criu restore --restore-detached {COMMON} --log-file restore.log"])
+            self.host.run(
+                ["sh", "-c", f"criu restore --restore-detached {COMMON} --log-file restore.log"]
+            )
             self._dump()
 
     def _dump(self) -> None:
         self.host.run(["rm", "-rf", PLACE])
         self.host.run(["mkdir", PLACE])
         self.host.run(["sh", "-c", f"cat > {PLACE}/script; chmod +x {PLACE}/script"], stdin=SCRIPT)
-        self.host.run(["sh", "-c", f"criu dump --tree {self.workload.pid} {COMMON} --log-file dump.log"])
-        assert within(5, lambda: not self.host.run(["pgrep", "-f", self.workload.file.name], check=False).stdout)
+        self.host.run(
+            ["sh", "-c", f"criu dump --tree {self.workload.pid} {COMMON} --log-file dump.log"]
+        )
+        assert within(
+            5,
+            lambda: not self.host.run(["pgrep", "-f", self.workload.file.name], check=False).stdout,
+        )
 
     def restore(self, moment: str) -> None:
-        """Rebuild the tree, up to a moment at which the action script stands still."""
+        """Restore the tree up to a moment, in which the action script waits."""
         uptime = self.host.run(["cat", "/proc/uptime"]).stdout.split()[0]
         self.began = int(float(uptime) * 100)
-        criu = f"criu restore --restore-detached --action-script {PLACE}/script {COMMON} --log-file restore.log"
-        command = f"rm -f {PLACE}/go {PLACE}/reached; MOMENT={moment} setsid {criu} > /dev/null 2>&1 & echo $!"
+        criu = (
+            f"criu restore --restore-detached --action-script {PLACE}/script {COMMON} "
+            "--log-file restore.log"
+        )
+        self.host.run(["rm", "-f", f"{PLACE}/go", f"{PLACE}/reached"])
+        command = f"MOMENT={moment} setsid {criu} > /dev/null 2>&1 & echo $!"
         self.criu = int(self.host.run(["sh", "-c", command]).stdout)
-        assert within(10, lambda: self.has("reached")), self.host.run(["tail", "-n5", f"{PLACE}/restore.log"]).stdout
+        assert within(10, lambda: self.has("reached")), self.host.run(
+            ["tail", "-n5", f"{PLACE}/restore.log"]
+        ).stdout
 
     def has(self, name: str) -> bool:
-        """Whether a file is there."""
+        """Whether a file exists in the directory of the images."""
         return self.host.run(["test", "-e", f"{PLACE}/{name}"], check=False).returncode == 0
 
     def kill_criu(self) -> None:
-        """Kill CRIU and nothing else, then let the script end."""
+        """Kill only CRIU, then let the script end."""
         self.host.run(["kill", "-KILL", str(self.criu)])
         self.host.run(["touch", f"{PLACE}/go"])
         time.sleep(0.3)
 
-    def look(self, times: int = 1, began: int | None = None, occupied: tuple[int, ...] = ()) -> dict[str, Any]:
-        """Return what ``sojourn.rebuilt`` says inside the host."""
-        said = (self.pids, self.began if began is None else began, occupied, times, f"{PLACE}/restore.log")
-        done = self.host.run([HOST_PYTHON, "-c", LOOK], stdin=json.dumps(said))
+    def look(
+        self, times: int = 1, began: int | None = None, occupied: tuple[int, ...] = ()
+    ) -> dict[str, Any]:
+        """Return what ``sojourn.criu.restored`` reports inside the host."""
+        question = (
+            self.pids,
+            self.began if began is None else began,
+            occupied,
+            times,
+            f"{PLACE}/restore.log",
+        )
+        done = self.host.run([HOST_PYTHON, "-c", LOOK], stdin=json.dumps(question))
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
 
@@ -97,19 +121,24 @@ class Death:
         return self.workload.status().counter - before
 
     def end(self) -> None:
-        """Kill what there is of CRIU and of the tree, and wait until it is reaped: the next restore needs the PIDs."""
+        """Kill CRIU and the tree, and wait until they are reaped: a restore needs the PIDs."""
         everything = [str(pid) for pid in (self.criu, *self.pids) if pid]
         self.host.run(["kill", "-KILL", *everything], check=False)
-        # A killed restore leaves the names that it gave to deleted files, and the next one stumbles over them.
+        # A killed restore leaves the names that it gave to deleted files, and the next one fails
+        # where they exist.
         self.host.run(["sh", "-c", "rm -f /var/tmp/*.ghost"])
-        assert within(10, lambda: self.host.run(["ps", "-p", ",".join(everything)], check=False).returncode != 0)
+        assert within(
+            10,
+            lambda: self.host.run(["ps", "-p", ",".join(everything)], check=False).returncode != 0,
+        )
 
 
 @pytest.fixture(params=["counter", "tree"])
 def death(site: Site, request: pytest.FixtureRequest) -> Iterator[Death]:
     """Return a dumped tree of one process, and one of three with threads."""
     host = site.host("alpha")
-    # Without the files that grow: images of the same instant are restored again and again.
+    # Without growing files: the same images are restored again and again, and CRIU refuses a file
+    # whose size is not that of the dump.
     options = {"with_": "pipes,socketpair,shm,threads"} if request.param == "tree" else {}
     started = workload.start(host, request.param, **options)
     started.wait_for_beats()
@@ -120,8 +149,8 @@ def death(site: Site, request: pytest.FixtureRequest) -> Iterator[Death]:
     made.end()
 
 
-def test_killed_before_the_tree_is_let_go(death: Death) -> None:
-    """The tree waits in CRIU's restorer for ever, whatever it is sent; killed, it is gone and never ran."""
+def test_killed_before_the_tree_may_run(death: Death) -> None:
+    """The tree stays in CRIU's restorer whatever signal it gets; killed, it is gone for good."""
     death.restore("post-restore")
     death.kill_criu()
     death.host.run(["kill", "-CONT", *map(str, death.pids)])
@@ -130,14 +159,20 @@ def test_killed_before_the_tree_is_let_go(death: Death) -> None:
     death.host.run(["kill", "-TERM", *map(str, death.pids)])
     assert death.look()["states"] == ["stuck"]
     death.host.run(["kill", "-KILL", str(death.pids[-1])])
-    assert within(5, lambda: death.look()["states"] == (["stuck"] if len(death.pids) > 1 else ["gone"]))
+    assert within(
+        5, lambda: death.look()["states"] == (["stuck"] if len(death.pids) > 1 else ["gone"])
+    )
     death.end()
     assert death.look() == {"states": ["gone"], "release": "not begun", "members": 0}
 
 
-@pytest.mark.parametrize(("moment", "release"), [("pre-resume", "unfinished"), ("post-resume", "done")])
-def test_killed_when_the_tree_has_left_the_restorer(death: Death, moment: str, release: str) -> None:
-    """The tree runs on as if nothing had happened; no look at any instant takes it for one that never woke."""
+@pytest.mark.parametrize(
+    ("moment", "release"), [("pre-resume", "unfinished"), ("post-resume", "done")]
+)
+def test_killed_when_the_tree_has_left_the_restorer(
+    death: Death, moment: str, release: str
+) -> None:
+    """The tree runs on as if nothing had happened, and never looks like one that has never run."""
     death.restore(moment)
     death.kill_criu()
     assert death.beats() > 10
@@ -149,7 +184,7 @@ def test_killed_when_the_tree_has_left_the_restorer(death: Death, moment: str, r
 
 
 def test_a_tree_that_lost_a_part_is_unclear(death: Death) -> None:
-    """Once something runs and something is gone, nobody can tell from outside which was meant to be so."""
+    """If one process runs and another is gone, nothing shows from outside what was intended."""
     death.restore("post-resume")
     death.kill_criu()
     death.host.run(["kill", "-KILL", str(death.pids[-1])])
@@ -159,7 +194,7 @@ def test_a_tree_that_lost_a_part_is_unclear(death: Death) -> None:
 
 
 def test_strangers_are_never_the_tree(death: Death) -> None:
-    """What began before the restore, or had the PID before it, is none of it."""
+    """A process that began before the restore, or had the PID before, is not part of the tree."""
     death.restore("post-restore")
     death.kill_criu()
     later = death.began + 100 * 3600
@@ -168,11 +203,12 @@ def test_strangers_are_never_the_tree(death: Death) -> None:
 
 
 def test_killed_at_any_instant(death: Death) -> None:
-    """What is called stuck does not beat and never has, and what is called running does."""
+    """A tree reported as stuck does not beat and never has; one reported as running does."""
     for _ in range(8):
         death.restore("post-restore")
         beats = death.workload.status().counter
-        death.host.run(["sh", "-c", f"touch {PLACE}/go; sleep {random.uniform(0, 0.03):.4f}; kill -9 {death.criu}; :"])
+        pause = f"sleep {random.uniform(0, 0.03):.4f}"
+        death.host.run(["sh", "-c", f"touch {PLACE}/go; {pause}; kill -9 {death.criu}; :"])
         time.sleep(0.3)
         answer, further = death.look(), death.beats()
         assert (answer["states"] == ["stuck"]) <= (further == 0)
@@ -181,8 +217,8 @@ def test_killed_at_any_instant(death: Death) -> None:
         death.end()
 
 
-def test_killed_before_it_tells(death: Death) -> None:
-    """CRIU has taken the last thread's stop, but not written so: the tree runs, and only a look at it tells."""
+def test_killed_before_it_logs(death: Death) -> None:
+    """CRIU has let the last thread go but not logged it: only the state of the tree shows it."""
     seen = set()
     for written in range(1, 8):
         death.restore("post-restore")

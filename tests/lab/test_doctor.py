@@ -1,4 +1,4 @@
-"""``sojourn doctor`` on real hosts: one that is fit, and what it says when something is broken."""
+"""``sojourn doctor`` on real hosts: one that is fit, and what it reports when one is broken."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from collections.abc import Callable
 import pytest
 
 from lab.host import Host, within
+from sojourn.cluster.registry import ANNOUNCEMENT
+from sojourn.security.seal import Seal
 from tests.lab.site import Site
 
 pytestmark = pytest.mark.lab
 
-#: A firewall as people make them: some ports are refused as if nobody listened there, some packets vanish.
+#: A typical firewall: it rejects some ports as if nothing listened there, and drops the packets to
+#: others.
 FIREWALL = """\
 table inet doctor {
   chain input {
@@ -25,22 +28,18 @@ table inet doctor {
 
 Found = dict[str, tuple[str, str]]
 
-#: Breaks something on a host, and returns what mends it.
+#: Breaks something on a host, and returns a function that repairs it.
 Breaks = Callable[[Host], Callable[[], object]]
-
-
-@pytest.fixture
-def alpha(site: Site) -> Host:
-    """Return the host that is looked at."""
-    return site.host("alpha")
 
 
 def examine(host: Host) -> tuple[int, Found]:
     """Return the doctor's exit code, and level and sentence of the last finding of each check."""
     done = host.run(["sojourn", "doctor", "--json"], check=False)
-    said = json.loads(done.stdout)
-    assert said["fit"] is (done.returncode == 0)
-    return done.returncode, {each["check"]: (each["level"], each["sentence"]) for each in said["findings"]}
+    report = json.loads(done.stdout)
+    assert report["fit"] is (done.returncode == 0)
+    return done.returncode, {
+        finding["check"]: (finding["level"], finding["sentence"]) for finding in report["findings"]
+    }
 
 
 def failures(found: Found) -> dict[str, str]:
@@ -49,7 +48,7 @@ def failures(found: Found) -> dict[str, str]:
 
 
 def test_a_host_that_is_fit(site: Site, alpha: Host) -> None:
-    """Nothing fails, and everything was looked at; the other host is known and reached."""
+    """Nothing fails, and everything was checked; the other host is known and reached."""
     site.host("beta")
 
     def is_fit() -> bool:
@@ -64,8 +63,8 @@ def test_a_host_that_is_fit(site: Site, alpha: Host) -> None:
     assert "beta at" in last[0]["reach"][1]
 
 
-def test_it_is_told_in_lines_too(alpha: Host) -> None:
-    """One line, or two, for each thing, and a sum."""
+def test_the_report_for_people(alpha: Host) -> None:
+    """One or two lines for each finding, and a summary."""
     done = alpha.run(["env", "COLUMNS=200", "sojourn", "doctor"])
     lines = done.stdout.splitlines()
     assert any(line.startswith("ok       redis         Redis") for line in lines)
@@ -73,15 +72,25 @@ def test_it_is_told_in_lines_too(alpha: Host) -> None:
 
 
 def test_nothing_is_touched(alpha: Host) -> None:
-    """No file is made or changed by it but those that Python itself may write."""
-    look = ["find", "/var/lib/sojourn", "/run/sojourn", "/etc", "-newer", "/run/before", "-not", "-name", "journal.db*"]
+    """It creates or changes no file but those that Python itself may write."""
+    look = [
+        "find",
+        "/var/lib/sojourn",
+        "/run/sojourn",
+        "/etc",
+        "-newer",
+        "/run/before",
+        "-not",
+        "-name",
+        "journal.db*",
+    ]
     alpha.run(["touch", "/run/before"])
     examine(alpha)
     assert alpha.run(look).stdout == ""
 
 
 def test_without_redis(site: Site, alpha: Host) -> None:
-    """What needs it is left out; the rest is looked at all the same."""
+    """Checks that need Redis are skipped; the others still run."""
     hub = site.lab.host("hub")
     hub.service("redis", "down")
     try:
@@ -95,7 +104,7 @@ def test_without_redis(site: Site, alpha: Host) -> None:
 
 
 def broken_criu(host: Host) -> Callable[[], object]:
-    """Take CRIU away."""
+    """Remove CRIU."""
     host.run(["mv", "/usr/sbin/criu", "/usr/sbin/criu.away"])
     return lambda: host.run(["mv", "/usr/sbin/criu.away", "/usr/sbin/criu"])
 
@@ -107,7 +116,7 @@ def open_settings(host: Host) -> Callable[[], object]:
 
 
 def stopped_worker(host: Host) -> Callable[[], object]:
-    """Stop the worker in good order."""
+    """Stop the worker regularly."""
     host.run(["sv", "-w", "30", "down", "worker"])
 
     def mend() -> None:
@@ -118,26 +127,26 @@ def stopped_worker(host: Host) -> Callable[[], object]:
 
 
 @pytest.mark.parametrize(
-    ("breaks", "check", "word"),
+    ("breaks", "check", "text"),
     [
         (broken_criu, "criu", "/usr/sbin/criu is not installed"),
         (open_settings, "settings", "mode 0644"),
         (stopped_worker, "worker", "does not run"),
     ],
 )
-def test_what_is_broken_here(alpha: Host, breaks: Breaks, check: str, word: str) -> None:
-    """Each is found by its check."""
+def test_what_is_broken_here(alpha: Host, breaks: Breaks, check: str, text: str) -> None:
+    """Every defect is found by its check."""
     mend = breaks(alpha)
     try:
         code, found = examine(alpha)
     finally:
         mend()
     assert code == 1
-    assert word in failures(found)[check]
+    assert text in failures(found)[check]
 
 
 def test_a_firewall_on_the_way(site: Site, alpha: Host) -> None:
-    """Its refusals are told from those of the host itself, which are a good sign."""
+    """Its rejections are distinguished from refusals by the host, which show that it is reached."""
     beta = site.host("beta")
     beta.run(["nft", "-f", "-"], stdin=FIREWALL)
     try:
@@ -149,18 +158,30 @@ def test_a_firewall_on_the_way(site: Site, alpha: Host) -> None:
 
 
 def test_a_peer_with_another_criu(site: Site, alpha: Host) -> None:
-    """A host that announces an old CRIU is one with which nothing can be exchanged."""
+    """A host that announces an old CRIU is a failure: no process can move between the two."""
     hub = site.lab.host("hub")
     key = "sojourn:host:theta"
-    said = {"name": "theta", "address": site.lab.plan.address("beta"), "sojourn": "0", "criu": "3.19", "kernel": "6.1"}
-    said |= {"machine": "x86_64", "cpus": 1, "memory_bytes": 1, "free_bytes": 1, "running": 0, "announced": 0}  # type: ignore[dict-item]
+    announcement = {
+        "name": "theta",
+        "address": site.lab.plan.address("beta"),
+        "sojourn": "0",
+        "criu": "3.19",
+        "kernel": "6.1",
+        "machine": "x86_64",
+        "cpus": 1,
+        "memory_bytes": 1,
+        "free_bytes": 1,
+        "running": 0,
+        "announced": 0,
+    }
     redis = ["redis-cli", "--no-auth-warning", "-a", site.lab.plan.password]
+    sealed = Seal(site.lab.plan.key, "theta").close(ANNOUNCEMENT, "theta", announcement)
     hub.run([*redis, "SADD", "sojourn:hosts", "theta"])
-    hub.run([*redis, "SET", key, json.dumps(said), "EX", "30"])
+    hub.run([*redis, "SET", key, sealed, "EX", "30"])
     try:
         code, found = examine(alpha)
     finally:
         hub.run([*redis, "DEL", key])
         hub.run([*redis, "SREM", "sojourn:hosts", "theta"])
     assert code == 1
-    assert "theta has CRIU 3.19" in failures(found)["peers"]
+    assert "theta has 3.19; they are not compatible." in failures(found)["peers"]

@@ -1,4 +1,4 @@
-"""Hosts with certificates: nobody can read what crosses the network, and not just anybody can send it."""
+"""Hosts with certificates: an eavesdropper can read nothing, and a stranger can send nothing."""
 
 from __future__ import annotations
 
@@ -15,53 +15,59 @@ from lab import workload
 from lab.host import HOST_PYTHON, Host, within
 from lab.plan import OUTSIDE
 from lab.workload import Workload
+from sojourn.cluster.store import Store
 from sojourn.errors import StoreUnreachable
-from sojourn.pki import Authority
-from sojourn.run import run
-from sojourn.store import Store
-from sojourn.tls import for_redis
+from sojourn.model import Plan
+from sojourn.security.pki import Authority
+from sojourn.security.tls import for_redis
+from sojourn.system.run import run
 from tests.certificates import authority as new_authority
 from tests.certificates import issue
-from tests.lab.site import Site, fresh_lab, left_behind, redis_tls, runs_on
+from tests.lab.site import Site, left_behind, redis_tls, runs_on
 
 pytestmark = pytest.mark.lab
 
 CERTIFICATES = "/etc/sojourn/pki"
 
-#: Holds the same words many times, as a program holds a password.
-KEEPER = "import time; kept = bytearray(b'a password, ' * 2_000_000)\nwhile True: time.sleep(0.1)"
+#: Holds the same text many times, as a program holds a password.
+KEEPER = """
+import time
+kept = bytearray(b"a password, " * 2_000_000)
+open("/tmp/kept", "w").close()
+while True:
+    time.sleep(0.1)
+"""
 
-#: Listens to all that passes the host's network card until there is a file, and counts.
+#: Captures everything that passes the host's network card until a file exists and nothing waits any
+#: more, and counts.
 LISTENER = """
 import json, os, socket, sys
 wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.ntohs(3))
 wire.setsockopt(socket.SOL_SOCKET, 33, 2**27)  # SO_RCVBUFFORCE
-wire.settimeout(0.2)
+wire.settimeout(0.05)
 heard = passed = 0
 open("/tmp/listening", "w").close()
-while not os.path.exists("/tmp/enough"):
+while True:
     try:
         frame = wire.recv(2**17)
     except TimeoutError:
+        if os.path.exists("/tmp/enough"):
+            break
         continue
     passed, heard = passed + len(frame), heard + frame.count(b"a password, ")
 print(json.dumps({"passed": passed, "heard": heard}), flush=True)
 """
 
-#: Waits for a program that runs for a migration, and kills it, or what a word after it names.
-KILL = "until pgrep -f '{program}' >/dev/null; do sleep 0.002; done; sleep {after}; pkill -KILL -f '{victim}'"
-
-
-@pytest.fixture(scope="module")
-def encrypted(suitable: None) -> Iterator[Site]:
-    """Two hosts, a Redis and a command line that all have certificates."""
-    with fresh_lab("encrypted", encrypted=True) as made:
-        yield Site(made)
+#: Waits for a program that runs for a migration, then kills a victim.
+KILL = (
+    "until pgrep -f '{program}' >/dev/null; do sleep 0.002; done; "
+    "sleep {after}; pkill -KILL -f '{victim}'"
+)
 
 
 @pytest.fixture
 def counter(encrypted: Site) -> Iterator[Workload]:
-    """Return a process on alpha whose memory takes some time on the way."""
+    """Return a process on alpha whose memory takes some time to transfer."""
     counter = workload.start(encrypted.host("alpha"), "counter", mb=256)
     counter.wait_for_beats()
     yield counter
@@ -69,53 +75,58 @@ def counter(encrypted: Site) -> Iterator[Workload]:
         encrypted.host(name).run(["pkill", "-KILL", "-f", counter.file.name], check=False)
 
 
-def heard_on_the_way(site: Site) -> dict[str, int]:
-    """Migrate a process that keeps a password, and return what one who listens in has heard."""
+def heard_on_the_way(site: Site, mode: str) -> dict[str, int]:
+    """Migrate a process that keeps a password, and return what an eavesdropper has counted."""
     alpha = site.host("alpha")
+    alpha.run(["rm", "-f", "/tmp/kept", "/tmp/listening", "/tmp/enough", "/tmp/heard"])
     keeper = alpha.launch([HOST_PYTHON, "-c", KEEPER])
-    alpha.run(["rm", "-f", "/tmp/listening", "/tmp/enough"])
     alpha.launch([HOST_PYTHON, "-c", LISTENER], log="/tmp/heard")
-    assert within(10, lambda: alpha.run(["test", "-e", "/tmp/listening"], check=False).returncode == 0)
-    ended = site.migrate(keeper, "alpha", "beta")
+    for begun in ("/tmp/kept", "/tmp/listening"):
+        there = ["test", "-e", begun]
+        assert within(20, lambda there=there: alpha.run(there, check=False).returncode == 0)
+    ended = site.migrate(keeper, "alpha", "beta", "--mode", mode)
     alpha.run(["touch", "/tmp/enough"])
-    assert ended.code == 0, ended.said
+    assert ended.code == 0, ended.answer
     site.host("beta").run(["kill", "-KILL", str(keeper)])
-    assert within(10, lambda: alpha.run(["cat", "/tmp/heard"]).stdout)
+    assert within(30, lambda: alpha.run(["cat", "/tmp/heard"]).stdout)
     heard: dict[str, int] = json.loads(alpha.run(["cat", "/tmp/heard"]).stdout)
     assert heard["passed"] > 24_000_000, "the listener has not heard it all"
     return heard
 
 
 def put_certificates(host: Host, place: Path) -> None:
-    """Put both files where the host looks for them, each in one instant."""
+    """Put both files where the host looks for them, replacing them atomically."""
     host.run(["mkdir", "-p", CERTIFICATES])
     for name in ("ca.crt", "host.pem"):
         put(host, name, (place / name).read_text())
 
 
 def put(host: Host, name: str, text: str) -> None:
-    """Let a file take the place of the one that is there in one instant."""
+    """Replace a file atomically."""
     write = f"umask 077; cat > {CERTIFICATES}/new; mv {CERTIFICATES}/new {CERTIFICATES}/{name}"
     host.run(["sh", "-c", write], stdin=text)
 
 
-def test_who_listens_in_without_certificates(site: Site) -> None:
-    """Hears passwords: this is what the worker's warning is about."""
-    assert heard_on_the_way(site)["heard"] > 0
+@pytest.mark.parametrize("mode", Plan.MODES)
+def test_an_eavesdropper_without_certificates(site: Site, mode: str) -> None:
+    """Passwords are readable: the worker's warning is about this."""
+    assert heard_on_the_way(site, mode)["heard"] > 0
 
 
-def test_who_listens_in_with_certificates(encrypted: Site) -> None:
-    """Hears nothing of what the process knows."""
-    assert heard_on_the_way(encrypted)["heard"] == 0
+@pytest.mark.parametrize("mode", Plan.MODES)
+def test_an_eavesdropper_with_certificates(encrypted: Site, mode: str) -> None:
+    """Nothing of the process's memory is readable."""
+    assert heard_on_the_way(encrypted, mode)["heard"] == 0
 
 
-def test_there_and_back(encrypted: Site, counter: Workload) -> None:
-    """It arrives whole, both times, and nothing is left anywhere."""
+@pytest.mark.parametrize("mode", Plan.MODES)
+def test_there_and_back(encrypted: Site, counter: Workload, mode: str) -> None:
+    """It arrives whole both times, and nothing is left on either host."""
     alpha, beta = encrypted.host("alpha"), encrypted.host("beta")
     for source, destination in (("alpha", "beta"), ("beta", "alpha")):
-        ended = encrypted.migrate(counter.pid, source, destination)
-        assert (ended.code, ended.said["state"]) == (0, "completed"), ended.said
-        assert ended.said["pages_bytes"] > 256_000_000
+        ended = encrypted.migrate(counter.pid, source, destination, "--mode", mode)
+        assert (ended.code, ended.answer["state"]) == (0, "completed"), ended.answer
+        assert ended.answer["pages_bytes"] > 256_000_000
         assert counter.wait_for_beats(20).details["damaged_slices"] == 0
     assert within(10, lambda: left_behind(alpha) == left_behind(beta) == [])
 
@@ -126,7 +137,7 @@ def _given_back(site: Site, counter: Workload, killer: threading.Thread) -> None
     ended = site.migrate(counter.pid, "alpha", "beta")
     killer.join()
     alpha, beta = site.host("alpha"), site.host("beta")
-    assert ended.code == 11, ended.said
+    assert ended.code == 11, ended.answer
     assert within(10, lambda: runs_on(alpha, counter))
     assert not runs_on(beta, counter)
     assert counter.wait_for_beats(20).details["damaged_slices"] == 0
@@ -136,8 +147,8 @@ def _given_back(site: Site, counter: Workload, killer: threading.Thread) -> None
 @pytest.mark.parametrize(
     ("where", "program", "victim"),
     [
-        ("alpha", "^/usr/sbin/criu dump", "[s]ojourn.holder"),
-        ("beta", "^/usr/sbin/criu page-server", "[s]ojourn.holder"),
+        ("alpha", "^/usr/sbin/criu dump", "[s]ojourn.transfer.holder"),
+        ("beta", "^/usr/sbin/criu page-server", "[s]ojourn.transfer.holder"),
         ("beta", "^/usr/sbin/criu page-server", "^/usr/sbin/criu page-server"),
     ],
     ids=["the source's relay", "the destination's relay", "the page server behind it"],
@@ -145,44 +156,48 @@ def _given_back(site: Site, counter: Workload, killer: threading.Thread) -> None
 def test_what_carries_the_memory_is_killed(
     encrypted: Site, counter: Workload, where: str, program: str, victim: str
 ) -> None:
-    """In the middle of the memory: each CRIU sees that the other is gone, the dump fails, the tree runs on."""
+    """In the middle of the memory: both CRIUs notice it, the dump fails, the tree runs on."""
     script = KILL.format(program=program, victim=victim, after=0.05)
     host = encrypted.host(where)
-    _given_back(encrypted, counter, threading.Thread(target=lambda: host.run(["sh", "-c", script], deadline_s=60)))
+    _given_back(
+        encrypted,
+        counter,
+        threading.Thread(target=lambda: host.run(["sh", "-c", script], deadline_s=60)),
+    )
 
 
 def test_a_certificate_that_has_ended(encrypted: Site, counter: Workload) -> None:
-    """Nothing is begun any more, and it says why; a new certificate counts at once, without a restart."""
+    """No migration starts, with the reason; a new certificate is used without a restart."""
     beta = encrypted.host("beta")
     authority = Authority.load(encrypted.lab.plan.authority)
     put_certificates(beta, authority.issue("beta", [], 0))
     assert within(10, lambda: encrypted.migrate(counter.pid, "alpha", "beta").code == 10)
     ended = encrypted.migrate(counter.pid, "alpha", "beta")
-    told = json.loads(beta.run(["sojourn", "doctor", "--json"], check=False).stdout)
+    report = json.loads(beta.run(["sojourn", "doctor", "--json"], check=False).stdout)
     put_certificates(beta, authority.issue("beta", [beta.address], 30))
-    assert ended.said["error"]["code"] == "CERTIFICATES", ended.said
-    assert "The certificate of beta has ended" in ended.said["error"]["message"]
-    (said,) = [each for each in told["findings"] if each["check"] == "certificates"]
-    assert said["level"] == "failure"
-    assert "certificate has expired" in said["sentence"]
+    assert ended.answer["error"]["code"] == "CERTIFICATES", ended.answer
+    assert "The certificate of beta has ended" in ended.answer["error"]["message"]
+    (finding,) = [entry for entry in report["findings"] if entry["check"] == "certificates"]
+    assert finding["level"] == "failure"
+    assert "certificate has expired" in finding["sentence"]
     assert within(10, lambda: encrypted.migrate(counter.pid, "alpha", "beta").code == 0)
 
 
 def test_a_certificate_of_another_host(encrypted: Site, counter: Workload) -> None:
-    """What no announcement tells is seen when the hosts meet, which is before the freeze."""
+    """The announcement does not show it; the hosts see it when they connect, before the freeze."""
     beta = encrypted.host("beta")
     authority = Authority.load(encrypted.lab.plan.authority)
     put_certificates(beta, authority.issue("gamma", [], 30))
     ended = encrypted.migrate(counter.pid, "alpha", "beta")
     put_certificates(beta, authority.issue("beta", [beta.address], 30))
-    assert (ended.code, ended.said["failure"]["code"]) == (11, "CHANNEL_FAILED"), ended.said
-    assert ended.said["failure"]["message"].startswith("No TLS with beta: Hostname mismatch")
-    assert ended.said["frozen_ms"] is None
+    assert (ended.code, ended.answer["failure"]["code"]) == (11, "CHANNEL_FAILED"), ended.answer
+    assert ended.answer["failure"]["message"].startswith("TLS with beta failed: Hostname mismatch")
+    assert ended.answer["frozen_ms"] is None
     assert encrypted.migrate(counter.pid, "alpha", "beta").code == 0
 
 
 def _believe(site: Site, bundle: str) -> None:
-    """Let every machine of the lab take the word of these authorities, as the page says it."""
+    """Let every machine of the lab trust these authorities, as the page describes."""
     plan = site.lab.plan
     (plan.authority / OUTSIDE / "ca.crt").write_text(bundle)
     for name in plan.machines:
@@ -196,15 +211,15 @@ def _restart_redis(site: Site) -> None:
 
 
 def test_the_authority_is_replaced(encrypted: Site, counter: Workload, tmp_path: Path) -> None:
-    """Step by step as the page says it; a process moves at each of them, and at the end the old ones open nothing."""
+    """The page's steps: a process moves after each; in the end old certificates are refused."""
     plan = encrypted.lab.plan
     old, new = Authority.load(plan.authority), new_authority(tmp_path / "pki-new")
-    texts = [(each.directory / "ca.crt").read_text() for each in (old, new)]
+    texts = [(authority.directory / "ca.crt").read_text() for authority in (old, new)]
     hosts = ["alpha", "beta"]
 
     def moves() -> None:
         ended = encrypted.migrate(counter.pid, *hosts)
-        assert ended.code == 0, ended.said
+        assert ended.code == 0, ended.answer
         hosts.reverse()
 
     _believe(encrypted, "".join(texts))
@@ -215,17 +230,21 @@ def test_the_authority_is_replaced(encrypted: Site, counter: Workload, tmp_path:
         _restart_redis(encrypted)
         moves()
     stays = (plan.authority / OUTSIDE / "host.pem").read_bytes()
-    (plan.authority / OUTSIDE / "host.pem").write_bytes((new.issue(OUTSIDE, [], 1) / "host.pem").read_bytes())
+    (plan.authority / OUTSIDE / "host.pem").write_bytes(
+        (new.issue(OUTSIDE, [], 1) / "host.pem").read_bytes()
+    )
     _believe(encrypted, texts[1])
     moves()
     (plan.authority / OUTSIDE / "host.pem").write_bytes(stays)
     with pytest.raises(StoreUnreachable):
         Store(plan.redis_url, redis_tls(encrypted.lab)).ping()
-    (plan.authority / OUTSIDE / "host.pem").write_bytes((new.directory / OUTSIDE / "host.pem").read_bytes())
+    (plan.authority / OUTSIDE / "host.pem").write_bytes(
+        (new.directory / OUTSIDE / "host.pem").read_bytes()
+    )
 
 
 def test_redis_asks_for_a_certificate(encrypted: Site, tmp_path: Path) -> None:
-    """The password is not enough; ours is taken, and one of another cluster is not."""
+    """The password is not enough; our certificate is accepted, that of another cluster is not."""
     plan = encrypted.lab.plan
     stranger = issue(new_authority(tmp_path / "other"), "outside")
     stranger.authority.write_bytes((plan.authority / OUTSIDE / "ca.crt").read_bytes())
@@ -241,8 +260,8 @@ def test_redis_asks_for_a_certificate(encrypted: Site, tmp_path: Path) -> None:
         Store(plan.redis_url.replace("rediss:", "redis:")).ping()
 
 
-def test_flower_talks_to_redis_inside_tls(encrypted: Site) -> None:
-    """It has seen both hosts' workers, and serves what Redis knows."""
+def test_flower_connects_to_redis_with_tls(encrypted: Site) -> None:
+    """It has seen both hosts' workers, and serves the cluster's metrics."""
 
     def metrics() -> str:
         with urllib.request.urlopen(f"{encrypted.lab.plan.flower_url}/metrics", timeout=5) as page:
@@ -252,17 +271,25 @@ def test_flower_talks_to_redis_inside_tls(encrypted: Site) -> None:
     assert "sojourn_redis_up 1.0" in metrics()
 
 
-def test_a_worker_that_is_asked_for_its_configuration(encrypted: Site) -> None:
-    """Answers without its passwords, and does not say that anything is insecure, since nothing is."""
+def test_a_workers_configuration_shows_no_password(encrypted: Site) -> None:
+    """Celery's remote control returns it without passwords; the log has no warning."""
     ask = "from workflows.app import the_app; print(the_app().control.inspect(timeout=5).conf())"
-    told = run([sys.executable, "-c", ask], deadline_s=30, env={"SOJOURN_CONFIG": str(encrypted.lab.config)}).stdout
+    report = run(
+        [sys.executable, "-c", ask],
+        deadline_s=30,
+        env={"SOJOURN_CONFIG": str(encrypted.lab.config)},
+    ).stdout
     plan = encrypted.lab.plan
-    assert ("main@alpha" in told, plan.password in told, plan.key in told) == (True, False, False)
+    assert ("main@alpha" in report, plan.password in report, plan.key in report) == (
+        True,
+        False,
+        False,
+    )
     assert "insecure" not in encrypted.host("alpha").log("worker")
 
 
 def test_one_host_without_certificates(site: Site, tmp_path: Path) -> None:
-    """Nothing is begun between it and one that has them, and the doctor says which is which."""
+    """No migration starts between it and one that has them; the doctor names both hosts."""
     alpha = site.host("alpha")
     counter = workload.start(alpha, "counter", mb=16)
     counter.wait_for_beats()
@@ -270,10 +297,13 @@ def test_one_host_without_certificates(site: Site, tmp_path: Path) -> None:
     site.configure(alpha, certificates=CERTIFICATES)
     try:
         ended = site.migrate(counter.pid, "alpha", "beta")
-        told = json.loads(alpha.run(["sojourn", "doctor", "--json"], check=False).stdout)
+        report = json.loads(alpha.run(["sojourn", "doctor", "--json"], check=False).stdout)
     finally:
         site.configure(alpha)
         alpha.run(["pkill", "-KILL", "-f", counter.file.name])
-    assert (ended.code, ended.said["error"]["code"]) == (10, "CERTIFICATES")
-    assert "alpha has certificates and beta has none" in ended.said["error"]["message"]
-    assert any("beta has no certificates" in each["sentence"] for each in told["findings"])
+    assert (ended.code, ended.answer["error"]["code"]) == (10, "CERTIFICATES")
+    assert "alpha has certificates and beta has none" in ended.answer["error"]["message"]
+    assert any(
+        "alpha has certificates and beta has none" in entry["sentence"]
+        for entry in report["findings"]
+    )

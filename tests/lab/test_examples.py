@@ -1,4 +1,4 @@
-"""The examples, run as their first lines say."""
+"""The examples, run as their first lines describe."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sojourn.run import Completed, run
+from sojourn.system.run import Completed, run
 from tests.lab.site import MIGRATION_S, Site
 
 pytestmark = pytest.mark.lab
@@ -15,14 +15,14 @@ pytestmark = pytest.mark.lab
 CHECKOUT = Path(__file__).parents[2]
 
 
-def example(site: Site, *words: str) -> Completed:
+def example(site: Site, *arguments: str) -> Completed:
     """Run the example from the checkout."""
-    command = [sys.executable, "examples/migrate.py", *words]
+    command = [sys.executable, "examples/migrate.py", *arguments]
     env = {"SOJOURN_CONFIG": str(site.lab.config), "PYTHONPATH": str(CHECKOUT)}
     return run(command, deadline_s=MIGRATION_S, check=False, cwd=CHECKOUT, env=env)
 
 
-def test_the_example_migrates_and_tells_why_not(site: Site) -> None:
+def test_the_example_migrates_and_reports_a_refusal(site: Site) -> None:
     """It arrives; a second time there is nothing left to migrate on the source."""
     pid = str(site.host("alpha").launch(["sleep", "1000"]))
     site.host("beta")

@@ -1,4 +1,4 @@
-"""An operator steps in, on real hosts: abort in every phase, and a word on a host that is dead, or was thought so."""
+"""An operator intervenes, on real hosts: abort in every phase, and resolve for dead hosts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +17,47 @@ import pytest
 from lab import workload
 from lab.host import within
 from lab.workload import Workload
-from sojourn.run import run
-from tests.lab.site import MIGRATION_S, Ended, Site, fresh_lab, killed_at_write, left_behind, require_lab, runs_on
+from sojourn.system.run import run
+from tests.lab.site import (
+    MIGRATION_S,
+    Ended,
+    Site,
+    fresh_lab,
+    killed_at_write,
+    left_behind,
+    require_lab,
+    runs_on,
+)
 
 pytestmark = pytest.mark.lab
 
-#: What stands still is moved on soon, but not before an operator has spoken; one step at a time takes a main lane.
-SETTINGS = {"reconcile_s": 0.5, "stall_s": 4, "patience_s": 60, "announce_s": 0.5, "concurrency": 1, "freeze_slots": 2}
+#: Stalled migrations are moved on soon, but only after the operator of a test has decided. A main
+#: lane runs one step at a time.
+SETTINGS = {
+    "reconcile_s": 0.5,
+    "stall_s": 4,
+    "patience_s": 60,
+    "announce_s": 0.5,
+    "concurrency": 1,
+    "freeze_slots": 2,
+}
 
 FAILPOINTS = "/var/lib/sojourn/failpoints"
 JOURNAL = "/var/lib/sojourn/journal.db"
 
 
-#: Kills the one process that works on a migration, with the message that it had taken (proc_locks(5)).
+#: Kills the process that works on a migration, and with it the message that it had taken. Who holds
+#: a lock is in /proc/locks (proc_locks(5)).
 KILL_LOCK_HOLDER = """
 inode=$(stat -c %i /run/sojourn/{id}/lock)
-kill -KILL $(grep FLOCK /proc/locks | grep ":$inode " | head -n 1 | sed 's/  */ /g' | cut -d ' ' -f 5)
+holder=$(grep FLOCK /proc/locks | grep ":$inode " | head -n 1)
+kill -KILL $(echo "$holder" | sed 's/  */ /g' | cut -d ' ' -f 5)
 """
 
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[Site]:
-    """Start a lab of its own, whose reconcilers are impatient."""
+    """Start a separate lab, whose reconcilers wait only seconds."""
     require_lab()
     with fresh_lab("intervene", settings=SETTINGS) as lab:
         yield Site(lab)
@@ -45,10 +65,10 @@ def made() -> Iterator[Site]:
 
 @pytest.fixture
 def site(made: Site) -> Iterator[Site]:
-    """Return the site, with its hosts up and their workers ready, and take away what a test has left."""
+    """Return the site, with its hosts up and their workers ready; remove what a test leaves."""
     for name in ("alpha", "beta"):
         host = made.host(name)
-        assert within(20, lambda host=host: made.answers(host)), host.log("worker")  # type: ignore[misc]
+        assert within(20, partial(made.answers, host)), host.log("worker")
     yield made
     for name in ("alpha", "beta"):
         host = made.host(name)
@@ -66,26 +86,34 @@ class Case:
 
     def migrate(self) -> None:
         """Begin it."""
-        words = ("migrate", str(self.counter.pid), "--from", "alpha", "--to", "beta", "--detach")
-        self.id = self.site.sojourn(*words).stdout.strip()
+        arguments = (
+            "migrate",
+            str(self.counter.pid),
+            "--from",
+            "alpha",
+            "--to",
+            "beta",
+            "--detach",
+        )
+        self.id = self.site.sojourn(*arguments).stdout.strip()
         assert self.id
 
     def migrate_until(self, where: str, instant: str) -> None:
-        """Begin it and return when the host stands still at the instant."""
+        """Begin it and return when it pauses at the instant on that host."""
         host = self.site.lab.host(where)
         host.run(["sh", "-c", f"mkdir -p {FAILPOINTS}; touch {FAILPOINTS}/{instant}"])
         self.migrate()
         reached = ["test", "-e", f"{FAILPOINTS}/{instant}.reached"]
-        # After a crash, places of earlier migrations may be free only when their lease has run out.
-        assert within(45, lambda: host.run(reached, check=False).returncode == 0), self.told()
+        # After a crash, slots of earlier migrations may be free only when their lease has expired.
+        assert within(45, lambda: host.run(reached, check=False).returncode == 0), self.details()
 
     def go_on(self, where: str) -> None:
-        """Let the host go on from where it stands still."""
+        """Let it continue on that host."""
         self.site.lab.host(where).run(["sh", "-c", f"rm -f {FAILPOINTS}/*"])
 
-    def command(self, *words: str, answer: str | None = None) -> Ended:
+    def command(self, *arguments: str, answer: str | None = None) -> Ended:
         """Run a command that ends with ``--json``."""
-        argv = [sys.executable, "-m", "sojourn", *words, "--json"]
+        argv = [sys.executable, "-m", "sojourn", *arguments, "--json"]
         config = {"SOJOURN_CONFIG": str(self.site.lab.config)}
         done = run(argv, deadline_s=MIGRATION_S, check=False, env=config, stdin=answer)
         assert "Traceback" not in done.stderr, done.stderr
@@ -96,22 +124,22 @@ class Case:
         return self.command("abort", self.id)
 
     def abort_meanwhile(self) -> threading.Thread:
-        """Abort it and return while that waits."""
+        """Abort it in a thread and return as soon as that waits."""
         thread = threading.Thread(target=lambda: self.aborted.append(self.abort()))
         thread.start()
-        assert within(20, lambda: "interrupt" in self.steps()), self.told()
+        assert within(20, lambda: "interrupt" in self.steps()), self.details()
         return thread
 
-    def resolve(self, word: str) -> Ended:
-        """Say that a host is dead."""
-        return self.command("resolve", self.id, word, "--yes")
+    def resolve(self, *options: str) -> Ended:
+        """Declare a host dead."""
+        return self.command("resolve", self.id, *options, "--yes")
 
     def shown(self) -> dict[str, Any]:
-        """Return what is known of it."""
-        return self.command("show", self.id).said
+        """Return what ``sojourn show`` reports of it."""
+        return self.command("show", self.id).answer
 
-    def told(self) -> str:
-        """Return what is known of it as text, which pytest shows whole."""
+    def details(self) -> str:
+        """Return the report as text, which pytest shows whole."""
         return json.dumps(self.shown(), indent=1)
 
     def steps(self) -> list[str]:
@@ -120,30 +148,37 @@ class Case:
 
     def becomes(self, state: str) -> None:
         """Wait for a state."""
-        assert within(25, lambda: self.shown()["state"] == state), self.told()
+        assert within(25, lambda: self.shown()["state"] == state), self.details()
 
     def phase(self, name: str) -> str:
-        """Return what a host's journal says."""
+        """Return its phase in a host's journal."""
         query = f"SELECT phase FROM migration WHERE id = '{self.id}'"
-        script = f"import sqlite3; [print(row[0]) for row in sqlite3.connect('{JOURNAL}').execute(\"{query}\")]"
+        rows = f"sqlite3.connect('{JOURNAL}').execute(\"{query}\")"
+        script = f"import sqlite3; [print(row[0]) for row in {rows}]"
         return self.site.lab.host(name).run(["python3", "-c", script]).stdout.strip()
 
     def rests(self, alpha: str, beta: str) -> None:
-        """Wait until both journals say so and nothing is left on either host."""
+        """Wait until both journals have these phases and nothing is left on either host."""
         hosts = [self.site.lab.host(name) for name in ("alpha", "beta")]
-        assert within(25, lambda: (self.phase("alpha"), self.phase("beta")) == (alpha, beta)), self.told()
-        assert within(15, lambda: not any(left_behind(host) for host in hosts)), [left_behind(host) for host in hosts]
+        assert within(25, lambda: (self.phase("alpha"), self.phase("beta")) == (alpha, beta)), (
+            self.details()
+        )
+        assert within(15, lambda: not any(left_behind(host) for host in hosts)), [
+            left_behind(host) for host in hosts
+        ]
 
     def runs_once(self, owner: str) -> None:
-        """Check that the process beats there and only there, and that there never were two of it."""
+        """Check that the process beats on that host only, and that there never were two copies."""
         other = {"alpha": "beta", "beta": "alpha"}[owner]
         assert self.counter.wait_for_beats(40).host == owner
-        assert not self.site.lab.host(other).is_up or not runs_on(self.site.lab.host(other), self.counter)
+        assert not self.site.lab.host(other).is_up or not runs_on(
+            self.site.lab.host(other), self.counter
+        )
         assert self.counter.status().details["damaged_slices"] == 0
         self.never_ran_twice()
 
     def never_ran_twice(self) -> None:
-        """Check that what was witnessed is the work of one copy."""
+        """Check that one copy has done all the beats."""
         beats = [number for number, _ in self.counter.witnessed()]
         assert beats == sorted(set(beats))
 
@@ -157,16 +192,20 @@ def case(site: Site) -> Case:
 
 
 def assert_aborted(case: Case, ended: Ended) -> None:
-    """Check that an abort has left the process on alpha, and says so."""
-    assert (ended.code, ended.said.get("state"), ended.said.get("owner")) == (0, "aborted", "alpha"), ended.said
-    assert "Aborted by " in ended.said["failure"]["message"]
+    """Check that an abort has left the process on alpha, and reports that."""
+    assert (ended.code, ended.answer.get("state"), ended.answer.get("owner")) == (
+        0,
+        "aborted",
+        "alpha",
+    ), ended.answer
+    assert "Aborted by " in ended.answer["failure"]["message"]
     case.rests("resumed", "refused")
     case.runs_once("alpha")
     assert case.shown()["state"] == "aborted"
 
 
-def test_abort_of_one_whose_message_lies_in_a_queue(site: Site, case: Case) -> None:
-    """The destination has no time yet: the source ends it at once, and the late messages begin nothing."""
+def test_abort_while_its_message_is_queued(site: Site, case: Case) -> None:
+    """The destination is busy: the source ends it at once, and late messages start nothing."""
     other = Case(site, workload.start(site.host("alpha"), "counter", mb=8))
     other.migrate_until("beta", "preflight.begin")
     case.migrate()
@@ -178,9 +217,12 @@ def test_abort_of_one_whose_message_lies_in_a_queue(site: Site, case: Case) -> N
     assert "dump" not in case.steps()
 
 
-def test_abort_of_one_that_waits_for_a_place(site: Site, case: Case) -> None:
-    """All places for frozen trees are taken: the retry that comes later finds that it was given up."""
-    held = "[db.execute('INSERT INTO held VALUES (?, ?, ?, ?)', (i, 'source', 'slot', 'freeze')) for i in 'ab']"
+def test_abort_while_it_waits_for_a_slot(site: Site, case: Case) -> None:
+    """All slots for frozen trees are taken: the later retry finds that it was aborted."""
+    held = (
+        "[db.execute('INSERT INTO held VALUES (?, ?, ?, ?)', (i, 'source', 'slot', 'freeze')) "
+        "for i in 'ab']"
+    )
     script = "import sqlite3; db = sqlite3.connect('%s', isolation_level=None); %s"
     site.lab.host("alpha").run(["python3", "-c", script % (JOURNAL, held)])
     case.migrate()
@@ -190,19 +232,20 @@ def test_abort_of_one_that_waits_for_a_place(site: Site, case: Case) -> None:
         ["python3", "-c", script % (JOURNAL, "db.execute('DELETE FROM held WHERE id < ?', 'c')")]
     )
     assert_aborted(case, ended)
-    assert within(20, lambda: _retried(case)), case.told()
+    assert within(20, lambda: _retried(case)), case.details()
     assert_aborted(case, ended)
 
 
 def _retried(case: Case) -> bool:
-    """Whether the late message of ``reserve`` has come and has been told that it is over."""
+    """Whether the late message of ``reserve`` has come and was refused."""
     return any(
-        step["name"] == "reserve" and step["host"] == "alpha" and step["failed"] for step in case.shown()["steps"]
+        step["name"] == "reserve" and step["host"] == "alpha" and step["failed"]
+        for step in case.shown()["steps"]
     )
 
 
 def test_abort_before_the_freeze(case: Case) -> None:
-    """The source needs nobody: it is told at once, while the destination still stands in its step."""
+    """The source decides alone: the answer comes while the destination still pauses in its step."""
     case.migrate_until("beta", "reserve.end")
     ended = case.abort()
     assert case.phase("beta") == "reserved"
@@ -210,8 +253,8 @@ def test_abort_before_the_freeze(case: Case) -> None:
     assert_aborted(case, ended)
 
 
-def test_abort_with_the_memory_under_way(site: Site) -> None:
-    """A dump whose other end does not move is ended, and the process runs on."""
+def test_abort_while_memory_is_transferred(site: Site) -> None:
+    """A dump whose other end is stopped is ended, and the process runs on."""
     case = Case(site, workload.start(site.host("alpha"), "counter", mb=384))
     case.migrate()
     beta = site.lab.host("beta")
@@ -222,7 +265,7 @@ def test_abort_with_the_memory_under_way(site: Site) -> None:
 
 
 def test_abort_of_a_frozen_tree(site: Site, case: Case) -> None:
-    """The source decides alone, as soon as the step that was at work is dead."""
+    """The source decides alone, as soon as the step that is at work is dead."""
     case.migrate_until("alpha", "copy_images.begin")
     waiting = case.abort_meanwhile()
     site.lab.host("alpha").run(["sh", "-c", KILL_LOCK_HOLDER.format(id=case.id)])
@@ -232,7 +275,7 @@ def test_abort_of_a_frozen_tree(site: Site, case: Case) -> None:
 
 
 def test_abort_of_a_released_tree(site: Site, case: Case) -> None:
-    """The destination's verdict decides: it lacks an image, so it says no, and the original runs on."""
+    """The destination's verdict decides: it lacks an image, so it refuses; the original runs on."""
     case.migrate_until("beta", "restore.begin")
     assert case.phase("alpha") == "released"
     site.lab.host("beta").run(["rm", f"/run/sojourn/{case.id}/images/inventory.img"])
@@ -244,55 +287,70 @@ def test_abort_of_a_released_tree(site: Site, case: Case) -> None:
 
 @pytest.mark.parametrize("instant", ["accepted.before", "accepted.after", "restore.end"])
 def test_abort_that_comes_too_late(case: Case, instant: str) -> None:
-    """A restore under way decides: the process runs on the destination, and the answer says so."""
+    """A restore under way decides: the process runs on the destination, as the answer reports."""
     case.migrate_until("beta", instant)
     waiting = case.abort_meanwhile()
     case.go_on("beta")
     waiting.join()
     (ended,) = case.aborted
-    assert (ended.code, ended.said.get("state"), ended.said.get("owner")) == (1, "completed", "beta"), ended.said
-    assert ended.said["failure"]["message"].endswith("It was too late.")
+    assert (ended.code, ended.answer.get("state"), ended.answer.get("owner")) == (
+        1,
+        "completed",
+        "beta",
+    ), ended.answer
+    assert ended.answer["failure"]["message"].endswith("It was too late.")
     case.rests("retired", "restored")
     case.runs_once("beta")
 
 
 def test_abort_when_the_destination_has_died(site: Site, case: Case) -> None:
-    """Before the images have left the source does not wait for it."""
+    """As long as the images have not left, the source does not wait for it."""
     case.migrate_until("beta", "reserve.end")
     site.lab.crash("beta")
     ended = case.abort()
-    assert (ended.code, ended.said.get("state"), ended.said.get("owner")) == (0, "aborted", "alpha"), ended.said
+    assert (ended.code, ended.answer.get("state"), ended.answer.get("owner")) == (
+        0,
+        "aborted",
+        "alpha",
+    ), ended.answer
     case.runs_once("alpha")
     site.host("beta")
     case.rests("resumed", "refused")
 
 
 def test_the_destination_is_dead(site: Site, case: Case) -> None:
-    """In doubt until the operator has said so; asked without an answer nothing happens. Back again, it refuses."""
+    """In doubt until the operator resolves it, which must be confirmed. When back, it refuses."""
     case.migrate_until("alpha", "copy_images.end")
     site.lab.crash("beta")
     case.go_on("alpha")
     aborted = case.abort()
-    assert (aborted.code, aborted.said.get("state"), aborted.said.get("owner")) == (12, "in doubt", None), aborted.said
+    assert (aborted.code, aborted.answer.get("state"), aborted.answer.get("owner")) == (
+        12,
+        "in doubt",
+        None,
+    ), aborted.answer
     assert case.command("resolve", case.id, "--destination-is-dead", answer="n\n").code == 130
     assert (case.phase("alpha"), case.shown()["resolved"]) == ("released", None)
     ended = case.resolve("--destination-is-dead")
-    assert (ended.code, ended.said["owner"]) == (0, "alpha"), ended.said
+    assert (ended.code, ended.answer["owner"]) == (0, "alpha"), ended.answer
     case.runs_once("alpha")
     site.host("beta")
     case.rests("resumed", "refused")
     case.runs_once("alpha")
     assert re.search(
-        r"@.* said at .* that beta, the destination, is dead for good", site.sojourn("show", case.id).stdout
+        r"@.* declared beta, the destination, dead for good at ",
+        site.sojourn("show", case.id).stdout,
     )
 
 
 def test_a_destination_that_was_not_dead(site: Site, case: Case) -> None:
-    """It was cut off with all images, and finds the order to restore when it is back: it must not take it."""
+    """It was cut off with all images, and must ignore the message to restore when it is back."""
     case.migrate_until("alpha", "copy_images.end")
     site.lab.cut("beta")
     case.go_on("alpha")
-    assert within(20, lambda: case.site.sojourn("hosts", "--json").stdout.count('"beta": null') == 1)
+    assert within(
+        20, lambda: case.site.sojourn("hosts", "--json").stdout.count('"beta": null') == 1
+    )
     assert case.resolve("--destination-is-dead").code == 0
     site.lab.heal("beta")
     case.rests("resumed", "refused")
@@ -300,23 +358,26 @@ def test_a_destination_that_was_not_dead(site: Site, case: Case) -> None:
     assert case.shown()["owner"] == "alpha"
 
 
-def test_a_destination_that_can_not_tell(site: Site, case: Case) -> None:
-    """CRIU died while it let the tree go: with the operator's word the original runs, and that stays told."""
+def test_a_destination_that_cannot_decide(site: Site, case: Case) -> None:
+    """CRIU died while it let the tree run: resolved, the original runs, and stays the owner."""
     case.migrate_until("beta", "accepted.after")
     beta = site.lab.host("beta")
-    beta.run(["sh", "-c", f"pkill -KILL -x criu; echo 'x was trapped' >> /run/sojourn/{case.id}/work/restore.log"])
+    beta.run(["pkill", "-KILL", "-x", "criu"])
+    log = f"/run/sojourn/{case.id}/work/restore.log"
+    beta.run(["sh", "-c", f"echo 'x was trapped' >> {log}"])
     case.go_on("beta")
     case.becomes("in doubt")
     assert case.phase("beta") == "accepted"
-    assert case.resolve("--destination-is-dead").code == 0
+    assert case.resolve("--destination-is-dead").code == 2
+    assert case.resolve("--destination-is-dead", "--force").code == 0
     case.rests("resumed", "refused")
     case.runs_once("alpha")
     assert case.shown()["owner"] == "alpha"
 
 
 @pytest.mark.parametrize(("written", "owner"), [(1, "alpha"), (2, "beta")])
-def test_criu_dies_before_it_tells(site: Site, case: Case, written: int, owner: str) -> None:
-    """Its log says the same of both: where the tree never woke it is killed, and where it runs it is the process."""
+def test_criu_dies_before_it_logs(site: Site, case: Case, written: int, owner: str) -> None:
+    """The log is the same in both cases: a tree that never ran is killed, one that runs is kept."""
     case.migrate_until("beta", "accepted.after")
     criu = site.lab.host("beta").run(["pgrep", "--oldest", "-x", "criu"]).stdout.strip()
     with killed_at_write(site.lab.host("beta"), int(criu), written):
@@ -328,21 +389,21 @@ def test_criu_dies_before_it_tells(site: Site, case: Case, written: int, owner: 
 
 
 def test_a_destination_that_crashed_as_it_took_the_process(site: Site, case: Case) -> None:
-    """It may have run there for a moment: nobody guesses. With the operator's word the frozen original runs."""
+    """It may have run there for a moment, so an operator must resolve it: the original runs."""
     case.migrate_until("beta", "restored.before")
     site.lab.crash("beta")
     site.host("beta")
     case.becomes("in doubt")
     assert (case.phase("alpha"), case.phase("beta")) == ("released", "accepted")
     assert not runs_on(site.lab.host("alpha"), case.counter)
-    assert case.resolve("--destination-is-dead").code == 0
+    assert case.resolve("--destination-is-dead", "--force").code == 0
     case.rests("resumed", "refused")
     assert case.counter.wait_for_beats(20).host == "alpha"
     assert case.shown()["owner"] == "alpha"
 
 
 def test_a_source_that_never_comes_back(site: Site, case: Case) -> None:
-    """The destination has all images, goes forward, and says so by itself; the source retires when it is back."""
+    """The destination has all images, restores and reports; the source retires when it is back."""
     case.migrate_until("alpha", "copy_images.end")
     site.lab.crash("alpha")
     case.becomes("completed, clean-up pending")
@@ -355,12 +416,16 @@ def test_a_source_that_never_comes_back(site: Site, case: Case) -> None:
 
 
 def test_a_source_that_was_not_dead(site: Site, case: Case) -> None:
-    """It was cut off with its frozen original, which it retires when it is back: the process runs elsewhere."""
+    """It was cut off with its frozen original, and retires that when it is back."""
     case.migrate_until("alpha", "copy_images.end")
     site.lab.cut("alpha")
     case.go_on("alpha")
-    ended = case.resolve("--source-is-dead")
-    assert (ended.code, ended.said.get("state"), ended.said.get("owner")) == (0, "completed", "beta"), ended.said
+    ended = case.resolve("--source-is-dead", "--force")
+    assert (ended.code, ended.answer.get("state"), ended.answer.get("owner")) == (
+        0,
+        "completed",
+        "beta",
+    ), ended.answer
     case.runs_once("beta")
     site.lab.heal("alpha")
     case.rests("retired", "restored")
@@ -368,11 +433,15 @@ def test_a_source_that_was_not_dead(site: Site, case: Case) -> None:
 
 
 def test_the_source_is_dead_with_the_process(site: Site, case: Case) -> None:
-    """The images had not left: the process is lost with its host, and stays so told when that is back."""
+    """The images had not left: the process is lost with its host, also when that is back."""
     case.migrate_until("alpha", "released.after")
     site.lab.crash("alpha")
-    ended = case.resolve("--source-is-dead")
-    assert (ended.code, ended.said.get("state"), ended.said.get("owner")) == (13, "lost", None), ended.said
+    ended = case.resolve("--source-is-dead", "--force")
+    assert (ended.code, ended.answer.get("state"), ended.answer.get("owner")) == (
+        13,
+        "lost",
+        None,
+    ), ended.answer
     site.host("alpha")
     case.rests("resumed", "refused")
     assert case.shown()["state"] == "lost"
@@ -380,19 +449,19 @@ def test_the_source_is_dead_with_the_process(site: Site, case: Case) -> None:
 
 
 def test_the_destination_dies_with_the_process(site: Site, case: Case) -> None:
-    """It had arrived, and the source had not heard of it: that is told, and the old original is not taken back."""
+    """It had arrived before the source knew: that is reported, and the original stays retired."""
     case.migrate_until("beta", "restored.after")
     site.lab.crash("beta")
     site.host("beta")
     case.rests("retired", "restored")
     case.becomes("lost")
-    assert "had arrived on beta and died there" in case.shown()["failure"]["message"]
+    assert "had arrived on beta and ended there" in case.shown()["failure"]["message"]
     assert not runs_on(site.lab.host("alpha"), case.counter)
     case.never_ran_twice()
 
 
 def test_what_is_left_of_a_tree(site: Site) -> None:
-    """Its root was killed while it was frozen: the children run on, and the timeline says so."""
+    """Its root was killed while it was frozen: the children run on, and the timeline reports it."""
     alpha = site.host("alpha")
     tree = workload.start(alpha, "tree", with_="pipes")
     children = alpha.run(["pgrep", "-P", str(tree.pid)]).stdout.split()
@@ -408,12 +477,12 @@ def test_what_is_left_of_a_tree(site: Site) -> None:
     assert not [state for state in states if state.startswith("T")]
 
 
-def test_bad_words(site: Site, case: Case) -> None:
-    """One host must be named, and only of a migration that has not ended; the other host must answer."""
+def test_bad_arguments(site: Site, case: Case) -> None:
+    """One host must be named, and the migration must not have ended."""
     case.migrate()
     case.becomes("completed")
     assert case.command("resolve", case.id, "--yes").code == 2
     assert case.command("resolve", case.id, "--source-is-dead", "--yes").code == 2
     ended = case.abort()
-    assert (ended.code, "runs on beta" in ended.said["error"]["message"]) == (2, True)
+    assert (ended.code, "runs on beta" in ended.answer["error"]["message"]) == (2, True)
     assert Path(site.lab.config).exists()

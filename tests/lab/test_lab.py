@@ -1,4 +1,4 @@
-"""The lab itself: hosts are apart, can be cut off, crashed and booted, and leave nothing behind."""
+"""The lab itself: hosts are isolated, can be cut off, crashed and booted, and leave nothing."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from lab.layer import Layer
 from lab.plan import DISKS, STATE, check_name
 from sojourn.cli.lab import app
 from sojourn.errors import CommandFailed, UsageError
-from sojourn.process import is_alive, send
-from sojourn.run import run
+from sojourn.system.process import is_alive, send
+from sojourn.system.run import run
 
 pytestmark = pytest.mark.lab
 
-#: What belongs to a lab other than the one that is looked at.
+#: Names of labs other than ``brief``.
 OTHER_LAB = re.compile(r"(sojourn-|sj-|sojourn-lab/)(?!brief|lab/)")
 
 #: The lab is to start within this once its root is built.
@@ -34,7 +34,7 @@ UP_S = 15
 
 @pytest.fixture
 def brief(suitable: None) -> Iterator[Lab]:
-    """Hand out a lab of one's own that is not started, and remove it whatever became of it."""
+    """Return a separate lab that is not started, and remove it in any case."""
     lab = Lab("brief")
     lab.down()
     yield lab
@@ -64,24 +64,24 @@ def test_a_host_sees_itself_only(alpha: Host, beta: Host) -> None:
 
 
 def test_a_host_is_one_for_criu(alpha: Host) -> None:
-    """CRIU finds everything it needs inside a host, in a version that can dump sockets on new kernels."""
+    """CRIU finds everything it needs inside a host, and can dump sockets of new kernels."""
     assert alpha.run(["criu", "check"]).returncode == 0
     assert "Version: 4.2" in alpha.run(["criu", "--version"]).stdout
 
 
 def test_the_checkout_is_read_only_inside(alpha: Host) -> None:
-    """A program that moves about can not write to the checkout, but all hosts share one directory."""
+    """A program that migrates cannot write to the checkout."""
     assert alpha.run(["touch", "/opt/sojourn/src/x"], check=False).returncode != 0
 
 
 def test_hosts_share_a_directory(alpha: Host, beta: Host) -> None:
     """What one host writes to /shared, the others read."""
-    alpha.run(["tee", "/shared/word"], stdin="here")
-    assert beta.run(["cat", "/shared/word"]).stdout == "here"
+    alpha.run(["tee", "/shared/text"], stdin="here")
+    assert beta.run(["cat", "/shared/text"]).stdout == "here"
 
 
 def test_pids_of_different_hosts_do_not_collide(alpha: Host, beta: Host) -> None:
-    """A workload finds its PID free on the other host."""
+    """The PID of a workload is free on the other host."""
     first, second = (host.launch(["sleep", "60"]) for host in (alpha, beta))
     assert abs(first - second) > 1000
     alpha.run(["kill", str(first)])
@@ -89,7 +89,7 @@ def test_pids_of_different_hosts_do_not_collide(alpha: Host, beta: Host) -> None
 
 
 def test_cut_and_heal(lab: Lab, alpha: Host, beta: Host) -> None:
-    """Hosts reach each other by name; a cut one reaches nobody until it is healed."""
+    """Hosts reach each other by name; a host that is cut off reaches none until it is healed."""
     assert _reaches(alpha, "beta")
     lab.cut("beta")
     assert not _reaches(alpha, "beta")
@@ -100,7 +100,7 @@ def test_cut_and_heal(lab: Lab, alpha: Host, beta: Host) -> None:
 
 
 def test_the_outside_reaches_redis(lab: Lab) -> None:
-    """The configuration for the outside leads to the hub's Redis, and only root may read it."""
+    """The configuration for the outside names the hub's Redis, and only root may read it."""
     assert readiness.redis_answers(lab.plan, 1)
     assert lab.plan.redis_url in lab.config.read_text()
     assert lab.config.stat().st_mode & 0o777 == 0o600
@@ -112,41 +112,45 @@ def test_redis_asks_for_the_password(lab: Lab, alpha: Host) -> None:
     assert "NOAUTH" in refused.stdout
 
 
-def test_a_worker_counts_as_there_once_it_is_in_the_registry(lab: Lab) -> None:
+def test_a_worker_is_ready_once_it_is_in_the_registry(lab: Lab) -> None:
     """The start waits for the hosts' keys in Redis, and names the hosts whose key does not come."""
     authenticated = ["redis-cli", "--no-auth-warning", "-a", lab.plan.password]
     lab.host("hub").run([*authenticated, "set", "sojourn:host:zeta", "{}", "EX", "60"])
     assert readiness.announced(lab.plan, ["zeta", "eta"], 0.2) == ["eta"]
 
 
-def test_the_command_line_speaks_json(lab: Lab, alpha: Host) -> None:
-    """Status, run and worker answer in JSON, and a host that is not there is a usage error."""
+def test_the_command_line_prints_json(lab: Lab, alpha: Host) -> None:
+    """Status and run print JSON, and a host that does not exist is a usage error."""
     runner = CliRunner()
     shown = json.loads(runner.invoke(app, ["status", "--name", "test", "--json"]).stdout)
-    assert [(each["host"], each["state"]) for each in shown][:2] == [("hub", "up"), ("alpha", "up")]
-    started = runner.invoke(app, ["run", "--name", "test", "--json", "alpha", "--", "sleep", "1234"])
+    assert [(host["host"], host["state"]) for host in shown][:2] == [("hub", "up"), ("alpha", "up")]
+    started = runner.invoke(
+        app, ["run", "--name", "test", "--json", "alpha", "--", "sleep", "1234"]
+    )
     alpha.run(["kill", str(json.loads(started.stdout)["pid"])])
-    assert isinstance(runner.invoke(app, ["cut", "--name", "test", "nowhere"]).exception, UsageError)
+    assert isinstance(
+        runner.invoke(app, ["cut", "--name", "test", "nowhere"]).exception, UsageError
+    )
 
 
 def test_a_crash_takes_the_memory_and_leaves_the_disk(lab: Lab, alpha: Host) -> None:
-    """After a crash and a boot the files are there, the processes are not, and the boot id is another one."""
+    """After a crash and a boot the files are there, the processes are gone, the boot id is new."""
     pid = alpha.launch(["sleep", "1234"])
-    alpha.run(["tee", "/var/lib/kept", "/run/lost"], stdin="word")
+    alpha.run(["tee", "/var/lib/kept", "/run/lost"], stdin="text")
     before = _boot_id(alpha)
     lab.crash("alpha")
     assert _states(lab)["alpha"] == "down"
     with pytest.raises(LabFailed, match="is down"):
         alpha.run(["true"])
     lab.boot("alpha")
-    assert alpha.run(["cat", "/var/lib/kept"]).stdout == "word"
+    assert alpha.run(["cat", "/var/lib/kept"]).stdout == "text"
     assert alpha.run(["test", "-e", "/run/lost"], check=False).returncode == 1
     assert alpha.run(["kill", "-0", str(pid)], check=False).returncode == 1
     assert _boot_id(alpha) != before
 
 
 def test_a_host_that_was_booted_again_leaves_its_old_pids_free(lab: Lab, alpha: Host) -> None:
-    """A process that had left it before its crash can come back, though the host's own programs were there first."""
+    """A process that left before the crash can return: the host's programs have higher PIDs."""
     before = int(alpha.run(["pgrep", "--oldest", "runsvdir"]).stdout)
     lab.crash("alpha")
     lab.boot("alpha")
@@ -154,7 +158,7 @@ def test_a_host_that_was_booted_again_leaves_its_old_pids_free(lab: Lab, alpha: 
 
 
 def test_a_crash_is_not_announced(lab: Lab, alpha: Host, beta: Host) -> None:
-    """No FIN and no RST tells the peers: a connection to a crashed host just goes quiet."""
+    """The peers get no FIN and no RST: a connection to a crashed host just goes quiet."""
     server = workload.start(beta, "tcp_server", address=beta.address)
     client = workload.start(alpha, "tcp_client", address=beta.address)
     client.wait_until(lambda status: _number(status, "answers") > 10)
@@ -181,31 +185,34 @@ def test_the_hub_can_crash_too(lab: Lab, alpha: Host, beta: Host) -> None:
     assert readiness.redis_answers(lab.plan, 20)
 
 
-def test_exec_tells_the_exit_code(alpha: Host) -> None:
-    """A failing command inside is told from one that went well."""
+def test_run_returns_the_exit_code(alpha: Host) -> None:
+    """A command that fails inside is distinguished from one that succeeds."""
     assert alpha.run(["sh", "-c", "exit 7"], check=False).returncode == 7
     with pytest.raises(CommandFailed):
         alpha.run(["false"])
 
 
 def test_a_workload_belongs_to_init(alpha: Host) -> None:
-    """A launched program is a child of PID 1, leads its session and holds no descriptor of ours."""
+    """A launched program is a child of PID 1, leads its session, and inherits no descriptor."""
     pid = alpha.launch(["sleep", "1234"])
     shown = alpha.run(["ps", "-o", "ppid=,sid=", "-p", str(pid)]).stdout.split()
     assert shown == ["1", str(pid)]
-    assert alpha.run(["readlink", f"/proc/{pid}/fd/0", f"/proc/{pid}/fd/2"]).stdout.split() == ["/dev/null"] * 2
+    assert (
+        alpha.run(["readlink", f"/proc/{pid}/fd/0", f"/proc/{pid}/fd/2"]).stdout.split()
+        == ["/dev/null"] * 2
+    )
     assert alpha.run(["ls", f"/proc/{pid}/fd"]).stdout.split() == ["0", "1", "2"]
     alpha.run(["kill", str(pid)])
 
 
-def test_a_program_that_is_not_there_is_named(alpha: Host) -> None:
-    """Launching nonsense says so at once."""
+def test_a_program_that_does_not_exist_is_named(alpha: Host) -> None:
+    """Launching it fails at once."""
     with pytest.raises(CommandFailed, match="nonsense: No such file"):
         alpha.launch(["nonsense"])
 
 
 def test_the_counter_beats(alpha: Host) -> None:
-    """The counter counts without a gap and finds its memory whole, pass after pass."""
+    """The counter counts without a gap and finds its memory unchanged, pass after pass."""
     counter = workload.start(alpha, "counter", mb=1)
     status = counter.wait_until(lambda status: _number(status, "passes") >= 2)
     assert status.hosts == ("alpha",)
@@ -215,7 +222,7 @@ def test_the_counter_beats(alpha: Host) -> None:
 
 
 def test_the_tree_verifies_every_facility(alpha: Host) -> None:
-    """Each facility stands each beat."""
+    """Every facility is verified at every beat."""
     tree = workload.start(alpha, "tree")
     status = tree.wait_for_beats(50)
     assert status.details["errors"] == {}
@@ -226,8 +233,10 @@ def test_the_tree_verifies_every_facility(alpha: Host) -> None:
 
 
 @pytest.mark.parametrize(("name", "options"), [("counter", {"mb": 32}), ("tree", {})])
-def test_a_workload_survives_plain_criu(alpha: Host, beta: Host, name: str, options: dict[str, float]) -> None:
-    """The workloads can be moved by hand, so a migration that fails is not their fault."""
+def test_a_workload_survives_plain_criu(
+    alpha: Host, beta: Host, name: str, options: dict[str, float]
+) -> None:
+    """CRIU alone can move the workloads, so they do not make a migration fail."""
     moved = workload.start(alpha, name, **options)
     images = f"/shared/images-{moved.pid}"
     alpha.run(["mkdir", images])
@@ -254,7 +263,7 @@ def test_up_is_quick_and_safe_to_repeat(brief: Lab) -> None:
 
 
 def test_settings_reach_the_hosts(brief: Lab) -> None:
-    """What the caller sets stands in the hosts' configuration, next to the address and the key."""
+    """The caller's settings are in the hosts' configuration, beside the address and the key."""
     brief.up(1, settings={"freeze_slots": 1, "log_format": "json"}, wait=False)
     config = brief.host("alpha").run(["cat", "/etc/sojourn/sojourn.toml"]).stdout
     assert "freeze_slots = 1\n" in config
@@ -262,15 +271,20 @@ def test_settings_reach_the_hosts(brief: Lab) -> None:
     assert f'key = "{brief.plan.key}"\n' in config
 
 
-def test_two_labs_stand_side_by_side(lab: Lab, brief: Lab) -> None:
-    """Labs have subnets of their own."""
+def test_two_labs_side_by_side(lab: Lab, brief: Lab) -> None:
+    """Labs have separate subnets."""
     brief.up(1, wait=False)
     assert brief.plan.subnet != lab.plan.subnet
-    assert brief.host("alpha").run(["ping", "-c1", "-W1", lab.host("alpha").address], check=False).returncode != 0
+    assert (
+        brief.host("alpha")
+        .run(["ping", "-c1", "-W1", lab.host("alpha").address], check=False)
+        .returncode
+        != 0
+    )
 
 
 def test_down_leaves_nothing(brief: Lab) -> None:
-    """Namespaces, interfaces, mounts, processes, directories are as they were; a second time is harmless."""
+    """Namespaces, interfaces, mounts, processes, directories are as before; safe to repeat."""
     before = _traces()
     brief.up(2, wait=False)
     brief.host("alpha").launch(["sleep", "1234"])
@@ -283,7 +297,7 @@ def test_down_leaves_nothing(brief: Lab) -> None:
 
 
 def test_down_removes_a_lab_that_lost_its_plan(brief: Lab) -> None:
-    """A lab without lab.json, with one host crashed and one init killed, is found by its names."""
+    """A lab without lab.json, one host crashed and one init killed, is found by its names."""
     before = _traces()
     brief.up(2, wait=False)
     brief.crash("alpha")
@@ -296,21 +310,23 @@ def test_down_removes_a_lab_that_lost_its_plan(brief: Lab) -> None:
 
 
 def test_up_clears_what_an_interrupted_start_left(brief: Lab) -> None:
-    """Half a lab is no obstacle."""
+    """The remains of half a lab do not prevent a start."""
     run(["ip", "netns", "add", network.namespace("brief", "alpha")], deadline_s=5)
     (DISKS / "brief/alpha/upper/etc").mkdir(parents=True)
     assert brief.up(1, wait=False) == ["hub", "alpha"]
 
 
-def test_a_name_that_can_not_be_an_interface_is_refused() -> None:
+def test_a_name_that_cannot_be_an_interface_is_refused() -> None:
     """Names are checked before they reach a command."""
     for name in ("", "a-b", "../x", "averylongname"):
         with pytest.raises(UsageError):
             check_name(name)
 
 
-def test_a_layer_is_built_once_and_never_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An interrupted build leaves nothing, a complete one is used again, and a new recipe replaces it."""
+def test_a_layer_is_built_once_and_completely(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupted build leaves nothing, a complete one is reused, a new recipe replaces it."""
     monkeypatch.setattr("lab.layer.CACHE", tmp_path)
 
     def fail(root: Path, _: object) -> None:
@@ -340,7 +356,7 @@ def _reaches(host: Host, other: str) -> bool:
 
 
 def _states(lab: Lab) -> dict[str, str]:
-    return {each.host: each.state for each in lab.status()}
+    return {status.host: status.state for status in lab.status()}
 
 
 def _boot_id(host: Host) -> str:
@@ -354,9 +370,11 @@ def _number(status: workload.Status, name: str) -> int:
 
 
 def _traces() -> dict[str, list[str]]:
-    """Return everything on this machine that the lab ``brief`` might leave behind; other labs may come and go."""
+    """Return what the lab ``brief`` might leave on this machine; other labs may come and go."""
     links = json.loads(run(["ip", "-json", "link"], deadline_s=5).stdout)
-    mounts = [line.split(" ", 4)[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    mounts = [
+        line.split(" ", 4)[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()
+    ]
     traces = {
         "netns": [path.name for path in Path("/run/netns").glob("*")],
         "links": [link["ifname"] for link in links],
@@ -364,4 +382,7 @@ def _traces() -> dict[str, list[str]]:
         "mounts": [mount for mount in mounts if not mount.startswith("/run/netns ")],
         "directories": [str(path) for directory in (STATE, DISKS) for path in directory.glob("*")],
     }
-    return {kind: sorted(each for each in found if not OTHER_LAB.search(each)) for kind, found in traces.items()}
+    return {
+        kind: sorted(trace for trace in found if not OTHER_LAB.search(trace))
+        for kind, found in traces.items()
+    }

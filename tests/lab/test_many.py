@@ -1,4 +1,4 @@
-"""Many migrations on four real hosts: drains that empty a host, that meet a dead host, that are aborted and resumed."""
+"""Many migrations on four real hosts: drains of a host, with hosts that die, aborted, resumed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from lab import workload
 from lab.host import within
 from lab.lab import Lab
 from lab.workload import Workload
-from sojourn.ledger import Event, Ledger
+from sojourn.cluster.ledger import Event, Ledger
+from sojourn.cluster.store import Store
 from sojourn.model import State, StepRecord
-from sojourn.run import run
-from sojourn.store import Store
+from sojourn.system.run import run
 from tests.lab.site import Site, require_lab, runs_on
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
@@ -29,21 +29,30 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 HOSTS = ("alpha", "beta", "gamma", "delta")
 WORKLOADS, MB = 40, 16
 
-#: As many as the machine has processors, in the least case.
+#: Limits of migrations at the same time: the least number of processors that a machine for the lab
+#: has, so that they do not slow each other down.
 AT_ONCE = 2
 
 LIMITS = {"max_outgoing": AT_ONCE, "max_incoming": AT_ONCE, "freeze_slots": AT_ONCE}
-SETTINGS = {"reconcile_s": 0.5, "stall_s": 4, "patience_s": 8, "announce_s": 0.5, "lease_s": 10, **LIMITS}
+SETTINGS = {
+    "reconcile_s": 0.5,
+    "stall_s": 4,
+    "patience_s": 8,
+    "announce_s": 0.5,
+    "lease_s": 10,
+    **LIMITS,
+}
 
 #: How long a drain of everything may take on a busy machine.
 DRAIN_S = 400
 
-#: A program that preflight refuses on each destination, since one of its files is on this host only.
+#: A program that preflight refuses for every destination, since one of its files is on this host
+#: only.
 ONLY_HERE = "echo here > /var/tmp/only-here; exec 3< /var/tmp/only-here; exec sleep 100000"
 
 
 class Cluster(Site):
-    """The lab, its workloads, and what its ledger tells."""
+    """The lab, its workloads, and its ledger."""
 
     def __init__(self, lab: Lab) -> None:
         super().__init__(lab)
@@ -51,24 +60,30 @@ class Cluster(Site):
         self.workloads: list[Workload] = []
 
     def start(self, host: str, count: int) -> None:
-        """Start workloads; they beat seldom, so that the machine has time for migrations."""
+        """Start workloads that beat seldom, so that the machine has time for migrations."""
         for _ in range(count):
-            self.workloads.append(workload.start(self.lab.host(host), "counter", mb=MB, beat_ms=200))
+            self.workloads.append(
+                workload.start(self.lab.host(host), "counter", mb=MB, beat_ms=200)
+            )
 
-    def ask(self, *words: str) -> tuple[int, list[dict[str, Any]]]:
+    def ask(self, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
         """Run the command line; return its exit code and the lines of JSON that it printed."""
-        command = [sys.executable, "-m", "sojourn", *words, "--json"]
-        done = run(command, deadline_s=DRAIN_S, check=False, env={"SOJOURN_CONFIG": str(self.lab.config)})
+        command = [sys.executable, "-m", "sojourn", *arguments, "--json"]
+        done = run(
+            command, deadline_s=DRAIN_S, check=False, env={"SOJOURN_CONFIG": str(self.lab.config)}
+        )
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
 
-    def text(self, *words: str) -> str:
-        """Run the command line; return what it says to people."""
-        command = [sys.executable, "-m", "sojourn", *words]
-        return run(command, deadline_s=60, check=False, env={"SOJOURN_CONFIG": str(self.lab.config)}).stdout
+    def text(self, *arguments: str) -> str:
+        """Run the command line; return what it prints for people."""
+        command = [sys.executable, "-m", "sojourn", *arguments]
+        return run(
+            command, deadline_s=60, check=False, env={"SOJOURN_CONFIG": str(self.lab.config)}
+        ).stdout
 
     def events(self, bookmark: str) -> list[Event]:
-        """Return all that was told since."""
+        """Return all events since the bookmark."""
         found = []
         for event in self.ledger.follow(bookmark):
             if event is None:
@@ -77,16 +92,21 @@ class Cluster(Site):
         return found
 
     def places(self) -> Counter[str]:
-        """Return how many workloads run on each host that is up. Fails if one runs twice."""
+        """Return how many workloads run on every host that is up; fail if one runs twice."""
         up = [host for host in self.lab.hosts() if host.is_up]
-        found = {each.pid: [host.name for host in up if runs_on(host, each)] for each in self.workloads}
+        found = {
+            workload.pid: [host.name for host in up if runs_on(host, workload)]
+            for workload in self.workloads
+        }
         assert all(len(names) <= 1 for names in found.values()), found
         return Counter(name for names in found.values() for name in names)
 
-    def meanwhile(self, act: Callable[[], object], *words: str) -> tuple[int, list[dict[str, Any]]]:
-        """Run the command line, and do something while it runs."""
+    def meanwhile(
+        self, act: Callable[[], object], *arguments: str
+    ) -> tuple[int, list[dict[str, Any]]]:
+        """Run the command line, and act while it runs."""
         ended: list[tuple[int, list[dict[str, Any]]]] = []
-        thread = threading.Thread(target=lambda: ended.append(self.ask(*words)))
+        thread = threading.Thread(target=lambda: ended.append(self.ask(*arguments)))
         thread.start()
         try:
             act()
@@ -110,7 +130,7 @@ def cluster() -> Iterator[Cluster]:
 
 @dataclass(frozen=True)
 class Span:
-    """One migration from its beginning to its end, by the order of events."""
+    """One migration from its first event to its last."""
 
     source: str
     destination: str
@@ -132,31 +152,37 @@ def started(cluster: Cluster, events: list[Event]) -> Iterator[tuple[Event, int]
 
 
 def most_at_once(cluster: Cluster, events: list[Event]) -> Counter[str]:
-    """Return how many were under way at once at most: out of each host, into each host."""
+    """Return how many were under way at once at most: out of and into every host, and in all."""
     now: Counter[str] = Counter()
     most: Counter[str] = Counter()
     for event, step in started(cluster, events):
         account = cluster.ledger.account(event.migration)
         assert account is not None
-        for place in (f"out of {account.plan.source}", f"into {account.plan.destination}", "in all"):
+        for place in (
+            f"out of {account.plan.source}",
+            f"into {account.plan.destination}",
+            "in all",
+        ):
             now[place] += step
             most[place] = max(most[place], now[place])
     return most
 
 
 def steps_of(events: list[Event]) -> dict[str, dict[str, StepRecord]]:
-    """Return the steps of each migration, by name; of two on both hosts the later one."""
+    """Return the steps of every migration by name; of a step on both hosts the later one."""
     found: dict[str, dict[str, StepRecord]] = {}
     for event in events:
         if event.kind == "step" and event.data["ended"]:
-            record = StepRecord(**{name: value for name, value in event.data.items() if name != "role"})
+            record = StepRecord(
+                **{name: value for name, value in event.data.items() if name != "role"}
+            )
             found.setdefault(event.migration, {})[record.name] = record
     return found
 
 
 @dataclass(frozen=True)
 class Gap:
-    """A time in which a tree was frozen and no step worked for it, before the next step on a host."""
+    """A time in a freeze between two steps, in which no step worked; ``host`` runs the next one."""
 
     migration: str
     host: str
@@ -168,52 +194,65 @@ def gaps(events: list[Event]) -> Iterator[Gap]:
     """Yield the gaps in all freezes (the lab's hosts share one clock)."""
     for migration, steps in steps_of(events).items():
         if {"dump", "copy_images", "restore"} <= set(steps):
-            yield Gap(migration, steps["copy_images"].host, steps["dump"].ended or 0, steps["copy_images"].started)
-            yield Gap(migration, steps["restore"].host, steps["copy_images"].ended or 0, steps["restore"].started)
+            yield Gap(
+                migration,
+                steps["copy_images"].host,
+                steps["dump"].ended or 0,
+                steps["copy_images"].started,
+            )
+            yield Gap(
+                migration,
+                steps["restore"].host,
+                steps["copy_images"].ended or 0,
+                steps["restore"].started,
+            )
 
 
 def waited_behind(gap: Gap, events: list[Event]) -> list[StepRecord]:
-    """Return the steps of other migrations that were at work in the host's frozen lane, if they took all its places."""
+    """Return the other migrations' steps in the host's frozen lane, if they occupied all of it."""
     others = [
         step
         for migration, steps in steps_of(events).items()
         for name, step in steps.items()
-        if migration != gap.migration and name in {"copy_images", "restore"} and step.host == gap.host
+        if migration != gap.migration
+        and name in {"copy_images", "restore"}
+        and step.host == gap.host
     ]
     at_work = [step for step in others if step.started < gap.began < (step.ended or 0)]
     return at_work if len(at_work) >= AT_ONCE else []
 
 
 def durations_s(events: list[Event]) -> list[float]:
-    """Return how long each migration took from its first step to the end of its last."""
+    """Return how long every migration took from its first step to the end of its last."""
     return [
-        max(step.ended or step.started for step in steps.values()) - min(step.started for step in steps.values())
+        max(step.ended or step.started for step in steps.values())
+        - min(step.started for step in steps.values())
         for steps in steps_of(events).values()
     ]
 
 
 def test_a_drain_empties_a_host(cluster: Cluster) -> None:
-    """In at most 1.3 times the ideal time; no limit is exceeded, and no tree waits frozen behind another one."""
+    """It takes at most 1.3 times the ideal time; no limit is exceeded; no frozen tree must wait."""
     bookmark, began = cluster.ledger.bookmark(), time.monotonic()
-    code, (*_, said) = cluster.ask("drain", "alpha")
+    code, (*_, report) = cluster.ask("drain", "alpha")
     took_s = time.monotonic() - began
     events = cluster.events(bookmark)
-    assert (code, said["counts"], said["stays"]) == (0, {"completed": WORKLOADS}, [])
+    assert (code, report["counts"], report["stays"]) == (0, {"completed": WORKLOADS}, [])
     assert cluster.places()["alpha"] == 0
     assert sum(cluster.places().values()) == WORKLOADS
     most = most_at_once(cluster, events)
     assert max(most.values()) <= AT_ONCE, most
     ideal_s, found = sum(durations_s(events)) / AT_ONCE, list(gaps(events))
     longest_s = max(gap.ended - gap.began for gap in found)
-    told = f"{took_s:.1f} s, ideal {ideal_s:.1f} s, longest gap in a freeze {longest_s:.2f} s, at most {most}"
-    print(told)  # noqa: T201  (for whoever asks for it with -s)
-    assert took_s <= 1.3 * ideal_s, told
+    summary = f"{took_s:.1f} s, ideal {ideal_s:.1f} s, longest gap {longest_s:.2f} s, most {most}"
+    print(summary)  # noqa: T201  (shown by pytest -s)
+    assert took_s <= 1.3 * ideal_s, summary
     assert len(found) == 2 * WORKLOADS
     assert [(gap, behind) for gap in found if (behind := waited_behind(gap, events))] == []
 
 
-def test_one_that_can_not_move_and_a_host_that_dies(cluster: Cluster) -> None:
-    """The rest arrives, and the report names both; nothing of the rest runs twice or is lost."""
+def test_a_process_that_cannot_move_and_a_host_that_dies(cluster: Cluster) -> None:
+    """The others arrive, and the report names both; none of the others runs twice or is lost."""
     cluster.sojourn("uncordon", "alpha")
     source = max(cluster.places().items(), key=lambda place: place[1])[0]
     dies = next(name for name in HOSTS[1:] if name != source)
@@ -221,69 +260,86 @@ def test_one_that_can_not_move_and_a_host_that_dies(cluster: Cluster) -> None:
     stuck = cluster.lab.host(source).launch(["/bin/sh", "-c", ONLY_HERE])
 
     def kill() -> None:
-        """Crash a destination when something has arrived there and something is on its way."""
-        assert within(120, lambda: _arrivals(cluster, source)[dies] and _is_under_way(cluster, dies))
+        """Crash a destination when one process has arrived there and another is on its way."""
+        assert within(
+            120, lambda: _arrivals(cluster, source)[dies] and _is_under_way(cluster, dies)
+        )
         cluster.lab.crash(dies)
 
-    code, (*_, said) = cluster.meanwhile(kill, "drain", source)
+    code, (*_, report) = cluster.meanwhile(kill, "drain", source)
     assert code == 1
-    ended = said["migrations"]
+    ended = report["migrations"]
     assert len(ended) == before[source] + 1
-    (refused,) = [each for each in ended if each["pid"] == stuck]
+    (refused,) = [part for part in ended if part["pid"] == stuck]
     assert refused["state"] == "refused"
     assert "/var/tmp/only-here" in refused["failure"]["message"]
-    rest = [each for each in ended if each["pid"] != stuck]
-    doubtful = [each for each in rest if each["state"] != "completed"]
-    assert all((each["state"], each["destination"]) == ("in doubt", dies) for each in doubtful), doubtful
-    failed_there = [each for each in rest if dies in each["avoided"]]
+    rest = [part for part in ended if part["pid"] != stuck]
+    doubtful = [part for part in rest if part["state"] != "completed"]
+    assert all((part["state"], part["destination"]) == ("in doubt", dies) for part in doubtful), (
+        doubtful
+    )
+    failed_there = [part for part in rest if dies in part["avoided"]]
     assert doubtful or failed_there
     assert cluster.places()[source] == 0
-    arrived = Counter(each["destination"] for each in rest if each["state"] == "completed")
-    assert all(cluster.places()[name] == before[name] + arrived[name] for name in HOSTS if name not in {source, dies})
-    report = cluster.text("batch", said["id"])
-    assert "/var/tmp/only-here" in report
-    assert dies in report
-    told = f"{source}: {said['counts']}; on {dies} {arrived[dies]} had arrived, {len(failed_there)} failed"
-    print(told)  # noqa: T201
+    arrived = Counter(part["destination"] for part in rest if part["state"] == "completed")
+    assert all(
+        cluster.places()[name] == before[name] + arrived[name]
+        for name in HOSTS
+        if name not in {source, dies}
+    )
+    shown = cluster.text("batch", report["id"])
+    assert "/var/tmp/only-here" in shown
+    assert dies in shown
+    there = f"on {dies} {arrived[dies]} had arrived, {len(failed_there)} failed"
+    print(f"{source}: {report['counts']}; {there}")  # noqa: T201  (shown by pytest -s)
     _forget_the_dead(cluster, source, dies, stuck)
 
 
 def _is_under_way(cluster: Cluster, destination: str) -> bool:
     accounts = cluster.ledger.latest(200)
-    return any(each.plan.destination == destination and each.state is State.RUNNING for each in accounts)
+    return any(
+        account.plan.destination == destination and account.state is State.RUNNING
+        for account in accounts
+    )
 
 
 def _arrivals(cluster: Cluster, source: str) -> Counter[str]:
     accounts = cluster.ledger.latest(200)
-    return Counter(each.plan.destination for each in accounts if each.plan.source == source and each.state.arrived)
+    return Counter(
+        account.plan.destination
+        for account in accounts
+        if account.plan.source == source and account.state.arrived
+    )
 
 
 def _forget_the_dead(cluster: Cluster, source: str, dies: str, stuck: int) -> None:
-    """Have the host back, and go on with what is left of the workloads."""
+    """Boot the host, and continue with the workloads that are left."""
     cluster.host(dies)
     with contextlib.suppress(Exception):
         cluster.lab.host(source).run(["kill", "-KILL", str(stuck)])
     cluster.sojourn("uncordon", source)
     assert within(60, lambda: all(cluster.answers(host) for host in cluster.lab.hosts()))
-    assert within(60, lambda: all(each.state.definite for each in cluster.ledger.latest(200)))
+    assert within(60, lambda: all(account.state.definite for account in cluster.ledger.latest(200)))
     up = cluster.lab.hosts()
-    cluster.workloads = [each for each in cluster.workloads if any(runs_on(host, each) for host in up)]
+    cluster.workloads = [
+        workload for workload in cluster.workloads if any(runs_on(host, workload) for host in up)
+    ]
 
 
 def test_aborted_half_way_and_resumed(cluster: Cluster) -> None:
     """Nothing is lost and everything is accounted for; resumed, the drain finishes."""
     source = max(cluster.places().items(), key=lambda place: place[1])[0]
     count, before = cluster.places()[source], sum(cluster.places().values())
-    code, (told,) = cluster.ask("drain", source, "--detach")
+    code, (answer,) = cluster.ask("drain", source, "--detach")
     assert code == 0
-    batch = told["batch"]
+    batch = answer["batch"]
     assert within(120, lambda: len(_batch(cluster, batch)["migrations"]) >= count // 4)
     cluster.ask("batch", batch, "abort", "--roll-back")
     assert within(60, lambda: _batch(cluster, batch)["state"] == "aborted")
-    said = _batch(cluster, batch)
-    assert sum(said["counts"].values()) == said["total"] == count
-    assert said["counts"].get("aborted")
-    arrived = said["counts"].get("completed", 0)
+    report = _batch(cluster, batch)
+    assert sum(report["counts"].values()) == report["total"] == count
+    assert report["counts"].get("aborted")
+    arrived = report["counts"].get("completed", 0)
     places = cluster.places()
     assert (places[source], sum(places.values())) == (count - arrived, before)
     cluster.ask("batch", batch, "resume")
@@ -294,7 +350,7 @@ def test_aborted_half_way_and_resumed(cluster: Cluster) -> None:
 
 
 def test_every_worker_is_killed_half_way(cluster: Cluster) -> None:
-    """The drain goes on when they are back: all arrive, a few of them with a second try."""
+    """The drain continues when they are back: all arrive, a few at a second attempt."""
     source = max(cluster.places().items(), key=lambda place: place[1])[0]
     count, before = cluster.places()[source], sum(cluster.places().values())
     batch = cluster.ask("drain", source, "--detach")[1][0]["batch"]
@@ -303,8 +359,11 @@ def test_every_worker_is_killed_half_way(cluster: Cluster) -> None:
         host.run(["sh", "-c", "kill -KILL $(pgrep -f '[s]ojourn worker')"], check=False)
     assert within(DRAIN_S, lambda: _batch(cluster, batch)["state"] == "finished")
     assert (cluster.places()[source], sum(cluster.places().values())) == (0, before)
-    # What a killed worker could not clean up is asked for again, some time after the batch has ended.
-    assert within(60, lambda: _batch(cluster, batch)["counts"] == {"completed": count}), _batch(cluster, batch)
+    # A migration whose clean-up the killed worker missed becomes `completed` only once a reconciler
+    # has repeated that, some time after the batch has ended.
+    assert within(60, lambda: _batch(cluster, batch)["counts"] == {"completed": count}), _batch(
+        cluster, batch
+    )
 
 
 def _batch(cluster: Cluster, batch: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The tutorial, followed to the letter: every command block of docs/tutorial.md, in its order, in one shell."""
+"""The tutorial, followed to the letter: docs/tutorial.md's blocks in their order, in one shell."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from lab.lab import Lab
-from sojourn.run import Completed, run
 from sojourn.settings import environment
+from sojourn.system.run import Completed, run
 
 pytestmark = pytest.mark.lab
 
@@ -19,15 +19,15 @@ CHECKOUT = Path(__file__).parents[2]
 TUTORIAL = CHECKOUT / "docs/tutorial.md"
 COMMANDS = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
-#: What the shell says before each block, so that what a block printed can be told from the others.
+#: The shell prints this before every block, so that the output can be split by blocks.
 MARK = "=== block"
 
 DEADLINE_S = 240
 
 
 @pytest.fixture(scope="module")
-def said(suitable: None) -> Iterator[list[str]]:
-    """Run all blocks as a reader does who pastes them, and return what each of them printed."""
+def printed(suitable: None) -> Iterator[list[str]]:
+    """Run all blocks as a reader does who pastes them, and return their outputs."""
     Lab("tutorial").down()
     try:
         done = _followed(COMMANDS.findall(TUTORIAL.read_text()))
@@ -42,12 +42,14 @@ def _followed(blocks: list[str]) -> Completed:
     path = f"{Path(sys.executable).parent}:{environment().get('PATH', '')}"
     kept = {**environment(), "PATH": path, "COLUMNS": "120"}
     kept.pop("SOJOURN_CONFIG", None)
-    return run(["bash", "-eu", "-c", script], deadline_s=DEADLINE_S, check=False, cwd=CHECKOUT, env=kept)
+    return run(
+        ["bash", "-eu", "-c", script], deadline_s=DEADLINE_S, check=False, cwd=CHECKOUT, env=kept
+    )
 
 
-def test_every_block_does_what_the_tutorial_says(said: list[str]) -> None:
-    """One pass through the page: hosts, process, check, migration, the way back, history, and a refusal."""
-    _, hosts, started, checked, migrated, arrived, watched, looked, refused, removed = said
+def test_every_block_does_what_the_tutorial_shows(printed: list[str]) -> None:
+    """One pass through the page: hosts, process, check, migration, history, and a refusal."""
+    _, hosts, started, checked, migrated, arrived, watched, looked, refused, removed = printed
     assert "alpha" in hosts
     assert "beta" in hosts
     assert "counter" in started

@@ -1,4 +1,4 @@
-"""The page channel over real sockets: who is let in, who is not, and what arrives."""
+"""The page channel over real sockets: who is accepted, who is rejected, and what arrives."""
 
 from __future__ import annotations
 
@@ -15,46 +15,52 @@ from pathlib import Path
 
 import pytest
 
-from sojourn import channel
-from sojourn.channel import Connection, Listener
 from sojourn.errors import ChannelFailed, CommandFailed, ImagesIncomplete
-from sojourn.mounts import Tmpfs, unmount
-from sojourn.run import run
+from sojourn.model import MAX_BANDWIDTH_MBIT, MBIT_BYTES
+from sojourn.system.mounts import Tmpfs, unmount
+from sojourn.system.run import run
+from sojourn.transfer import channel
+from sojourn.transfer.channel import Connection, Listener
 
 SECRET = channel.secret_for("the cluster's key", "0123abcd")
 WRONG = channel.secret_for("the cluster's key", "0123abce")
 HOST = "127.0.0.1"
 
-#: What a caller says in all: magic, purpose, nonce, code.
-WORDS = len(channel.MAGIC) + 6 + channel.NONCE_BYTES + 32
+#: The length of all that a caller sends: magic, purpose, nonce, code.
+INTRODUCTION_BYTES = len(channel.MAGIC) + 6 + channel.NONCE_BYTES + 32
 
 
 @pytest.fixture
 def pool() -> Iterator[ThreadPoolExecutor]:
-    """Give out threads for the other side."""
+    """Return threads for the other side."""
     with ThreadPoolExecutor(4) as threads:
         yield threads
 
 
 @pytest.fixture
 def server() -> Iterator[Listener]:
-    """Be a destination that listens."""
+    """Listen as a destination."""
     with contextlib.closing(Listener(HOST, SECRET)) as listening:
         yield listening
 
 
 @pytest.fixture
 def raw() -> Iterator[socket.socket]:
-    """Listen without a word, for a destination that is none."""
+    """Listen on a plain socket, for a false destination."""
     with socket.create_server((HOST, 0)) as listening:
         yield listening
 
 
 @pytest.fixture
-def pair(server: Listener, pool: ThreadPoolExecutor) -> Iterator[tuple[socket.socket, socket.socket]]:
+def pair(
+    server: Listener, pool: ThreadPoolExecutor
+) -> Iterator[tuple[socket.socket, socket.socket]]:
     """Return both ends of a connection for images: source, destination."""
     accepted = _accepting(pool, server)
-    with channel.connect(HOST, server.port, SECRET, "images") as source, accepted.result(5).socket as destination:
+    with (
+        channel.connect(HOST, server.port, SECRET, "images") as source,
+        accepted.result(5).socket as destination,
+    ):
         yield source, destination
 
 
@@ -62,24 +68,30 @@ def _port(raw: socket.socket) -> int:
     return int(raw.getsockname()[1])
 
 
-def _accepting(pool: ThreadPoolExecutor, server: Listener, within_s: float = 5) -> Future[Connection]:
+def _accepting(
+    pool: ThreadPoolExecutor, server: Listener, within_s: float = 5
+) -> Future[Connection]:
     return pool.submit(server.accept, time.monotonic() + within_s)
 
 
 @pytest.mark.parametrize("purpose", channel.PURPOSES)
 def test_a_good_handshake(server: Listener, pool: ThreadPoolExecutor, purpose: str) -> None:
-    """Both sides know the secret: what one sends the other receives, without a time limit left on the socket."""
+    """If both know the secret, data arrives, and no time limit is left on the socket."""
     accepted = _accepting(pool, server)
     with channel.connect(HOST, server.port, SECRET, purpose) as source:
         connection = accepted.result(5)
         with connection.socket as destination:
             source.sendall(b"memory")
             assert destination.recv(6) == b"memory"
-            assert (connection.purpose, source.gettimeout(), destination.gettimeout()) == (purpose, None, None)
+            assert (connection.purpose, source.gettimeout(), destination.gettimeout()) == (
+                purpose,
+                None,
+                None,
+            )
 
 
 def test_a_source_with_the_wrong_secret(server: Listener, pool: ThreadPoolExecutor) -> None:
-    """It is turned away, and the real one is let in after it."""
+    """It is rejected, and the real source is accepted after it."""
     accepted = _accepting(pool, server)
     with pytest.raises(ChannelFailed):
         channel.connect(HOST, server.port, WRONG, "pages")
@@ -96,29 +108,33 @@ def test_a_purpose_that_does_not_exist(server: Listener, pool: ThreadPoolExecuto
         accepted.result(5)
 
 
-def _impostor(raw: socket.socket, words: bytes | None) -> bytes:
-    """Be a destination that does not know the secret: answer with ``words``, or with the caller's own."""
+def _impostor(raw: socket.socket, answer: bytes | None) -> bytes:
+    """Answer without the secret: with ``answer``, or with the caller's own code."""
     peer, _ = raw.accept()
     with peer:
         peer.settimeout(5)
         peer.sendall(channel.MAGIC + bytes(channel.NONCE_BYTES))
-        said = b""
-        while len(said) < WORDS and (more := peer.recv(4096)):
-            said += more
-        peer.sendall(said[-32:] if words is None else words)
-        return said
+        received = b""
+        while len(received) < INTRODUCTION_BYTES and (more := peer.recv(4096)):
+            received += more
+        peer.sendall(received[-32:] if answer is None else answer)
+        return received
 
 
-@pytest.mark.parametrize("words", [bytes(32), None], ids=["made up", "reflected"])
-def test_a_destination_with_the_wrong_secret(raw: socket.socket, pool: ThreadPoolExecutor, words: bytes | None) -> None:
-    """The source gives no memory to one that can not prove the secret, nor to one that sends its own proof back."""
-    pool.submit(_impostor, raw, words)
+@pytest.mark.parametrize("answer", [bytes(32), None], ids=["made up", "reflected"])
+def test_a_destination_with_the_wrong_secret(
+    raw: socket.socket, pool: ThreadPoolExecutor, answer: bytes | None
+) -> None:
+    """The source rejects a peer that cannot prove the secret, or that reflects its own proof."""
+    pool.submit(_impostor, raw, answer)
     with pytest.raises(ChannelFailed, match="does not know the migration's secret"):
         channel.connect(HOST, _port(raw), SECRET, "pages")
 
 
-def test_a_recorded_handshake_is_worth_nothing(server: Listener, raw: socket.socket, pool: ThreadPoolExecutor) -> None:
-    """Words that were good on one connection are refused on the next, whose nonce is another."""
+def test_a_recorded_handshake_cannot_be_replayed(
+    server: Listener, raw: socket.socket, pool: ThreadPoolExecutor
+) -> None:
+    """A message that was valid on one connection is rejected on the next, with a new nonce."""
     recorded = pool.submit(_impostor, raw, bytes(32))
     with pytest.raises(ChannelFailed):
         channel.connect(HOST, _port(raw), SECRET, "pages")
@@ -130,27 +146,33 @@ def test_a_recorded_handshake_is_worth_nothing(server: Listener, raw: socket.soc
 
 
 def test_the_secret_never_travels(raw: socket.socket, pool: ThreadPoolExecutor) -> None:
-    """Nothing that the source says holds the secret, and two handshakes have nothing secret in common."""
-    said = []
+    """No message contains the secret, and two handshakes have no nonce or code in common."""
+    received = []
     for _ in range(2):
         heard = pool.submit(_impostor, raw, bytes(32))
         with pytest.raises(ChannelFailed):
             channel.connect(HOST, _port(raw), SECRET, "pages")
-        said.append(heard.result(5))
-    assert SECRET not in said[0]
-    assert said[0][-64:-32] != said[1][-64:-32]
-    assert said[0][-32:] != said[1][-32:]
+        received.append(heard.result(5))
+    assert SECRET not in received[0]
+    assert received[0][-64:-32] != received[1][-64:-32]
+    assert received[0][-32:] != received[1][-32:]
 
 
 def test_two_migrations_have_two_secrets() -> None:
     """The secret depends on the key and on the migration."""
-    secrets = {channel.secret_for(key, migration) for key in ("k", "l") for migration in ("0123abcd", "0123abce")}
+    secrets = {
+        channel.secret_for(key, migration)
+        for key in ("k", "l")
+        for migration in ("0123abcd", "0123abce")
+    }
     assert len(secrets) == 4
 
 
-@pytest.mark.parametrize("garbage", [b"GET / HTTP/1.1\r\n\r\n" * 9, b"\0" * 200, b"sojourn1" + b"\xff" * 200, b"s"])
+@pytest.mark.parametrize(
+    "garbage", [b"GET / HTTP/1.1\r\n\r\n" * 9, b"\0" * 200, b"sojourn1" + b"\xff" * 200, b"s"]
+)
 def test_garbage(server: Listener, pool: ThreadPoolExecutor, garbage: bytes) -> None:
-    """Whatever a stranger says, it is turned away and the real one is let in."""
+    """Whatever a stranger sends, it is rejected, and the real source is accepted."""
     accepted = _accepting(pool, server)
     with socket.create_connection((HOST, server.port)) as stranger:
         stranger.sendall(garbage)
@@ -160,25 +182,34 @@ def test_garbage(server: Listener, pool: ThreadPoolExecutor, garbage: bytes) -> 
             assert accepted.result().purpose == "pages"
 
 
-def test_a_stranger_that_speaks_first_and_garbage_to_the_source(raw: socket.socket, pool: ThreadPoolExecutor) -> None:
-    """A source that has reached some other program says so."""
-    pool.submit(lambda: raw.accept()[0].sendall(b"220 mail.example ESMTP ready, at your service for ever\r\n"))
-    with pytest.raises(ChannelFailed, match="does not speak our language"):
+def test_a_stranger_that_speaks_first_and_garbage_to_the_source(
+    raw: socket.socket, pool: ThreadPoolExecutor
+) -> None:
+    """A source that has reached another program reports so."""
+    pool.submit(
+        lambda: raw.accept()[0].sendall(b"220 mail.example ESMTP ready, at your service\r\n")
+    )
+    with pytest.raises(ChannelFailed, match="does not speak Sojourn's protocol"):
         channel.connect(HOST, _port(raw), SECRET, "pages")
 
 
-def test_nobody_listens() -> None:
-    """A port where nobody listens is one sentence with the address in it."""
+def test_a_port_without_a_listener() -> None:
+    """It is reported in one sentence with the address."""
     closed = Listener(HOST, SECRET)
     closed.close()
-    with pytest.raises(ChannelFailed, match=f"Can not connect to {HOST} port {closed.port}: Connection refused"):
+    with pytest.raises(
+        ChannelFailed, match=f"Cannot connect to {HOST} port {closed.port}: Connection refused"
+    ):
         channel.connect(HOST, closed.port, SECRET, "pages")
 
 
 def test_the_end_of_listening(server: Listener, pool: ThreadPoolExecutor) -> None:
-    """A connection that was accepted stays when nobody listens any more, and closing again is harmless."""
+    """An accepted connection stays open after listening has ended; closing is idempotent."""
     accepted = _accepting(pool, server)
-    with channel.connect(HOST, server.port, SECRET, "pages") as source, accepted.result(5).socket as destination:
+    with (
+        channel.connect(HOST, server.port, SECRET, "pages") as source,
+        accepted.result(5).socket as destination,
+    ):
         server.close()
         server.close()
         source.sendall(b"memory")
@@ -186,13 +217,13 @@ def test_the_end_of_listening(server: Listener, pool: ThreadPoolExecutor) -> Non
 
 
 def test_an_address_of_another_host() -> None:
-    """To listen on somebody else's address is one sentence (192.0.2.1 is nobody's, RFC 5737)."""
-    with pytest.raises(ChannelFailed, match=r"Can not listen on 192\.0\.2\.1"):
+    """It is reported in one sentence (192.0.2.1 belongs to no host, RFC 5737)."""
+    with pytest.raises(ChannelFailed, match=r"Cannot listen on 192\.0\.2\.1"):
         Listener("192.0.2.1", SECRET)
 
 
 def test_the_deadline_of_accept(server: Listener) -> None:
-    """If nobody comes, that is known at the deadline and not much later."""
+    """Without a caller, it fails at the deadline and not much later."""
     began = time.monotonic()
     with pytest.raises(ChannelFailed, match="did not connect in time"):
         server.accept(began + 0.2)
@@ -201,7 +232,7 @@ def test_the_deadline_of_accept(server: Listener) -> None:
 
 #: A source with the handshake limit of the product, in a process of its own.
 SOURCE = (
-    "import sys; from sojourn import channel\n"
+    "import sys; from sojourn.transfer import channel\n"
     "channel.connect('127.0.0.1', int(sys.argv[1]), bytes.fromhex(sys.argv[2]), 'pages').close()"
 )
 
@@ -212,12 +243,12 @@ def _source(server: Listener) -> int:
 
 
 def _silent(server: Listener) -> socket.socket:
-    """Return a stranger's connection that the destination has greeted, or that waits to be."""
+    """Return a stranger's connection that is in the handshake, or waits for it."""
     return socket.create_connection((HOST, server.port))
 
 
 def test_several_silent_strangers(server: Listener, pool: ThreadPoolExecutor) -> None:
-    """Several that say nothing do not hold the real one up at all, far less for the handshake's limit."""
+    """They do not delay the real source at all, let alone for the handshake's time limit."""
     accepted = _accepting(pool, server)
     with _silent(server), _silent(server), _silent(server):
         began = time.monotonic()
@@ -226,10 +257,10 @@ def test_several_silent_strangers(server: Listener, pool: ThreadPoolExecutor) ->
         assert time.monotonic() - began < channel.HANDSHAKE_S / 2
 
 
-def test_more_silent_strangers_than_are_greeted_at_once(
+def test_more_silent_strangers_than_concurrent_handshakes(
     server: Listener, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So many hold the real one up for no longer than the handshake's limit."""
+    """They delay the real source for no longer than the handshake's time limit."""
     monkeypatch.setattr(channel, "HANDSHAKE_S", 0.3)
     accepted = _accepting(pool, server)
     with contextlib.ExitStack() as strangers:
@@ -246,8 +277,10 @@ def _dribble(stranger: socket.socket) -> None:
         time.sleep(0.05)
 
 
-def test_a_stranger_that_dribbles(server: Listener, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that says a byte now and then is cut off at the handshake's limit like a silent one."""
+def test_a_stranger_that_dribbles(
+    server: Listener, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that sends a byte now and then is rejected at the time limit like a silent one."""
     monkeypatch.setattr(channel, "HANDSHAKE_S", 0.3)
     began = time.monotonic()
     with _silent(server) as stranger, pytest.raises(ConnectionError):
@@ -268,9 +301,12 @@ def _files(directory: Path, sizes: dict[str, int]) -> list[Path]:
     ids=["empty", "big", "many", "none"],
 )
 def test_files_arrive(
-    pair: tuple[socket.socket, socket.socket], pool: ThreadPoolExecutor, tmp_path: Path, sizes: dict[str, int]
+    pair: tuple[socket.socket, socket.socket],
+    pool: ThreadPoolExecutor,
+    tmp_path: Path,
+    sizes: dict[str, int],
 ) -> None:
-    """Every file arrives whole, and both sides have the same list of them."""
+    """Every file arrives complete, and both sides have the same manifest."""
     files = _files(tmp_path / "sent", sizes)
     (tmp_path / "here").mkdir()
     sent = pool.submit(channel.send_files, pair[0], files, 5)
@@ -280,50 +316,99 @@ def test_files_arrive(
     assert all((tmp_path / "here" / file.name).read_bytes() == file.read_bytes() for file in files)
 
 
+def test_images_are_paced(
+    pair: tuple[socket.socket, socket.socket], pool: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    """They take as long as the limit has it, less ten segments, which the kernel does not pace."""
+    size, bytes_per_s = 4_000_000, 20_000_000
+    channel.pace(pair[0], bytes_per_s)
+    files = _files(tmp_path / "sent", {"carried-0.img": size})
+    (tmp_path / "here").mkdir()
+    began = time.monotonic()
+    sent = pool.submit(channel.send_files, pair[0], files, 5)
+    channel.receive_files(pair[1], tmp_path / "here", 5)
+    assert time.monotonic() - began >= (size - 10 * 2**16) / bytes_per_s
+    channel.confirm(pair[1])
+    assert sent.result(5) == {"carried-0.img": size}
+
+
+@pytest.mark.parametrize("mbit", [1, 100, MAX_BANDWIDTH_MBIT])
+def test_the_pace_of_the_kernel(pair: tuple[socket.socket, socket.socket], mbit: int) -> None:
+    """The kernel has the whole number, the largest too, which needs more than 32 bits."""
+    bytes_per_s = mbit * MBIT_BYTES
+    channel.pace(pair[0], bytes_per_s)
+    kept = pair[0].getsockopt(socket.SOL_SOCKET, channel.SO_MAX_PACING_RATE, 8)
+    assert struct.unpack("@L", kept) == (bytes_per_s,)
+
+
+def test_without_a_limit(pair: tuple[socket.socket, socket.socket]) -> None:
+    """The kernel's own value stays, which is none."""
+    channel.pace(pair[0], None)
+    kept = pair[0].getsockopt(socket.SOL_SOCKET, channel.SO_MAX_PACING_RATE, 8)
+    assert kept == b"\xff" * 8
+
+
+def test_a_connection_that_cannot_be_limited(pair: tuple[socket.socket, socket.socket]) -> None:
+    """It is not used without the limit."""
+    pair[0].close()
+    with pytest.raises(
+        ChannelFailed, match="The kernel does not limit the connection to 5 bytes/s"
+    ):
+        channel.pace(pair[0], 5)
+
+
 def _announce(peer: socket.socket, manifest: object) -> None:
     header = json.dumps(manifest).encode()
     peer.sendall(struct.pack("!I", len(header)) + header)
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "a/b", "..", ".", ""])
-def test_a_name_that_is_a_path(pair: tuple[socket.socket, socket.socket], tmp_path: Path, name: str) -> None:
-    """Names that lead anywhere else are refused and nothing is written."""
+def test_a_name_that_is_a_path(
+    pair: tuple[socket.socket, socket.socket], tmp_path: Path, name: str
+) -> None:
+    """Names that lead elsewhere are rejected, and nothing is written."""
     here = tmp_path / "here"
     here.mkdir()
     _announce(pair[0], {name: 1})
     pair[0].sendall(b"x")
-    with pytest.raises(ChannelFailed, match="a file that can not be one"):
+    with pytest.raises(ChannelFailed, match="a malformed manifest: file"):
         channel.receive_files(pair[1], here, 5)
     assert list(tmp_path.rglob("*")) == [here]
 
 
 @pytest.mark.parametrize("size", [-1, "1", None, 0.5])
-def test_a_size_that_is_none(pair: tuple[socket.socket, socket.socket], tmp_path: Path, size: object) -> None:
-    """A file without a size that can be one is refused, and nothing is written."""
+def test_a_malformed_size(
+    pair: tuple[socket.socket, socket.socket], tmp_path: Path, size: object
+) -> None:
+    """A file with a malformed size is rejected, and nothing is written."""
     _announce(pair[0], {"a.img": size})
-    with pytest.raises(ChannelFailed, match="a file that can not be one"):
+    with pytest.raises(ChannelFailed, match="a malformed manifest: file"):
         channel.receive_files(pair[1], tmp_path, 5)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[]", b"5"])
-def test_a_manifest_that_is_none(pair: tuple[socket.socket, socket.socket], tmp_path: Path, text: bytes) -> None:
-    """Only a mapping of names to sizes is believed."""
+def test_a_malformed_manifest(
+    pair: tuple[socket.socket, socket.socket], tmp_path: Path, text: bytes
+) -> None:
+    """Only a mapping of names to sizes is accepted."""
     pair[0].sendall(struct.pack("!I", len(text)) + text)
-    with pytest.raises(ChannelFailed, match="a manifest that is none"):
+    with pytest.raises(ChannelFailed, match="a malformed manifest"):
         channel.receive_files(pair[1], tmp_path, 5)
 
 
 def test_a_manifest_too_large(pair: tuple[socket.socket, socket.socket], tmp_path: Path) -> None:
-    """A length that no manifest has is not waited for."""
+    """A length that no manifest has is rejected at once."""
     pair[0].sendall(struct.pack("!I", channel.MANIFEST_BYTES + 1))
     with pytest.raises(ChannelFailed, match="too large"):
         channel.receive_files(pair[1], tmp_path, 5)
 
 
 @pytest.mark.parametrize("size", [0, 999])
-def test_a_connection_cut_in_the_middle(pair: tuple[socket.socket, socket.socket], tmp_path: Path, size: int) -> None:
-    """When the source dies in the middle of a file, that is an error and never a short file taken for whole."""
+def test_a_connection_cut_in_the_middle(
+    pair: tuple[socket.socket, socket.socket], tmp_path: Path, size: int
+) -> None:
+    """A source that dies in the middle of a file is an error, never a short file."""
     _announce(pair[0], {"pages-1.img": 1000})
     pair[0].sendall(bytes(size))
     pair[0].close()
@@ -334,31 +419,35 @@ def test_a_connection_cut_in_the_middle(pair: tuple[socket.socket, socket.socket
 def test_a_destination_that_dies(
     pair: tuple[socket.socket, socket.socket], pool: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
-    """When the destination dies before it confirms, the source does not believe that the files are there."""
-    sent = pool.submit(channel.send_files, pair[0], _files(tmp_path / "sent", {"a.img": 3_000_000}), 5)
+    """If the destination dies before it confirms, the source reports a failure."""
+    sent = pool.submit(
+        channel.send_files, pair[0], _files(tmp_path / "sent", {"a.img": 3_000_000}), 5
+    )
     pair[1].recv(1000)
     pair[1].close()
     with pytest.raises(ChannelFailed):
         sent.result(5)
 
 
-def test_a_destination_that_is_silent(pair: tuple[socket.socket, socket.socket], tmp_path: Path) -> None:
-    """A destination that takes the files and never confirms is given up at the deadline."""
+def test_a_destination_that_is_silent(
+    pair: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    """A destination that receives the files and never confirms is an error at the deadline."""
     with pytest.raises(ChannelFailed, match=r"took longer than 0\.2 s"):
         channel.send_files(pair[0], _files(tmp_path / "sent", {"a.img": 10}), 0.2)
 
 
 def test_a_full_image_directory(pair: tuple[socket.socket, socket.socket], tmp_path: Path) -> None:
-    """When the tmpfs is full the error says so, and which file it was."""
+    """The error reports that the tmpfs is full, and names the file."""
     full = tmp_path / "full"
     try:
         Tmpfs(full, 64 * 1024).mount()
     except CommandFailed as error:
-        pytest.skip(f"can not mount a tmpfs here: {error}")
+        pytest.skip(f"cannot mount a tmpfs here: {error}")
     try:
         _announce(pair[0], {"pages-1.img": 128 * 1024})
         pair[0].sendall(bytes(128 * 1024))
-        with pytest.raises(ImagesIncomplete, match=r"No room for the image pages-1\.img"):
+        with pytest.raises(ImagesIncomplete, match=r"There is no space for the image pages-1\.img"):
             channel.receive_files(pair[1], full, 5)
     finally:
         unmount(full)

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from sojourn import __version__
-from sojourn.run import Completed, run
+from sojourn.system.run import Completed, run
 
-#: Nobody listens at port 1.
+#: Nothing listens at port 1.
 NO_REDIS = "redis://127.0.0.1:1/0"
 
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """Give each test a configuration of its own, and no Redis."""
+    """Return the environment of a test, without settings and without Redis."""
     return {
         "SOJOURN_CONFIG": str(tmp_path / "none.toml"),
         "SOJOURN_REDIS_URL": NO_REDIS,
@@ -38,12 +38,18 @@ BAD = [
     ("1 --from alpha --to beta", "PID 1 is the host's init"),
     ("5 --from alpha --to alpha", "Source and destination are the same host"),
     ("5 --from alpha --to beta --mode teleport", "There is no mode 'teleport'"),
+    ("5 --from alpha --to beta --max-freeze 0", "A freeze may last more than 0"),
+    ("5 --from alpha --to beta --bandwidth 0", "A bandwidth is a whole number of megabits"),
+    ("--plan plan.csv --to beta", "A plan file names processes, hosts and their options"),
+    ("--plan plan.csv --bandwidth 100", "A plan file names processes, hosts and their options"),
+    ("--plan plan.csv --mode post-copy", "A plan file names processes, hosts and their options"),
+    ("--plan plan.csv --max-freeze 0", "A plan file names processes, hosts and their options"),
 ]
 
 
 @pytest.mark.parametrize(("words", "sentence"), BAD)
 def test_usage(environment: dict[str, str], words: str, sentence: str) -> None:
-    """What makes no sense is exit code 2 and one sentence, before Redis is even asked."""
+    """Bad arguments are exit code 2 and one sentence, before Redis is asked."""
     done = _sojourn(environment, "migrate", *words.split())
     assert done.returncode == 2
     assert done.stdout == ""
@@ -55,10 +61,13 @@ def test_usage(environment: dict[str, str], words: str, sentence: str) -> None:
     [
         ("5 --from a --to b --warp", "No such option: --warp"),
         ("5 --from a", "Missing option '--to'"),
+        ("5 --from a --to b --bandwidth 1.5", "Invalid value for '--bandwidth'"),
     ],
 )
-def test_usage_that_the_parser_refuses(environment: dict[str, str], words: str, sentence: str) -> None:
-    """An option that does not exist, an option that is missing: exit code 2, a sentence and a hint."""
+def test_usage_that_the_parser_refuses(
+    environment: dict[str, str], words: str, sentence: str
+) -> None:
+    """An unknown or a missing option: exit code 2, a sentence and a hint."""
     done = _sojourn(environment, "migrate", *words.split())
     assert (done.returncode, done.stdout) == (2, "")
     error, hint = done.stderr.splitlines()
@@ -75,7 +84,7 @@ def test_usage_for_machines(environment: dict[str, str]) -> None:
 
 
 def test_a_refusal_of_the_parser_for_machines(environment: dict[str, str]) -> None:
-    """Also what the parser refuses is JSON when JSON was asked for."""
+    """With --json an error of the parser is JSON too."""
     done = _sojourn(environment, "migrate", "5", "--from", "alpha", "--warp", "--json")
     assert done.returncode == 2
     assert json.loads(done.stdout)["error"]["code"] == "USAGE"
@@ -83,7 +92,7 @@ def test_a_refusal_of_the_parser_for_machines(environment: dict[str, str]) -> No
 
 @pytest.mark.parametrize("words", ["migrate 5 --from alpha --to beta", "list"])
 def test_no_redis(environment: dict[str, str], words: str) -> None:
-    """Without Redis every command says so, in one sentence, with exit code 1."""
+    """Without Redis every command reports that, in one sentence, with exit code 1."""
     done = _sojourn(environment, *words.split())
     assert done.returncode == 1
     assert done.stderr.startswith("error: Redis at 127.0.0.1:1/0 does not answer")
@@ -97,10 +106,10 @@ def test_no_redis_for_machines(environment: dict[str, str]) -> None:
 
 
 def test_a_bad_setting(environment: dict[str, str]) -> None:
-    """A setting that is wrong is exit code 2 and names the key."""
+    """A malformed setting is exit code 2, and the sentence names the key."""
     done = _sojourn({**environment, "SOJOURN_FREEZE_SLOTS": "many"}, "list")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: The setting 'freeze_slots' is wrong")
+    assert done.stderr.startswith("error: The setting 'freeze_slots' is invalid")
 
 
 def test_the_version(environment: dict[str, str]) -> None:
@@ -110,16 +119,25 @@ def test_the_version(environment: dict[str, str]) -> None:
 
 
 def test_certificates_are_made(environment: dict[str, str], tmp_path: Path) -> None:
-    """An authority and a host, without settings and without Redis; a second authority in its place is refused."""
+    """Of an authority and a host, without settings and Redis; a second authority is refused."""
     where = ("--dir", str(tmp_path / "pki"))
-    assert json.loads(_sojourn(environment, "pki", "init", *where, "--json").stdout)["directory"] == where[1]
+    created = json.loads(_sojourn(environment, "pki", "init", *where, "--json").stdout)
+    assert created["directory"] == where[1]
     made = json.loads(_sojourn(environment, "pki", "issue", "alpha", *where, "--json").stdout)
-    assert sorted(each.name for each in Path(made["directory"]).iterdir()) == made["files"] == ["ca.crt", "host.pem"]
+    names = sorted(path.name for path in Path(made["directory"]).iterdir())
+    assert names == made["files"] == ["ca.crt", "host.pem"]
     again = _sojourn(environment, "pki", "init", *where)
-    assert (again.returncode, again.stderr.startswith("error: There is an authority in")) == (2, True)
+    assert (again.returncode, "already contains an authority" in again.stderr) == (
+        2,
+        True,
+    )
 
 
-def test_certificates_of_an_authority_that_is_not_there(environment: dict[str, str], tmp_path: Path) -> None:
-    """The sentence says where it was looked for, and what to do."""
+def test_certificates_of_a_missing_authority(environment: dict[str, str], tmp_path: Path) -> None:
+    """The error names the directory and the command that makes one."""
     done = _sojourn(environment, "pki", "issue", "alpha", "--dir", str(tmp_path))
-    assert (done.returncode, str(tmp_path) in done.stderr, "sojourn pki init" in done.stderr) == (2, True, True)
+    assert (done.returncode, str(tmp_path) in done.stderr, "sojourn pki init" in done.stderr) == (
+        2,
+        True,
+        True,
+    )

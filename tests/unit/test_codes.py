@@ -1,4 +1,4 @@
-"""Every code that a failure can have is explained, with what to do about it; and no other is."""
+"""Every code of a failure is explained, with what to do about it, and no other code is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from sojourn.diagnosis import MESSAGES
+from sojourn.criu.diagnosis import messages
 from sojourn.preflight.finding import CHECKS
 
 CHECKOUT = Path(__file__).parents[2]
@@ -16,21 +16,45 @@ TROUBLESHOOTING = CHECKOUT / "docs/troubleshooting.md"
 
 CODE = re.compile(r"[A-Z][A-Z0-9]+(_[A-Z0-9]+)*")
 
-#: Who takes a code, and as which of its arguments.
-TAKERS = {"Failure": 0, "Refused": 2, "CriuFailed": 2, "blocks": 0, "needs_option": 0, "Finding": 0}
+#: Functions and classes that take a code, with the position of that argument.
+TAKERS = {
+    "Failure": 0,
+    "Refused": 2,
+    "CriuFailed": 2,
+    "blocks": 0,
+    "needs_option": 0,
+    "Finding": 0,
+    "Reason": 0,
+}
 
 
 def written() -> set[str]:
-    """Return every code that stands in the source: of a class of errors, or handed to what takes one."""
-    trees = (ast.parse(path.read_text()) for package in PACKAGES for path in (CHECKOUT / package).rglob("*.py"))
-    return {code for tree in trees for node in ast.walk(tree) for code in _codes(node) if CODE.fullmatch(code)}
+    """Return every code in the source: of a class of errors, or an argument of a taker."""
+    trees = (
+        ast.parse(path.read_text())
+        for package in PACKAGES
+        for path in (CHECKOUT / package).rglob("*.py")
+    )
+    return {
+        code
+        for tree in trees
+        for node in ast.walk(tree)
+        for code in _codes(node)
+        if CODE.fullmatch(code)
+    }
 
 
 def _codes(node: ast.AST) -> Iterator[str]:
-    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and _names_code(node.targets[0].id):
+    if (
+        isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and _names_code(node.targets[0].id)
+    ):
         yield from _text(node.value)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in TAKERS:
-        yield from (code for argument in node.args[TAKERS[node.func.id] :][:1] for code in _text(argument))
+        yield from (
+            code for argument in node.args[TAKERS[node.func.id] :][:1] for code in _text(argument)
+        )
 
 
 def _names_code(name: str) -> bool:
@@ -50,12 +74,12 @@ def explained(heading: str) -> set[str]:
 
 
 def test_every_check_is_explained_and_no_other() -> None:
-    """What people read first when they are refused."""
+    """The table of troubleshooting.md has all codes of the checks."""
     assert explained("Of the checks") == set(CHECKS)
 
 
 def test_every_code_is_explained_and_no_other() -> None:
-    """Those of the checks and of CRIU's messages have tables of their own."""
-    known = written() | set(CHECKS) | {row.code for row in MESSAGES}
-    told = explained("Of the checks") | explained("Of Sojourn") | explained("Of CRIU")
-    assert told == known
+    """Those of the checks, of Sojourn and of CRIU's messages have separate tables."""
+    known = written() | set(CHECKS) | {row.code for row in messages()}
+    found = explained("Of the checks") | explained("Of Sojourn") | explained("Of CRIU")
+    assert found == known

@@ -1,75 +1,95 @@
-"""The commit, run as CRIU runs it: a program of its own that imports nothing of ours."""
+"""The commit: what it writes, and what it refuses to write."""
 
 from __future__ import annotations
 
-import sys
+import contextlib
+import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
 
-from sojourn import commit
-from sojourn.journal import Journal
 from sojourn.model import Phase, Plan, Role
-from sojourn.run import Argument, Completed, run
+from sojourn.state import commit
+from sojourn.state.journal import Journal
+from tests.conftest import eventually
 
 PLAN = Plan(4242, "alpha", "beta")
 ID = "0123abcd-4567"
 
 
-def _commit(journal: Path, moment: str, migration: str = ID) -> Completed:
-    argv: list[Argument] = [sys.executable, "-I", "-S", commit.__file__, journal, migration, moment]
-    return run(argv, deadline_s=10, check=False)
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    """Return an empty journal."""
+    return Journal(tmp_path / "journal.db")
 
 
-@pytest.mark.parametrize("moment", ["post-restore", "post-resume"])
+def _written(journal: Journal, moment: str, migration: str = ID) -> bool:
+    with contextlib.closing(commit.connect(str(journal.path))) as connection:
+        return commit.write(connection, str(journal.path), migration, moment)
+
+
+@pytest.mark.parametrize("moment", commit.TRANSITIONS)
 @pytest.mark.parametrize("phase", Phase)
-def test_each_moment_in_each_phase(tmp_path: Path, phase: Phase, moment: str) -> None:
-    """``accepted`` is written from ``restoring`` only and ``restored`` from ``accepted`` only; else exit code 1."""
-    journal = Journal(tmp_path / "journal.db")
+def test_every_moment_in_every_phase(journal: Journal, phase: Phase, moment: str) -> None:
+    """``accepted`` follows only ``restoring``, ``restored`` only ``accepted``; else it is no."""
     journal.open(ID, Role.DESTINATION, PLAN, phase)
-    written = {
+    expected = {
         ("restoring", "post-restore"): Phase.ACCEPTED,
         ("accepted", "post-resume"): Phase.RESTORED,
     }.get((phase, moment))
-    assert _commit(journal.path, moment).returncode == (0 if written else 1)
+    assert _written(journal, moment) is bool(expected)
     after = journal.entry(ID, Role.DESTINATION)
     assert after is not None
-    assert after.phase is (written or phase)
+    assert after.phase is (expected or phase)
 
 
-def test_the_source_row_is_not_touched(tmp_path: Path) -> None:
-    """Only the destination's row can be committed, whatever stands in the source's."""
-    journal = Journal(tmp_path / "journal.db")
+def test_the_source_row_is_not_touched(journal: Journal) -> None:
+    """Only the destination's row can be committed, whatever the source's row contains."""
     journal.open(ID, Role.SOURCE, PLAN, Phase.RESTORING)
-    assert _commit(journal.path, "post-restore").returncode == 1
+    assert not _written(journal, "post-restore")
 
 
 @pytest.mark.parametrize("migration", ["ffffffff", "' OR 1=1 --"])
-def test_an_unknown_migration(tmp_path: Path, migration: str) -> None:
-    """What the journal does not know can not be committed, and commits nothing else."""
-    journal = Journal(tmp_path / "journal.db")
+def test_an_unknown_migration(journal: Journal, migration: str) -> None:
+    """An unknown migration cannot be committed, and no other is."""
     entry = journal.open(ID, Role.DESTINATION, PLAN, Phase.RESTORING)
-    assert _commit(journal.path, "post-restore", migration).returncode == 1
+    assert not _written(journal, "post-restore", migration)
     assert journal.entry(ID, Role.DESTINATION) == entry
 
 
 def test_no_journal(tmp_path: Path) -> None:
-    """Where there is no journal at all the answer is no."""
-    assert _commit(tmp_path / "journal.db", "post-restore").returncode == 1
+    """Without a journal there is no answer."""
+    with (
+        contextlib.closing(commit.connect(str(tmp_path / "journal.db"))) as connection,
+        pytest.raises(sqlite3.Error, match="no such table"),
+    ):
+        commit.write(connection, str(tmp_path / "journal.db"), ID, "post-restore")
 
 
-def test_another_moment(tmp_path: Path) -> None:
-    """A moment that is not ours is an error, not a yes."""
-    journal = Journal(tmp_path / "journal.db")
-    journal.open(ID, Role.DESTINATION, PLAN, Phase.RESTORING)
-    assert _commit(journal.path, "pre-restore").returncode == 1
-
-
-def test_only_one_verdict(tmp_path: Path) -> None:
-    """After ``refused`` was written there is no way to ``accepted``, and the commit happens once."""
-    journal = Journal(tmp_path / "journal.db")
+def test_only_one_verdict(journal: Journal) -> None:
+    """After ``refused`` nothing leads to ``accepted``, and a commit happens once."""
     entry = journal.open(ID, Role.DESTINATION, PLAN, Phase.RESTORING)
     journal.advance(entry, Phase.REFUSED)
-    assert _commit(journal.path, "post-restore").returncode == 1
+    assert not _written(journal, "post-restore")
     other = journal.open("ffffffff", Role.DESTINATION, PLAN, Phase.RESTORING)
-    assert [_commit(journal.path, "post-restore", other.id).returncode for _ in range(2)] == [0, 1]
+    assert [_written(journal, "post-restore", other.id) for _ in range(2)] == [True, False]
+
+
+def test_a_fail_point_stops_only_migrations_that_it_does_not_list(tmp_path: Path) -> None:
+    """A listed one passes and leaves it armed; another one waits until the file is gone."""
+    armed, reached = (tmp_path / f"failpoints/accepted.before{end}" for end in ("", ".reached"))
+    armed.parent.mkdir()
+    armed.write_text(f"ffffffff {ID}\n")
+    commit.pause(str(tmp_path / "journal.db"), ID, armed.name)
+    assert armed.exists()
+    thread = threading.Thread(
+        target=commit.pause, args=(str(tmp_path / "journal.db"), "01234567", armed.name)
+    )
+    thread.start()
+    eventually(reached.exists)
+    assert thread.is_alive()
+    reached.unlink()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert not armed.exists()

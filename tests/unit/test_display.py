@@ -1,17 +1,19 @@
-"""What people see while a migration runs and afterwards: drawn for real, whatever the steps look like."""
+"""Output for people, while a migration runs and afterwards: really drawn, with odd steps too."""
 
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from sojourn.cli import live, output, timeline
+from sojourn import decision, units
+from sojourn.cli import live, output, overview, timeline, watch
+from sojourn.cluster.ledger import Event
 from sojourn.errors import UsageError
-from sojourn.ledger import Event
-from sojourn.model import State, StepRecord
+from sojourn.model import Plan, Role, State, StepRecord
 
 ID = "0123abcd"
 STEPS = [
@@ -22,25 +24,34 @@ STEPS = [
 ]
 
 
-def _drawn(what: Any, width: int = 120) -> str:
+def _drawn(renderable: Any, width: int = 120) -> str:
     console = Console(file=io.StringIO(), width=width, force_terminal=False)
-    console.print(what)
+    console.print(renderable)
     text = console.file.getvalue()  # type: ignore[attr-defined]  # it is the StringIO from above
     return str(text)
 
 
 def test_timeline() -> None:
-    """Each step is a line with host, time and outcome; what looks like markup is printed as it is."""
+    """A step is a line with host, time and outcome; text that looks like markup stays as it is."""
     text = _drawn(timeline.draw(STEPS))
-    assert [line.split()[0] for line in text.splitlines()] == ["step", "preflight", "dump", "restore", "release"]
+    assert [line.split()[0] for line in text.splitlines()] == [
+        "step",
+        "preflight",
+        "dump",
+        "restore",
+        "release",
+    ]
     assert "sleep [1]" in text
     assert "no room [/red] at all" in text
     assert "500 ms" in text
 
 
 def test_the_bars_share_one_scale() -> None:
-    """Bars begin where the step began and are as long as it took, on one scale for all."""
-    bars = [line.split("alpha")[-1].split("beta")[-1] for line in _drawn(timeline.draw(STEPS)).splitlines()[1:]]
+    """Bars show when a step began and how long it took, on one scale for all."""
+    bars = [
+        line.split("alpha")[-1].split("beta")[-1]
+        for line in _drawn(timeline.draw(STEPS)).splitlines()[1:]
+    ]
     starts = [bar.index("█") for bar in bars]
     assert starts == sorted(starts)
     assert bars[1].count("█") > bars[0].count("█")
@@ -58,18 +69,26 @@ def test_the_bars_share_one_scale() -> None:
 )
 @pytest.mark.parametrize("width", [20, 200])
 def test_timelines_that_are_odd(steps: list[StepRecord], width: int) -> None:
-    """Nothing that two hosts' clocks can say makes the picture fail, nor does a narrow terminal."""
+    """Neither odd times of two clocks nor a narrow terminal make the picture fail."""
     assert "step" in _drawn(timeline.draw(steps), width) or width == 20
 
 
 def _step(name: str, **more: Any) -> Event:
-    data = {"name": name, "host": "alpha", "started": 5.0, "ended": None, "outcome": "", "failed": False, **more}
+    data = {
+        "name": name,
+        "host": "alpha",
+        "started": 5.0,
+        "ended": None,
+        "outcome": "",
+        "failed": False,
+        **more,
+    }
     return Event(ID, "step", {"role": "source", **data})
 
 
 def test_the_live_display() -> None:
-    """It takes every kind of event in whatever order, and can be drawn after each."""
-    display = live.Display("pid 5 from alpha to beta")
+    """It applies every kind of event in any order, and can be drawn after each."""
+    display = live.Display(Plan(5, "alpha", "beta"))
     events = [
         _step("dump"),
         Event(ID, "progress", {"bytes": 5e6, "total": 0}),
@@ -89,34 +108,109 @@ def test_the_live_display() -> None:
     assert "8.0 MB of 8.0 MB" in text
 
 
+POST_COPY = Plan(5, "alpha", "beta", "post-copy")
+PROGRESS = Event(
+    ID,
+    "progress",
+    {"bytes": 3e6, "total": 8e6, "missing": 5e6, "faults": 2, "wait_longest_ms": 4.2},
+)
+IN_THE_WINDOW = [
+    _step("restore", host="beta", ended=6.0),
+    _step("settle", host="beta", started=6.0),
+    PROGRESS,
+]
+BOTH = (
+    "It runs on beta; 5.0 MB still to come from alpha, so both hosts are needed; it waited for 2 "
+    "pages, 4 ms at most."
+)
+
+
+def test_the_live_display_in_the_window() -> None:
+    """It shows that both hosts are needed until the last page has come."""
+    display = live.Display(POST_COPY)
+    for event in IN_THE_WINDOW:
+        display.take(event)
+    assert BOTH in _drawn(display, 200)
+    display.take(_step("settle", host="beta", started=6.0, ended=7.0))
+    assert "both hosts" not in _drawn(display, 200)
+
+
+def test_the_board_in_the_window() -> None:
+    """The memory cell shows what is still to come, and a line below the table who is needed."""
+    row = watch.Row(ID, POST_COPY, State.RUNNING, 5.0)
+    row.take(Event(ID, "progress", {"bytes": 3e6, "total": 8e6}))
+    assert (row.done, row.window) == ("3.0 MB of 8.0 MB", "")
+    for event in IN_THE_WINDOW:
+        row.take(event)
+    assert (row.done, row.window) == ("5.0 MB to come", BOTH)
+    row.take(Event(ID, "state", {"state": "completed"}))
+    assert (row.done, row.window) == ("", "")
+
+
+def test_a_line_of_a_batch_in_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rate is that of the step; what a dump has sent does not count in the next one."""
+    instants = iter([10.0, 11.0, 20.0, 22.0])
+    monkeypatch.setattr(overview, "time", SimpleNamespace(monotonic=lambda: next(instants)))
+    progress = overview.Progress()
+    crossed = [Event(ID, "progress", {"bytes": sent, "total": 8e6}) for sent in (0, 8e6)]
+    for event in (_step("dump"), *crossed):
+        progress.take(event)
+    assert (progress.doing, progress.rate) == ("dump", 8e6)
+    progress.take(_step("settle", host="beta"))
+    assert (progress.doing, progress.rate) == ("settle", 0)
+    progress.take(PROGRESS)
+    later = PROGRESS.data | {"bytes": 5e6, "missing": 3e6}
+    progress.take(Event(ID, "progress", later))
+    assert (progress.doing, progress.rate) == ("settle, 3.0 MB to come", 1e6)
+    assert progress.left_s == 3
+
+
 def test_one_line_per_event(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a pipe a step is one line when it ends, and none when it begins."""
     console = Console(file=io.StringIO(), width=40)
     monkeypatch.setattr(live, "console", console)
     live._print_line(_step("dump"))
-    live._print_line(_step("dump", ended=6.0, outcome="a sentence that is longer than the terminal is wide"))
+    live._print_line(
+        _step("dump", ended=6.0, outcome="a sentence that is longer than the terminal is wide")
+    )
     assert console.file.getvalue() == (  # type: ignore[attr-defined]
         "alpha: dump (1000 ms): a sentence that is longer than the terminal is wide\n"
     )
 
 
-def test_a_failure_for_people_and_machines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """People get a sentence and a hint on stderr, machines one JSON object on stdout; markup is not believed."""
+def test_a_failure_for_people_and_machines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sentence and a hint on stderr, or a JSON object on stdout; markup is not interpreted."""
     monkeypatch.setattr(output, "complaints", Console(stderr=True, width=40))
     error = UsageError("No [bold]such[/bold] host.", "Look [here].")
     output.fail(error, as_json=False)
     assert capsys.readouterr().err == "error: No [bold]such[/bold] host.\nhint:  Look [here].\n"
     output.fail(error, as_json=True)
     assert capsys.readouterr().out == (
-        '{"error": {"code": "USAGE", "message": "No [bold]such[/bold] host.", "hint": "Look [here]."}}\n'
+        '{"error": {"code": "USAGE", "message": "No [bold]such[/bold] host.", '
+        '"hint": "Look [here]."}}\n'
     )
 
 
 def test_sizes_and_times() -> None:
     """Numbers as people read them."""
-    assert [output.megabytes(size) for size in (None, 0, 99_999, 1e5, 5e9)] == [
-        *("-", "0 kB", "100 kB", "0.1 MB", "5000.0 MB"),
+    assert [units.size(size) for size in (None, 0, 99_999, 1e5, 5e9)] == [
+        *("-", "0 kB", "100 kB", "0.1 MB", "5.0 GB"),
     ]
-    assert [output.milliseconds(time) for time in (None, 0.4, 999.6, 9_999, 12_345)] == [
+    assert [units.span(time) for time in (None, 0.4, 999.6, 9_999, 12_345)] == [
         *("-", "0 ms", "1000 ms", "9999 ms", "12.35 s"),
     ]
+    assert [units.rate(bytes_per_s) for bytes_per_s in (None, 5e7)] == ["-", "50.0 MB/s"]
+    assert [units.time_left(left_s) for left_s in (None, 119.4, 150)] == ["", "119 s", "2 min"]
+
+
+@pytest.mark.parametrize("role", Role)
+def test_a_decision_names_the_operator_and_the_host(role: Role) -> None:
+    """One sentence for the command line and the pages; empty without a decision."""
+    plan = Plan(5, "alpha", "beta")
+    record = {"resolved": role, "resolved_by": "ann@hub", "resolved_at": 0.0}
+    assert decision.sentence(record, plan) == (
+        f"ann@hub declared {plan.host_of(role)}, the {role}, dead for good at {units.moment(0)}."
+    )
+    assert decision.sentence({}, plan) == ""

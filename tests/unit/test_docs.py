@@ -1,4 +1,4 @@
-"""The documents say what the program does: settings, commands, options, links, targets and paths."""
+"""The pages describe what the program has: settings, commands, options, links, paths."""
 
 from __future__ import annotations
 
@@ -23,20 +23,24 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 
-def commands(command: Any = None, path: tuple[str, ...] = ("sojourn",)) -> Iterator[tuple[str, Any]]:
+def commands(
+    command: Any = None, path: tuple[str, ...] = ("sojourn",)
+) -> Iterator[tuple[str, Any]]:
     """Yield every command of the command line with its full name."""
     command = command or typer.main.get_command(app)
     if not hasattr(command, "commands"):
         yield " ".join(path), command
         return
-    for name, each in command.commands.items():
-        yield from commands(each, (*path, name))
+    for name, subcommand in command.commands.items():
+        yield from commands(subcommand, (*path, name))
 
 
 def sections(page: Path) -> dict[str, str]:
-    """Return the text below each second-level heading of a page, by the heading without its backquotes."""
+    """Return the text below every second-level heading, by the heading without backquotes."""
     parts = re.split(r"^## (.*)$", page.read_text(), flags=re.MULTILINE)
-    return {heading.strip("`"): text for heading, text in zip(parts[1::2], parts[2::2], strict=True)}
+    return {
+        heading.strip("`"): text for heading, text in zip(parts[1::2], parts[2::2], strict=True)
+    }
 
 
 def anchors(page: Path) -> set[str]:
@@ -51,35 +55,41 @@ def rows(text: str) -> set[str]:
 
 
 def test_every_setting_is_documented_and_no_other() -> None:
-    """The first table is the settings; the variables behind it are none."""
+    """The first table has the settings; the variables of the second are not settings."""
     table = (REFERENCE / "settings.md").read_text().split("Variables of the environment")[0]
     assert rows(table) == set(Settings.model_fields)
 
 
-def test_the_example_configuration_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What people copy first must be accepted."""
+def test_the_example_configuration_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Users copy this file first."""
     monkeypatch.setenv("SOJOURN_CONFIG", str(CHECKOUT / "examples/sojourn.toml"))
     assert Settings().host == "alpha"
 
 
-def test_every_command_has_its_section_and_no_section_is_of_a_command_that_is_gone() -> None:
-    """Names of commands are those of the parser."""
+def test_every_command_has_its_section_and_every_section_its_command() -> None:
+    """The headings are the commands of the parser."""
     documented = {name for name in sections(REFERENCE / "cli.md") if name.startswith("sojourn ")}
     assert documented == {name for name, _ in commands()}
 
 
-@pytest.mark.parametrize(("name", "command"), list(commands()), ids=lambda each: each if isinstance(each, str) else "")
+@pytest.mark.parametrize(
+    ("name", "command"),
+    list(commands()),
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 def test_every_option_is_documented_and_no_other(name: str, command: Any) -> None:
-    """Options are compared by all their names; ``--help`` is told once for all."""
+    """Options are compared by all their names; ``--help`` is described only once."""
     section = sections(REFERENCE / "cli.md")[name]
-    table = "\n".join(line.split(" | ")[0] for line in section.splitlines() if line.startswith("| `-"))
-    options = [each for each in command.params if each.param_type_name == "option"]
-    names = {word for option in options for word in (*option.opts, *option.secondary_opts)}
+    table = "\n".join(
+        line.split(" | ")[0] for line in section.splitlines() if line.startswith("| `-")
+    )
+    options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
+    names = {name for option in options for name in (*option.opts, *option.secondary_opts)}
     assert set(re.findall(r"`(--[a-z-]+)", table)) == names - {"--help"}
 
 
 def test_every_exit_code_of_a_migration_is_documented() -> None:
-    """The table of exit codes is that of the states."""
+    """The table of exit codes has that of every final state."""
     table = (REFERENCE / "cli.md").read_text()
     for state in State:
         if state.final:
@@ -87,7 +97,7 @@ def test_every_exit_code_of_a_migration_is_documented() -> None:
 
 
 def test_every_check_is_documented_and_no_other() -> None:
-    """The table tells what each code asks, and of which host."""
+    """The table shows what every code requires, and of which host."""
     table = (REFERENCE / "checks.md").read_text()
     assert rows(table) == set(CHECKS)
     for code, check in CHECKS.items():
@@ -95,15 +105,15 @@ def test_every_check_is_documented_and_no_other() -> None:
 
 
 def test_every_state_is_documented() -> None:
-    """Programs compare the state with these words."""
+    """Programs compare the state with these texts."""
     page = (REFERENCE / "json.md").read_text()
     for state in State:
         assert f"`{state}`" in page
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
-def test_every_relative_link_leads_somewhere(page: Path) -> None:
-    """The file is there, and so is the heading."""
+def test_every_relative_link_has_a_target(page: Path) -> None:
+    """The file exists, and so does the heading."""
     for link in LINK.findall(FENCED.sub("", page.read_text())):
         target, _, anchor = link.partition("#")
         if not target.startswith(("http://", "https://")):
@@ -114,19 +124,21 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
 def test_every_make_target_that_is_named_exists(page: Path) -> None:
-    """People paste these."""
+    """Users paste these."""
     targets = set(re.findall(r"^([a-z]+):", (CHECKOUT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:`|^)make ([a-z]+)", page.read_text(), re.MULTILINE)) <= targets
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
 def test_every_path_of_the_checkout_that_is_named_exists(page: Path) -> None:
-    """Only paths that begin in a directory of the checkout are looked at."""
-    roots = "|".join(path.name for path in CHECKOUT.iterdir() if path.is_dir() and not path.name.startswith("."))
+    """Paths that begin with a directory of the checkout are compared with it."""
+    roots = "|".join(
+        path.name for path in CHECKOUT.iterdir() if path.is_dir() and not path.name.startswith(".")
+    )
     for path in re.findall(rf"(?:`|python )((?:{roots})/[\w./-]*)", page.read_text()):
         assert (CHECKOUT / path).exists(), path
 
 
 def test_no_line_of_a_page_ends_in_blanks() -> None:
-    """Markdown makes line breaks of them."""
+    """Markdown turns them into line breaks."""
     assert not [page for page in PAGES if re.search(r"[ \t]$", page.read_text(), re.MULTILINE)]

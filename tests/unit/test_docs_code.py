@@ -1,4 +1,4 @@
-"""Code in the documents: command lines that the parser takes, Python that compiles, names that the program knows."""
+"""Code in the pages: the parser accepts commands, Python compiles, and names exist."""
 
 from __future__ import annotations
 
@@ -19,26 +19,41 @@ from sojourn.settings import Settings
 
 CHECKOUT = Path(__file__).parents[2]
 PAGES = sorted([*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/**/*.md")])
-SOURCES = ("sojourn", "tasks", "workflows", "workers", "web", "lab", "tests", "benchmarks", "bin", "examples", "deploy")
+SOURCES = (
+    "sojourn",
+    "tasks",
+    "workflows",
+    "workers",
+    "web",
+    "lab",
+    "tests",
+    "benchmarks",
+    "bin",
+    "examples",
+    "deploy",
+)
 
 FENCED = re.compile(r"^ *```(?P<kind>\w*)[^\n]*\n(?P<code>.*?)^ *```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
 
-#: Where a command line begins: a line of its own, behind a prompt, an operator, or inside of ``$(…)``.
+#: Where a command line begins: at the start of a line, after a prompt or operator, or in ``$(…)``.
 COMMAND_LINE = re.compile(r"(?:^ *(?:\$ )?|[(;|&] ?)sojourn((?: [^\n|;&)#>]*)?)", re.MULTILINE)
 
-#: What stands for a number in the documents.
+#: What the pages write in place of a number.
 NUMBERS = {"PID": "4242", '"$PID"': "4242", '"$OTHER"': "4242", "$PID": "4242"}
 
-#: What the shell finds out: the output of another program.
-FOUND_OUT = re.compile(r'"\$\((?!sojourn)[^)]*\)"')
+#: What the shell substitutes: the output of another program.
+SUBSTITUTED = re.compile(r'"\$\((?!sojourn)[^)]*\)"')
 
 #: Names of the kernel, of CRIU, of PostgreSQL and of Flower.
 OF_OTHERS = re.compile(
-    r"(PTRACE|RESTORE|FLOWER)_\w+|futex_do_wait|rt_sigreturn|out_kill_network_unlocked|pg_terminate_backend"
+    r"(PTRACE|RESTORE|FLOWER)_\w+|futex_do_wait|rt_sigreturn|out_kill_network_unlocked"
+    r"|pg_terminate_backend"
 )
 
-page_by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
+page_by_page = pytest.mark.parametrize(
+    "page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT))
+)
 
 
 def fenced(page: Path, *kinds: str) -> Iterator[str]:
@@ -47,12 +62,12 @@ def fenced(page: Path, *kinds: str) -> Iterator[str]:
 
 
 def inline(page: Path) -> list[str]:
-    """Return what stands between single backquotes."""
+    """Return what is between single backquotes."""
     return INLINE.findall(FENCED.sub("", page.read_text()))
 
 
 def is_usage(words: str) -> bool:
-    """Whether a line is a form to be filled in, and no command line."""
+    """Return whether a line is a synopsis, not a command line."""
     return bool(re.search(r"[\[\]…]|\w\|\w| \||<\w", words))
 
 
@@ -63,7 +78,7 @@ def command_line() -> Any:
 
 
 def command_of(words: list[str]) -> tuple[Any, list[str]]:
-    """Return the command that is meant, and its own words."""
+    """Return the command that a line names, and the words that belong to it."""
     command = command_line()
     while hasattr(command, "commands") and words and not words[0].startswith("-"):
         assert words[0] in command.commands, f"there is no command {words[0]!r}"
@@ -73,8 +88,11 @@ def command_of(words: list[str]) -> tuple[Any, list[str]]:
 
 def names_of(command: Any) -> set[str]:
     """Return the options of a command by all their names."""
-    options = [each for each in command.params if each.param_type_name == "option"]
-    return {"--help", *(name for option in options for name in (*option.opts, *option.secondary_opts))}
+    options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
+    return {
+        "--help",
+        *(name for option in options for name in (*option.opts, *option.secondary_opts)),
+    }
 
 
 def check_options(line: str) -> None:
@@ -86,9 +104,9 @@ def check_options(line: str) -> None:
 
 @page_by_page
 def test_every_command_line_of_a_block_is_accepted(page: Path) -> None:
-    """People paste these: commands, options and the number of arguments are those of the parser."""
+    """Users paste these: the parser knows the commands and options and takes the arguments."""
     for block in fenced(page, "", "bash", "sh"):
-        for line in COMMAND_LINE.findall(FOUND_OUT.sub("4242", block)):
+        for line in COMMAND_LINE.findall(SUBSTITUTED.sub("4242", block)):
             if is_usage(line):
                 continue
             check_options(line)
@@ -99,7 +117,7 @@ def test_every_command_line_of_a_block_is_accepted(page: Path) -> None:
 
 @page_by_page
 def test_every_command_in_a_sentence_exists(page: Path) -> None:
-    """A sentence need not give all arguments, but what it names is there."""
+    """A sentence need not have all arguments, but the commands and options it names exist."""
     for text in inline(page):
         for line in COMMAND_LINE.findall(text):
             if not is_usage(line):
@@ -107,18 +125,19 @@ def test_every_command_in_a_sentence_exists(page: Path) -> None:
 
 
 @page_by_page
-def test_every_python_block_compiles_and_imports_what_there_is(page: Path) -> None:
+def test_every_python_block_compiles_and_imports_what_exists(page: Path) -> None:
     """Names that are imported exist."""
     for block in fenced(page, "python"):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom):
                 module = importlib.import_module(str(node.module))
-                assert [each.name for each in node.names if not hasattr(module, each.name)] == [], block
+                names = [alias.name for alias in node.names]
+                assert [name for name in names if not hasattr(module, name)] == [], block
 
 
 @page_by_page
 def test_every_setting_of_a_block_exists(page: Path) -> None:
-    """A block whose lines are all assignments is a piece of sojourn.toml."""
+    """A block that consists of assignments is a part of sojourn.toml."""
     for block in fenced(page, "", "toml"):
         if all(re.match(r"[a-z_]+ = ", line) for line in block.splitlines() if line):
             assert set(tomllib.loads(block)) <= set(Settings.model_fields), block
@@ -126,42 +145,57 @@ def test_every_setting_of_a_block_exists(page: Path) -> None:
 
 @pytest.fixture(scope="module")
 def source() -> str:
-    """Return all that is no document, as one text."""
-    found = [path for name in SOURCES for path in (CHECKOUT / name).rglob("*") if path.suffix != ".md"]
-    files = [path for path in (*found, *CHECKOUT.glob("*")) if path.is_file() and path.suffix in {".py", ".yml", ""}]
-    return "\n".join(path.read_text(errors="replace") for path in files) + (CHECKOUT / "pyproject.toml").read_text()
+    """Return everything that is not a page, as one text."""
+    found = [
+        path for name in SOURCES for path in (CHECKOUT / name).rglob("*") if path.suffix != ".md"
+    ]
+    files = [
+        path
+        for path in (*found, *CHECKOUT.glob("*"))
+        if path.is_file() and path.suffix in {".py", ".lua", ".toml", ".yml", ""}
+    ]
+    return "\n".join(path.read_text(errors="replace") for path in files)
 
 
 @page_by_page
-def test_every_name_that_is_one_of_the_program_occurs_in_it(page: Path, source: str) -> None:
-    """Fields, steps, settings, codes, metrics and variables are all written in snake case or capitals."""
-    words = {word for text in inline(page) for word in re.findall(r"^_?[a-zA-Z]+(?:_[a-zA-Z]+)+$", text)}
+def test_every_name_in_snake_case_occurs_in_the_program(page: Path, source: str) -> None:
+    """Fields, steps, settings, codes, metrics and variables: snake case, or capitals."""
+    words = {
+        word for text in inline(page) for word in re.findall(r"^_?[a-zA-Z]+(?:_[a-zA-Z]+)+$", text)
+    }
     unknown = {word for word in words if word.removesuffix("_total") not in source}
     assert {word for word in unknown if not OF_OTHERS.fullmatch(word)} == set()
 
 
 @page_by_page
 def test_every_redis_key_that_is_named_is_documented(page: Path) -> None:
-    """The reference has them all."""
+    """The table of the reference has all of them."""
     reference = (CHECKOUT / "docs/reference/keys-and-files.md").read_text()
     for key in re.findall(r"`(sojourn:[a-z:-]+)", page.read_text()):
         assert key.rstrip(":") in reference, key
 
 
 def test_every_redis_key_of_the_program_is_documented_and_no_other() -> None:
-    """A key is what the code writes as text, the queue's scripts behind a common prefix; names and ids follow it."""
+    """A key begins as the code writes it, or as the queue's scripts do behind their prefix."""
     reference = (CHECKOUT / "docs/reference/keys-and-files.md").read_text()
-    table = reference[reference.index("## Redis keys") : reference.index("## What Sojourn does not touch")]
-    code = "\n".join(path.read_text() for path in (CHECKOUT / "sojourn").glob("*.py"))
-    written = {key.rstrip(":") for key in re.findall(r"""["'](sojourn:[a-z:-]+)""", code)} - {"sojourn:queue"}
+    table = reference[
+        reference.index("## Redis keys") : reference.index("## What Sojourn does not touch")
+    ]
+    files = (path for path in (CHECKOUT / "sojourn").rglob("*") if path.suffix in {".py", ".lua"})
+    code = "\n".join(path.read_text() for path in files)
+    written = {key.rstrip(":") for key in re.findall(r"""["'](sojourn:[a-z:-]+)""", code)} - {
+        "sojourn:queue"
+    }
     written |= {f"sojourn:queue:{key}" for key in re.findall(r"Q \.\. '([a-z-]+)", code)}
     documented = {key.rstrip(":") for key in re.findall(r"`(sojourn:[a-z:-]+)", table)}
-    assert {key for key in written if key not in table and key.rpartition(":")[2] not in _rests(table)} == set()
-    assert {key for key in documented if not any(key.startswith(each) for each in written)} == set()
+    assert {
+        key for key in written if key not in table and key.rpartition(":")[2] not in _rests(table)
+    } == set()
+    assert {key for key in documented if not key.startswith(tuple(written))} == set()
 
 
 def _rests(table: str) -> set[str]:
-    """Return the ends of keys that stand behind another one of the same row: ``sojourn:queue:ids``, ``turns``."""
+    """Return the ends of keys that share a row: ``turns`` after ``sojourn:queue:ids``."""
     return {rest.rstrip(":") for rest in re.findall(r", `:?([a-z-]+)", table)}
 
 

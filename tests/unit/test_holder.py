@@ -1,10 +1,12 @@
-"""The holder as the program that it is, on the loopback; what CRIU does with its socket is the lab's."""
+"""The holder as a program, on the loopback; CRIU's use of its socket is tested in the lab."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,13 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from sojourn import channel, process
 from sojourn.errors import ChannelFailed
-from sojourn.holder import Errand, start
-from sojourn.images import ImageDirectory
-from sojourn.journal import Entry, Journal
-from sojourn.model import Json, Plan, Role
-from sojourn.run import Child
+from sojourn.model import Identity, Json, Plan, Role
+from sojourn.state.entry import Entry
+from sojourn.state.journal import Journal
+from sojourn.system import process
+from sojourn.system.run import Child
+from sojourn.transfer import channel
+from sojourn.transfer.holder import Assignment, start
+from sojourn.transfer.image_directory import ImageDirectory
 
 PLAN = Plan(4242, "alpha", "beta")
 ID = "0123abcd-4567"
@@ -34,13 +38,13 @@ def journal(tmp_path: Path) -> Journal:
 
 @pytest.fixture
 def entry(journal: Journal) -> Entry:
-    """Open a migration that this host is the destination of."""
+    """Open a migration of which this host is the destination."""
     return journal.open(ID, Role.DESTINATION, PLAN)
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> ImageDirectory:
-    """Make the directories that a reservation makes, without a tmpfs."""
+    """Create the directories of a reservation, without a tmpfs."""
     directory = ImageDirectory(tmp_path / "run" / ID)
     directory.images.mkdir(parents=True)
     directory.work.mkdir()
@@ -48,9 +52,9 @@ def place(tmp_path: Path) -> ImageDirectory:
 
 
 @pytest.fixture
-def errand(journal: Journal, place: ImageDirectory) -> Errand:
-    """Ask for the small images only, which need no CRIU."""
-    return Errand(
+def assignment(journal: Journal, place: ImageDirectory) -> Assignment:
+    """Assign only the small images, which need no CRIU."""
+    return Assignment(
         migration=ID,
         role=Role.DESTINATION,
         journal=str(journal.path),
@@ -67,9 +71,9 @@ def errand(journal: Journal, place: ImageDirectory) -> Errand:
 
 
 @contextlib.contextmanager
-def _started(errand: Errand) -> Iterator[Child]:
-    """Run a holder, and leave nothing of it behind."""
-    child = start(errand, Path(errand.place) / "work" / "holder.out")
+def _started(assignment: Assignment) -> Iterator[Child]:
+    """Run a holder, and end it."""
+    child = start(assignment, Path(assignment.place) / "work" / "holder.out")
     try:
         with child.stdout:
             yield child
@@ -77,55 +81,63 @@ def _started(errand: Errand) -> Iterator[Child]:
         child.kill()
 
 
-def _told(child: Child) -> Json:
-    """Read what the holder says next; an empty line is its end."""
-    words: Json = json.loads(child.stdout.readline())
-    return words
+def _report(child: Child) -> Json:
+    """Read the holder's next report; an empty line is its end."""
+    report: Json = json.loads(child.stdout.readline())
+    return report
 
 
-def _log(errand: Errand) -> str:
-    return (Path(errand.place) / "work" / "holder.out").read_text()
+def _at_work() -> list[Identity]:
+    return process.carrying([process.MIGRATION_VARIABLE], ID)
 
 
-def test_the_deadline(errand: Errand, journal: Journal, entry: Entry) -> None:
-    """When nobody comes it ends itself, says why in one line of JSON and one of its log, and holds nothing more."""
-    errand = replace(errand, deadline_s=0.5)
-    with _started(errand) as child:
-        assert set(_told(child)) == {"port"}
-        assert [who.pid for who in process.carrying(process.MIGRATION_VARIABLE, ID)] == [child.pid]
-        assert _told(child) == {"code": "CHANNEL_FAILED", "message": "The source did not connect in time.", "hint": ""}
+def _log(assignment: Assignment) -> str:
+    return (Path(assignment.place) / "work" / "holder.out").read_text()
+
+
+def test_the_deadline(assignment: Assignment, journal: Journal, entry: Entry) -> None:
+    """Without a caller it ends, and reports why in one line of JSON and one of its log."""
+    assignment = replace(assignment, deadline_s=0.5)
+    with _started(assignment) as child:
+        assert set(_report(child)) == {"port"}
+        assert [who.pid for who in _at_work()] == [child.pid]
+        assert _report(child) == {
+            "code": "CHANNEL_FAILED",
+            "message": "The source did not connect in time.",
+            "hint": "",
+        }
         assert child.wait(5) == 1
         assert child.stdout.read() == ""
-    assert process.carrying(process.MIGRATION_VARIABLE, ID) == []
-    assert _log(errand) == "The source did not connect in time.\n"
+    assert _at_work() == []
+    assert _log(assignment) == "The source did not connect in time.\n"
 
 
-def test_an_unknown_migration(errand: Errand, journal: Journal) -> None:
-    """A holder of a migration that the journal does not know fails in one sentence, and listens nowhere."""
-    with _started(errand) as child:
-        assert _told(child)["message"] == f"This host's journal knows no migration {ID}."
+def test_an_unknown_migration(assignment: Assignment, journal: Journal) -> None:
+    """A holder of an unknown migration reports so in one sentence, and does not listen."""
+    with _started(assignment) as child:
+        assert _report(child)["message"] == f"This host's journal has no migration {ID}."
         assert child.wait(5) == 1
         assert child.stdout.read() == ""
     assert journal.entry(ID, Role.DESTINATION) is None
-    assert _log(errand) == f"This host's journal knows no migration {ID}.\n"
+    assert _log(assignment) == f"This host's journal has no migration {ID}.\n"
 
 
-def test_the_other_role(errand: Errand, journal: Journal) -> None:
+def test_the_other_role(assignment: Assignment, journal: Journal) -> None:
     """The source's row of the same migration is not the destination's."""
     journal.open(ID, Role.SOURCE, PLAN)
-    with _started(errand) as child:
-        assert _told(child)["message"] == f"This host's journal knows no migration {ID}."
+    with _started(assignment) as child:
+        assert _report(child)["message"] == f"This host's journal has no migration {ID}."
         assert child.wait(5) == 1
 
 
 def test_small_images_arrive(
-    errand: Errand, journal: Journal, entry: Entry, place: ImageDirectory, tmp_path: Path
+    assignment: Assignment, journal: Journal, entry: Entry, place: ImageDirectory, tmp_path: Path
 ) -> None:
-    """A stranger is turned away, the source's images are written, and the journal knows them; then it ends."""
+    """A stranger is rejected, the source's images are written and recorded; then it ends."""
     sent = tmp_path / "core-4242.img"
     sent.write_bytes(os.urandom(5000))
-    with _started(errand) as child:
-        port = _told(child)["port"]
+    with _started(assignment) as child:
+        port = _report(child)["port"]
         with pytest.raises(ChannelFailed):
             channel.connect(HOST, port, channel.secret_for("another key", ID), "images")
         with channel.connect(HOST, port, SECRET, "images") as source:
@@ -135,31 +147,58 @@ def test_small_images_arrive(
     now = journal.entry(ID, Role.DESTINATION)
     assert now is not None
     assert now.facts["manifest"] == {"core-4242.img": 5000}
-    assert abs(now.facts["images_at"] - time.time()) < 10
-    assert process.carrying(process.MIGRATION_VARIABLE, ID) == []
+    assert abs((now.facts["images_at"] or 0) - time.time()) < 10
+    assert _at_work() == []
 
 
-def test_a_source_that_breaks_off(errand: Errand, journal: Journal, entry: Entry, place: ImageDirectory) -> None:
-    """Images that did not arrive whole are a failure, and are in no manifest of the journal."""
-    with _started(errand) as child:
-        with channel.connect(HOST, _told(child)["port"], SECRET, "images") as source:
+def test_the_images_are_there_when_they_are_confirmed(
+    assignment: Assignment, journal: Journal, entry: Entry, tmp_path: Path
+) -> None:
+    """What the journal takes to write before is the source's time, and is not counted twice."""
+    sent, written = tmp_path / "core-4242.img", list[float]()
+    sent.write_bytes(b"1")
+    busy = sqlite3.connect(journal.path, isolation_level=None, check_same_thread=False)
+
+    def let_go() -> None:
+        written.append(time.time())
+        busy.execute("ROLLBACK")
+
+    with _started(assignment) as child, contextlib.closing(busy):
+        port = _report(child)["port"]
+        with channel.connect(HOST, port, SECRET, "images") as source:
+            busy.execute("BEGIN IMMEDIATE")
+            threading.Timer(0.5, let_go).start()
+            channel.send_files(source, [sent], 5)
+        assert child.wait(5) == 0
+    now = journal.entry(ID, Role.DESTINATION)
+    assert now is not None
+    assert now.facts["images_at"] is not None
+    assert now.facts["images_at"] >= written[0]
+
+
+def test_a_source_that_breaks_off(
+    assignment: Assignment, journal: Journal, entry: Entry, place: ImageDirectory
+) -> None:
+    """Images that did not arrive completely are a failure, and are not in the journal."""
+    with _started(assignment) as child:
+        with channel.connect(HOST, _report(child)["port"], SECRET, "images") as source:
             source.sendall(b"\0\0\0\x0d" + b'{"a.img": 10}' + b"short")
-        assert "ended the connection" in _told(child)["message"]
+        assert "ended the connection" in _report(child)["message"]
         assert child.wait(5) == 1
     now = journal.entry(ID, Role.DESTINATION)
     assert now is not None
     assert "manifest" not in now.facts
-    assert process.carrying(process.MIGRATION_VARIABLE, ID) == []
+    assert _at_work() == []
 
 
-def test_a_source_that_reaches_nobody(errand: Errand, journal: Journal) -> None:
-    """On the source's side nobody at the port is one sentence with the address in it."""
+def test_a_source_that_cannot_connect(assignment: Assignment, journal: Journal) -> None:
+    """A port without a listener is reported in one sentence with the address."""
     journal.open(ID, Role.SOURCE, PLAN)
     listener = channel.Listener(HOST, SECRET)
     listener.close()
-    with _started(replace(errand, role=Role.SOURCE, port=listener.port)) as child:
-        told = _told(child)
-        assert told["code"] == "CHANNEL_FAILED"
-        assert f"Can not connect to {HOST} port {listener.port}" in told["message"]
+    with _started(replace(assignment, role=Role.SOURCE, port=listener.port)) as child:
+        report = _report(child)
+        assert report["code"] == "CHANNEL_FAILED"
+        assert f"Cannot connect to {HOST} port {listener.port}" in report["message"]
         assert child.wait(5) == 1
-    assert process.carrying(process.MIGRATION_VARIABLE, ID) == []
+    assert _at_work() == []

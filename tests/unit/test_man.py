@@ -1,4 +1,4 @@
-"""The man pages: the formatter has nothing to say, and what there is can be looked up."""
+"""The man pages: the formatter accepts them, and they are complete."""
 
 from __future__ import annotations
 
@@ -8,32 +8,36 @@ from pathlib import Path
 import pytest
 
 from manual.commands import Command, commands
-from sojourn.run import run
 from sojourn.settings import Settings
+from sojourn.system.run import run
 
 MAN = Path(__file__).parents[2] / "docs/man"
 PAGES = sorted(MAN.glob("*.[15]"))
 
 #: The pages have no date, so that they change with the program only.
-HARMLESS = 'missing date, using ""'
+EXPECTED = 'missing date, using ""'
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_mandoc_has_nothing_to_say(page: Path) -> None:
+def test_mandoc_accepts_a_page(page: Path) -> None:
     """Every macro and every escape is a known one."""
     if not shutil.which("mandoc"):
         pytest.skip("mandoc is not installed: apt-get install mandoc")
-    said = run(["mandoc", "-T", "lint", "-W", "warning", page], deadline_s=20, check=False).stdout.splitlines()
-    assert [line for line in said if HARMLESS not in line] == []
+    warnings = run(
+        ["mandoc", "-T", "lint", "-W", "warning", page], deadline_s=20, check=False
+    ).stdout.splitlines()
+    assert [line for line in warnings if EXPECTED not in line] == []
 
 
-@pytest.mark.parametrize("told", list(commands()), ids=lambda told: told.name)
-def test_every_command_is_in_the_page(told: Command) -> None:
-    """With each of its options, as they are typed: roff would make other dashes of them."""
+@pytest.mark.parametrize("command", list(commands()), ids=lambda command: command.name)
+def test_every_command_is_in_the_page(command: Command) -> None:
+    """With all its options as they are typed: roff would turn dashes into hyphens."""
     page = (MAN / "sojourn.1").read_text()
-    section = page.split(f"\n.SS {told.usage.removeprefix('sojourn ').replace('-', chr(92) + '-')}\n")[1]
+    section = page.split(
+        f"\n.SS {command.usage.removeprefix('sojourn ').replace('-', chr(92) + '-')}\n"
+    )[1]
     section = section.split("\n.SS ")[0].replace("\\-", "-")
-    for option in told.options:
+    for option in command.options:
         for name in option.names:
             assert f"\\fB{name}\\fR" in section
 

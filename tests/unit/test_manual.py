@@ -1,4 +1,4 @@
-"""What is generated into the documents is what the program knows now; HTML is made of them without a warning."""
+"""The generated parts of the documents are up to date; HTML is made without a warning."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from manual.__main__ import filled, pages
 from manual.commands import Command, commands
 from manual.tables import command, table
-from sojourn.run import run
 from sojourn.settings import environment
+from sojourn.system.run import run
 
 CHECKOUT = Path(__file__).parents[2]
 SPHINX = Path(sys.executable).parent / "sphinx-build"
@@ -20,12 +20,14 @@ PAGES = pages()
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(CHECKOUT)))
-def test_what_is_generated_is_up_to_date(path: Path) -> None:
-    """If not, ``make docs`` writes it."""
-    assert path.read_text() == PAGES[path], "out of date: run make docs, and look at what it changed"
+def test_generated_parts_are_up_to_date(path: Path) -> None:
+    """If not, ``make docs`` writes them."""
+    assert path.read_text() == PAGES[path], (
+        "out of date: run make docs, and look at what it changed"
+    )
 
 
-def test_a_page_without_the_part_is_told() -> None:
+def test_a_page_without_the_part_is_an_error() -> None:
     """A new command needs its place in the page."""
     with pytest.raises(ValueError, match="has no part 'fly'"):
         filled(CHECKOUT / "docs/reference/cli.md", "## `sojourn fly`\n", "fly", "text")
@@ -36,20 +38,29 @@ def test_a_bar_does_not_end_a_cell() -> None:
     assert table(("word",), [("`show|abort`",)]) == "| word |\n|---|\n| `show\\|abort` |"
 
 
-@pytest.mark.parametrize("told", list(commands()), ids=lambda told: told.name)
-def test_every_command_says_what_it_does_and_how_it_ends(told: Command) -> None:
-    """A sentence, the exit status, and what each option and argument means."""
-    assert told.summary.endswith(".")
-    assert told.status.endswith("."), told.status
-    assert [option.names for option in told.options if not option.meaning.endswith(".")] == []
-    assert f"Exit status: {told.status[:40]}" in command(told)
+@pytest.mark.parametrize("described", list(commands()), ids=lambda described: described.name)
+def test_every_command_is_described(described: Command) -> None:
+    """By a sentence, its exit status, and the meaning of its options."""
+    assert described.summary.endswith(".")
+    assert described.status.endswith("."), described.status
+    assert [option.names for option in described.options if not option.meaning.endswith(".")] == []
+    assert f"Exit status: {described.status[:40]}" in command(described)
 
 
 def test_html_is_made_without_a_warning(tmp_path: Path) -> None:
     """Sphinx follows every link and every anchor."""
     if not SPHINX.exists():
         pytest.skip("Sphinx is not installed: pip install -e '.[docs]'")
-    argv: list[str | Path] = [SPHINX, "--fail-on-warning", "--keep-going", "--quiet", "-c", "manual", ".", tmp_path]
+    argv: list[str | Path] = [
+        SPHINX,
+        "--fail-on-warning",
+        "--keep-going",
+        "--quiet",
+        "-c",
+        "manual",
+        ".",
+        tmp_path,
+    ]
     done = run(argv, deadline_s=240, check=False, cwd=CHECKOUT, env=environment())
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Migrate it" in (tmp_path / "docs/tutorial.html").read_text()

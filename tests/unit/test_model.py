@@ -1,4 +1,4 @@
-"""The words of a migration: what is believed, what is refused with which sentence, what survives JSON."""
+"""The terms of a migration: what is accepted, what is refused and how, what survives JSON."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from sojourn.errors import MigrationError, SojournError, UsageError
-from sojourn.model import PID_MAX, Identity, Member, Message, Phase, Plan, Role, State
+from sojourn.model import MAX_BANDWIDTH_MBIT, PID_MAX, Identity, Member, Phase, Plan, Role, State
+from sojourn.state.message import Message
 
 ID = "0123abcd-4567"
 PLAN = {"pid": 4242, "source": "alpha", "destination": "beta"}
+
+#: What is no bandwidth, None apart.
+NO_BANDWIDTHS: list[Any] = [0, -1, 100_001, True, "5", 2.5, float("nan"), []]
 
 #: A change of a good plan, and how the one sentence against it begins.
 BAD_PLANS: list[tuple[dict[str, Any], str]] = [
@@ -28,6 +32,10 @@ BAD_PLANS: list[tuple[dict[str, Any], str]] = [
     *(
         ({"max_freeze_s": wrong}, "A freeze may last more than 0")
         for wrong in (0, -1, 86401, True, "5", None, float("nan"))
+    ),
+    *(
+        ({"bandwidth_mbit": wrong}, "A bandwidth is a whole number of megabits per second, from 1")
+        for wrong in NO_BANDWIDTHS
     ),
     ({"source": "beta"}, "Source and destination are the same host"),
     ({"source": ""}, "'' is not a name of a host (source)"),
@@ -59,13 +67,20 @@ def test_a_bad_plan_has_its_sentence(change: dict[str, Any], sentence: str) -> N
 
 @pytest.mark.parametrize("missing", ["pid", "source", "destination"])
 def test_a_plan_needs_three_things(missing: str) -> None:
-    """What is missing is named."""
+    """The error names what is missing."""
     with pytest.raises(UsageError, match=f"A migration needs {missing}"):
         Plan.from_json({key: value for key, value in PLAN.items() if key != missing})
 
 
+def test_a_bandwidth() -> None:
+    """Networks count in bits, connections in bytes; without a limit there is nothing to count."""
+    assert Plan.from_json(PLAN).bytes_per_s is None
+    assert Plan.from_json(PLAN | {"bandwidth_mbit": None}).bytes_per_s is None
+    assert Plan.from_json(PLAN | {"bandwidth_mbit": 100}).bytes_per_s == 12_500_000
+
+
 def test_roles() -> None:
-    """Each host knows its part; a third one has none."""
+    """Each of the two hosts has its part; a third one has none."""
     plan = Plan.from_json(PLAN)
     assert [plan.role_of(plan.host_of(role)) for role in Role] == list(Role)
     with pytest.raises(UsageError, match="gamma has no part"):
@@ -82,6 +97,7 @@ plans = some.builds(
     some.booleans(),
     some.booleans(),
     some.booleans(),
+    bandwidth_mbit=some.none() | some.integers(1, MAX_BANDWIDTH_MBIT),
 )
 json_values = some.recursive(
     some.none() | some.booleans() | some.integers() | some.floats(allow_nan=False) | some.text(),
@@ -89,7 +105,10 @@ json_values = some.recursive(
     max_leaves=8,
 )
 messages = some.builds(
-    Message, some.from_regex(r"[0-9a-f-]{8,40}", fullmatch=True), plans, some.dictionaries(some.text(), json_values)
+    Message,
+    some.from_regex(r"[0-9a-f-]{8,40}", fullmatch=True),
+    plans,
+    some.dictionaries(some.text(), json_values),
 )
 
 
@@ -102,13 +121,15 @@ def test_a_message_survives_json(message: Message) -> None:
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(json_values)
-def test_what_is_no_message_is_refused(data: Any) -> None:
-    """Whatever JSON comes that is no message, the answer is one usage error."""
+def test_other_json_than_a_message_is_refused(data: Any) -> None:
+    """Whatever JSON comes instead of a message, the answer is one usage error."""
     with pytest.raises(UsageError):
         Message.from_text(json.dumps(data))
 
 
-@pytest.mark.parametrize("bad_id", ["", "short", "../../etc/passwd", "0123ABCD", "0" * 41, "0123abc\n", 12345678, None])
+@pytest.mark.parametrize(
+    "bad_id", ["", "short", "../../etc/passwd", "0123ABCD", "0" * 41, "0123abc\n", 12345678, None]
+)
 def test_an_id_is_no_path(bad_id: object) -> None:
     """An id becomes a directory's name, so only hexadecimal digits and hyphens are one."""
     with pytest.raises(UsageError):
@@ -124,22 +145,22 @@ def test_facts_are_a_mapping(facts: object) -> None:
 
 @pytest.mark.parametrize("plan", [{}, "pid", PLAN | {"pid": "x"}])
 def test_a_message_with_a_bad_plan(plan: object) -> None:
-    """A message is only as good as its plan."""
+    """A message with a malformed plan is malformed."""
     with pytest.raises(UsageError):
         Message.from_text(json.dumps({"id": ID, "plan": plan, "facts": {}}))
 
 
 @pytest.mark.parametrize("plan", [None, 5, True, ["pid"], [], ""])
-def test_a_message_whose_plan_is_no_mapping(plan: object) -> None:
-    """Nothing but a mapping is a plan, and the refusal is a usage error like any other."""
+def test_a_message_whose_plan_is_not_a_mapping(plan: object) -> None:
+    """Only a mapping is a plan, and the refusal is a usage error like any other."""
     with pytest.raises(UsageError):
         Message.from_text(json.dumps({"id": ID, "plan": plan, "facts": {}}))
 
 
 @pytest.mark.parametrize("text", ["", "{", "no message", None, 5, {"id": ID}])
-def test_what_is_no_text_of_a_message(text: Any) -> None:
+def test_a_malformed_text_of_a_message(text: Any) -> None:
     """Whatever comes in a message's place is refused as such."""
-    with pytest.raises(UsageError, match="not a message"):
+    with pytest.raises(UsageError, match="message of a migration is malformed"):
         Message.from_text(text)
 
 
@@ -150,7 +171,7 @@ def test_a_member_survives_json() -> None:
 
 
 def test_exit_codes() -> None:
-    """The exit codes of DESIGN.md, section 7."""
+    """Scripts depend on them: they are those of the reference."""
     expected = {
         "completed": 0,
         "refused": 10,
@@ -160,18 +181,28 @@ def test_exit_codes() -> None:
         "unreachable": 14,
         "aborted": 15,
         "completed, clean-up pending": 16,
+        "arrived and ended": 17,
     }
     assert {str(state): state.exit_code for state in State if state.exit_code != 1} == expected
 
 
 def test_what_is_final() -> None:
-    """Nobody waits for what can no longer change; phases and states agree with DESIGN.md, section 3."""
-    assert [state for state in State if not state.final] == [State.QUEUED, State.RUNNING, State.ROLLING_BACK]
-    assert {phase for phase in Phase if phase.final} == {"retired", "resumed", "restored", "refused"}
+    """No caller waits for what cannot change any more."""
+    assert [state for state in State if not state.final] == [
+        State.QUEUED,
+        State.RUNNING,
+        State.ROLLING_BACK,
+    ]
+    assert {phase for phase in Phase if phase.final} == {
+        "retired",
+        "resumed",
+        "restored",
+        "refused",
+    }
 
 
 def _errors(kind: type[SojournError] = SojournError) -> list[type[SojournError]]:
-    return [kind, *(each for below in kind.__subclasses__() for each in _errors(below))]
+    return [kind, *(error for below in kind.__subclasses__() for error in _errors(below))]
 
 
 @pytest.mark.parametrize("kind", _errors())

@@ -9,17 +9,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from sojourn.placement import Hosts, Item, Placement, Planned, place, why_not
-from sojourn.registry import HostInfo
+from sojourn.cluster.placement import Hosts, Item, Placement, Planned, place, why_not
+from sojourn.cluster.registry import HostInfo
 
 GB = 10**9
 ALPHA = HostInfo(
-    "alpha", "192.0.2.1", "0.1.0", "4.2.1", "6.18.5-amd64", "x86_64", 4, 64 * GB, 32 * GB, 0, 1.0, 0.0, ("aes", "avx")
+    "alpha",
+    "192.0.2.1",
+    "0.1.0",
+    "4.2.1",
+    "6.18.5-amd64",
+    "x86_64",
+    4,
+    64 * GB,
+    32 * GB,
+    0,
+    1.0,
+    0.0,
+    ("aes", "avx"),
+    cluster="cafe",
 )
 
 
 def like_alpha(name: str, **differing: object) -> HostInfo:
-    """Return a host that is like alpha but for what is said."""
+    """Return a host that is like alpha except for these fields."""
     return dataclasses.replace(ALPHA, name=name, **differing)  # type: ignore[arg-type]
 
 
@@ -35,19 +48,31 @@ def one(hosts: Hosts, item: Item | None = None, planned: tuple[Planned, ...] = (
 
 INCOMPATIBLE = [
     (like_alpha("beta", cordoned=True), "beta is cordoned."),
-    (like_alpha("beta", cluster="beef"), "beta's worker has another key than alpha's."),
-    (like_alpha("beta", certified_until=9e9), "Of alpha and beta only one has certificates."),
-    (like_alpha("beta", machine="aarch64"), "beta is a machine of another kind: aarch64, not x86_64."),
-    (like_alpha("beta", criu="4.1.1"), "beta has CRIU 4.1.1, which does not understand 4.2.1."),
+    (
+        like_alpha("beta", cluster="beef"),
+        "beta has another key than alpha: each refuses the other's messages.",
+    ),
+    (
+        like_alpha("beta", certified_until=9e9),
+        "beta has certificates and alpha has none: one would encrypt, and the other would not.",
+    ),
+    (
+        like_alpha("beta", machine="aarch64"),
+        "beta is a machine of another kind: aarch64, not x86_64.",
+    ),
+    (
+        like_alpha("beta", criu="4.1.1"),
+        "alpha has CRIU 4.2.1 and beta has 4.1.1; they are not compatible.",
+    ),
     (like_alpha("beta", kernel="6.9.12"), "beta has kernel 6.9.12, older than 6.18.5-amd64."),
     (like_alpha("beta", cpu_flags=("aes",)), "beta's processor lacks avx."),
     (like_alpha("beta", free_bytes=GB - 1), "beta has 1000 MB of memory left, not 1000 MB."),
 ]
 
 
-@pytest.mark.parametrize(("beta", "why"), INCOMPATIBLE, ids=lambda each: each if isinstance(each, str) else "")
-def test_a_host_that_can_not_take_it(beta: HostInfo, why: str) -> None:
-    """The sentence says what is in the way, also where the operator named that host."""
+@pytest.mark.parametrize(("beta", "why"), INCOMPATIBLE, ids=[why for _, why in INCOMPATIBLE])
+def test_a_host_that_cannot_take_it(beta: HostInfo, why: str) -> None:
+    """The sentence is the reason, also where the operator named that host."""
     for item in (Item("pid 7 on alpha", "alpha", GB), Item("pid 7 on alpha", "alpha", GB, "beta")):
         found = one(cluster(beta), item)
         assert found.destination is None
@@ -63,24 +88,27 @@ def test_a_host_that_can_not_take_it(beta: HostInfo, why: str) -> None:
         like_alpha("beta", kernel="7.0"),
         like_alpha("beta", cpu_flags=("aes", "avx", "avx2")),
         like_alpha("beta", free_bytes=GB),
+        like_alpha("beta", cluster=""),
     ],
-    ids=lambda info: f"{info.criu} {info.kernel} {info.free_bytes}",
+    ids=lambda info: f"{info.criu} {info.kernel} {info.free_bytes} {info.cluster}",
 )
 def test_a_host_that_differs_but_can(beta: HostInfo) -> None:
-    """Patch levels do not count, and a newer kernel or a processor that can do more is no hindrance."""
+    """Patch levels, a newer kernel, a more capable processor and an unknown key do not matter."""
     assert one(cluster(beta)).destination == "beta"
 
 
 @pytest.mark.parametrize("past", ["alpha", "beta"])
 def test_a_certificate_that_has_ended(past: str) -> None:
-    """By the clock of its host, when it announced itself; nothing goes to it, and nothing from it."""
+    """By the clock of its host, when it announced itself; nothing goes there or leaves."""
     until = {name: 0.5 if name == past else 9e9 for name in ("alpha", "beta")}
     hosts = {name: like_alpha(name, announced=1.0, certified_until=until[name]) for name in until}
-    assert one(hosts).against["beta"] == f"The certificate of {past} has ended."
+    assert one(hosts).against["beta"] == (
+        f"The certificate of {past} has ended, or cannot be read."
+    )
 
 
 def test_many_lacking_features() -> None:
-    """Only the first few are told."""
+    """Only the first few are named."""
     alpha = dataclasses.replace(ALPHA, cpu_flags=tuple("abcdef"))
     assert why_not("alpha", "beta", {"alpha": alpha, "beta": like_alpha("beta", cpu_flags=())}) == (
         "beta's processor lacks a, b, c and 3 more."
@@ -88,26 +116,28 @@ def test_many_lacking_features() -> None:
 
 
 def test_hosts_that_are_silent_or_unknown() -> None:
-    """Nothing goes to a silent host; from a silent one nothing is placed, since nobody knows what fits."""
+    """Nothing goes to a silent host, and nothing from one, since it is unknown what fits."""
     assert one(cluster() | {"beta": None}).against["beta"] == "beta does not answer."
     assert one({"alpha": None, "beta": like_alpha("beta")}).why == (
-        "No host can take pid 7 on alpha: alpha does not answer, so nobody knows what fits."
+        "No host can take pid 7 on alpha: alpha does not answer, so it is unknown what fits."
     )
     named = one(cluster(), Item("pid 7 on alpha", "alpha", GB, "nobody"))
     assert named.why == "No host can take pid 7 on alpha: There is no host nobody."
 
 
 def test_nowhere_to_go() -> None:
-    """A cluster of one host has no other; and a source that was named as destination is told."""
+    """A cluster of one host has no other; a source that was named as destination is reported."""
     assert one(cluster()).why == "No host can take pid 7 on alpha: there is no other."
     assert "alpha is where it runs already." in one(cluster(), Item("x", "alpha", GB, "alpha")).why
 
 
 def test_memory_first_then_load_then_the_name() -> None:
-    """The host with more memory left wins; about as much is as much; then the load per processor, then the name."""
+    """More memory left wins, compared roughly; then the load per processor, then the name."""
     more = one(cluster(like_alpha("beta"), like_alpha("gamma", free_bytes=40 * GB, load=9.0)))
     assert more.destination == "gamma"
-    calmer = one(cluster(like_alpha("beta", load=1.0, free_bytes=32 * GB + 1), like_alpha("gamma", load=0.5)))
+    calmer = one(
+        cluster(like_alpha("beta", load=1.0, free_bytes=32 * GB + 1), like_alpha("gamma", load=0.5))
+    )
     assert calmer.destination == "gamma"
     wider = one(cluster(like_alpha("beta", load=1.0), like_alpha("gamma", load=1.5, cpus=8)))
     assert wider.destination == "gamma"
@@ -115,7 +145,7 @@ def test_memory_first_then_load_then_the_name() -> None:
 
 
 def test_what_is_planned_counts() -> None:
-    """Memory that was promised is not there any more, and what comes will want to run."""
+    """Memory that was reserved is not free any more, and what is coming adds to the load."""
     hosts = cluster(like_alpha("beta"), like_alpha("gamma", free_bytes=30 * GB))
     found = one(hosts, planned=(Planned("beta", 8 * GB), Planned("nobody", GB)))
     assert found.destination == "gamma"
@@ -128,29 +158,27 @@ def test_what_is_planned_counts() -> None:
 
 
 def test_why() -> None:
-    """Each choice is one sentence with the figures that it was made by."""
+    """Every choice is one sentence with the figures on which it is based."""
     hosts = cluster(like_alpha("beta", load=1.0), like_alpha("gamma", free_bytes=20 * GB))
     first, second = place([Item("a", "alpha", GB), Item("b", "alpha", GB)], hosts)
-    assert first.why == (
-        "beta is the best of 2 hosts that can take it: 31000 MB of memory stay free there, at 0.25 tasks per processor."
-    )
+    best = "beta is the best of 2 hosts that can take it:"
+    assert first.why == (f"{best} 31000 MB of memory stay free there, at 0.25 tasks per processor.")
     assert second.why == (
-        "beta is the best of 2 hosts that can take it: 30000 MB of memory stay free there after 1 planned, "
-        "at 0.50 tasks per processor."
+        f"{best} 30000 MB of memory stay free there after 1 planned, at 0.50 tasks per processor."
     )
     alone = one(cluster(like_alpha("beta")))
     assert alone.why.startswith("beta is the only host that can take it: 31000 MB")
-    asked = one(hosts, Item("x", "alpha", GB, "gamma"))
-    assert asked.destination == "gamma"
-    assert asked.why.startswith("gamma was asked for and can take it: 19000 MB")
+    requested = one(hosts, Item("x", "alpha", GB, "gamma"))
+    assert requested.destination == "gamma"
+    assert requested.why.startswith("gamma was requested and can take it: 19000 MB")
 
 
 @pytest.mark.parametrize("size", [10**6, GB])
 def test_equal_hosts_share(size: int) -> None:
-    """Small and large trees spread over equal hosts: none gets more than one more than another."""
+    """Small and large trees spread evenly over equal hosts."""
     hosts = cluster(*(like_alpha(name) for name in ("beta", "gamma", "delta", "eta")))
     placed = place([Item(str(number), "alpha", size) for number in range(30)], hosts)
-    counts = Counter(each.destination for each in placed)
+    counts = Counter(placement.destination for placement in placed)
     assert max(counts.values()) - min(counts.values()) <= 1
     assert set(counts) == {"beta", "gamma", "delta", "eta"}
 
@@ -169,11 +197,19 @@ INFOS = some.builds(
     machine=some.sampled_from(["x86_64", "x86_64", "x86_64", "aarch64"]),
 )
 SNAPSHOTS = some.dictionaries(some.sampled_from(NAMES), some.none() | INFOS).map(
-    lambda hosts: {name: dataclasses.replace(info, name=name) if info else None for name, info in hosts.items()}
+    lambda hosts: {
+        name: dataclasses.replace(info, name=name) if info else None for name, info in hosts.items()
+    }
 )
 SIZES = some.integers(0, 3 * GB)
 ITEMS = some.lists(
-    some.builds(Item, some.just("x"), some.sampled_from(NAMES), SIZES, some.none() | some.sampled_from(NAMES)),
+    some.builds(
+        Item,
+        some.just("x"),
+        some.sampled_from(NAMES),
+        SIZES,
+        some.none() | some.sampled_from(NAMES),
+    ),
     max_size=6,
 )
 PLANNED = some.lists(some.builds(Planned, some.sampled_from(NAMES), SIZES), max_size=4)
@@ -182,15 +218,16 @@ PLANNED = some.lists(some.builds(Planned, some.sampled_from(NAMES), SIZES), max_
 @settings(max_examples=50)
 @given(ITEMS, SNAPSHOTS, PLANNED)
 def test_never_where_it_must_not(items: list[Item], hosts: Hosts, planned: list[Planned]) -> None:
-    """Never the source, never a host that is silent, cordoned or incompatible, never another one than was named."""
-    for each in place(items, hosts, planned):
-        source, there = hosts.get(each.item.source), hosts.get(each.destination or "")
-        if each.destination is None:
+    """Never the source, a silent, cordoned or incompatible host, or another than was named."""
+    for placement in place(items, hosts, planned):
+        item, destination = placement.item, placement.destination
+        source, there = hosts.get(item.source), hosts.get(destination or "")
+        if destination is None:
             continue
         assert source is not None
         assert there is not None
-        assert each.destination != each.item.source
-        assert each.item.destination in {None, each.destination}
+        assert destination != item.source
+        assert item.destination in {None, destination}
         assert not there.cordoned
         assert there.machine == source.machine
         assert there.criu[:3] == source.criu[:3]
@@ -199,26 +236,34 @@ def test_never_where_it_must_not(items: list[Item], hosts: Hosts, planned: list[
 
 @settings(max_examples=50)
 @given(ITEMS, SNAPSHOTS, PLANNED)
-def test_never_more_memory_than_there_is(items: list[Item], hosts: Hosts, planned: list[Planned]) -> None:
+def test_never_more_memory_than_there_is(
+    items: list[Item], hosts: Hosts, planned: list[Planned]
+) -> None:
     """What is placed on a host fits beside what is planned there."""
     placed = place(items, hosts, planned)
     for name, info in hosts.items():
-        here = [each.item.bytes for each in placed if each.destination == name]
+        here = [placement.item.bytes for placement in placed if placement.destination == name]
         if here and info:
-            assert sum(here) + sum(each.bytes for each in planned if each.destination == name) <= info.free_bytes
+            assert sum(here) + _reserved(planned, name) <= info.free_bytes
+
+
+def _reserved(planned: list[Planned], name: str) -> int:
+    """Return the memory that is planned already on a host."""
+    return sum(reservation.bytes for reservation in planned if reservation.destination == name)
 
 
 @settings(max_examples=50)
 @given(ITEMS, SNAPSHOTS, PLANNED)
 def test_always_an_answer(items: list[Item], hosts: Hosts, planned: list[Planned]) -> None:
-    """Each item has its answer, in order, with a sentence; who gets no place is told why of every host in question."""
+    """Every item has an answer, in order, with a sentence; without a place, one for every host."""
     placed = place(items, hosts, planned)
-    assert [each.item for each in placed] == items
-    for each in placed:
-        assert each.why.endswith(".")
-        asked = {each.item.destination} if each.item.destination else set(hosts)
-        assert set(each.against) <= asked
-        assert each.destination or set(each.against) == asked
+    assert [placement.item for placement in placed] == items
+    for placement in placed:
+        assert placement.why.endswith(".")
+        named = placement.item.destination
+        considered = {named} if named else set(hosts)
+        assert set(placement.against) <= considered
+        assert placement.destination or set(placement.against) == considered
 
 
 @settings(max_examples=50)
@@ -226,10 +271,12 @@ def test_always_an_answer(items: list[Item], hosts: Hosts, planned: list[Planned
 def test_the_same_answer_whatever_the_order_of_hosts(
     items: list[Item], hosts: Hosts, planned: list[Planned], chance: object
 ) -> None:
-    """The order in which the registry names its hosts decides nothing."""
+    """The order in which the registry has its hosts does not matter."""
     names = list(hosts)
     chance.shuffle(names)  # type: ignore[attr-defined]
-    assert place(items, {name: hosts[name] for name in names}, planned) == place(items, hosts, planned)
+    assert place(items, {name: hosts[name] for name in names}, planned) == place(
+        items, hosts, planned
+    )
 
 
 @settings(max_examples=50)
@@ -238,7 +285,7 @@ def test_none_only_if_nobody_can(size: int, hosts: Hosts, planned: list[Planned]
     """A host that can take a single tree is found."""
     (found,) = place([Item("x", "alpha", size)], hosts, planned)
     left = {
-        name: info.free_bytes - sum(each.bytes for each in planned if each.destination == name)
+        name: info.free_bytes - _reserved(planned, name)
         for name, info in hosts.items()
         if info and not why_not("alpha", name, hosts)
     }

@@ -1,4 +1,4 @@
-"""What runs before a commit is what `make lint` runs."""
+"""The hooks before a commit run what `make lint` runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_hooks_are_those_of_make_lint() -> None:
-    """Somebody who has the hooks is not surprised by the tests."""
+    """Whoever uses the hooks does not see a tool fail only in the tests."""
     target = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert target
     lint = re.findall(r"\$\(BIN\)/(.*)", target[1])
@@ -18,6 +18,6 @@ def test_the_hooks_are_those_of_make_lint() -> None:
 
 
 def test_nothing_is_fetched() -> None:
-    """Every hook is one of this checkout."""
+    """Every hook is part of this checkout."""
     text = (ROOT / ".pre-commit-config.yaml").read_text()
     assert re.findall(r"repo: (\S+)", text) == ["local"]

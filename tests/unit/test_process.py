@@ -1,4 +1,4 @@
-"""Processes as the kernel shows them: real children, told apart, signalled, ended."""
+"""Processes as the kernel shows them: real children, identified, signalled, ended."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from sojourn import process
 from sojourn.errors import ProcessGone
 from sojourn.model import Identity, Member
+from sojourn.system import process, waits
 from tests.conftest import eventually
 
 #: A root with two children, one of which has a child itself.
@@ -49,14 +50,14 @@ def _state(pid: int) -> str:
 
 
 def test_tree(family: Child) -> None:
-    """The tree is the root and all its descendants, parents before children, nobody else."""
+    """The tree is the root and all its descendants, parents before children, and no others."""
     pids = [member.identity.pid for member in process.tree(family.pid)]
     assert pids[0] == family.pid
     assert all(process.stat(pid).parent in pids[:place] for place, pid in enumerate(pids) if place)
     assert os.getpid() not in pids
 
 
-def test_tree_of_nobody(sleeper: Child) -> None:
+def test_the_tree_of_a_process_that_is_gone(sleeper: Child) -> None:
     """A root that is gone has no tree."""
     sleeper.kill()
     sleeper.wait()
@@ -65,9 +66,14 @@ def test_tree_of_nobody(sleeper: Child) -> None:
 
 
 def test_a_name_with_parentheses() -> None:
-    """A name may hold blanks and parentheses, and must not shift the other fields."""
-    code = "import sys; open('/proc/self/comm', 'w').write(') R 1 (x'); print('go', flush=True); sys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+    """A name may contain blanks and parentheses, and must not shift the other fields."""
+    code = (
+        "import sys; open('/proc/self/comm', 'w').write(') R 1 (x'); print('go', flush=True); "
+        "sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
         assert child.stdout is not None
         child.stdout.readline()
         stat = process.stat(child.pid)
@@ -76,7 +82,7 @@ def test_a_name_with_parentheses() -> None:
 
 
 def test_is_alive(sleeper: Child) -> None:
-    """Alive is exactly this process: not one with another start time or boot, not a zombie, not one that is gone."""
+    """Only this very process is alive: not another start time or boot, not a zombie."""
     who = process.identity(sleeper.pid)
     assert process.is_alive(who)
     assert not process.is_alive(_later(who))
@@ -88,13 +94,13 @@ def test_is_alive(sleeper: Child) -> None:
     assert not process.is_alive(who)
 
 
-def test_start_times_are_of_our_clock(sleeper: Child) -> None:
-    """What starts now has a start time of about now, in ticks since boot."""
+def test_the_clock_of_start_times(sleeper: Child) -> None:
+    """A process that starts now has a start time of about now, in ticks since boot."""
     assert 0 <= process.ticks_since_boot() - process.identity(sleeper.pid).start_time < 100
 
 
 def test_send_reaches_exactly_one(sleeper: Child) -> None:
-    """A signal reaches the process that was meant; one with another start time is left alone."""
+    """A signal reaches the intended process; one with another start time is left alone."""
     who = process.identity(sleeper.pid)
     assert not process.send(_later(who), signal.SIGKILL)
     assert sleeper.poll() is None
@@ -103,8 +109,8 @@ def test_send_reaches_exactly_one(sleeper: Child) -> None:
     assert not process.send(who, signal.SIGKILL)
 
 
-def test_kill_counts_who_was_there(family: Child) -> None:
-    """The whole tree is killed; a stranger's PID in the list is not."""
+def test_kill_counts_the_processes(family: Child) -> None:
+    """The whole tree is killed; a PID that another process has now is not."""
     tree = process.tree(family.pid)
     stranger = Member(_later(process.identity(os.getpid())))
     assert process.kill([stranger, *tree]) == 4
@@ -112,7 +118,7 @@ def test_kill_counts_who_was_there(family: Child) -> None:
 
 
 def test_wake_leaves_the_stopped_stopped(family: Child) -> None:
-    """After a freeze those run on that ran before, and no others."""
+    """After a freeze the processes that ran before run on, and no others."""
     tree = process.tree(family.pid)
     child = tree[1].identity
     process.send(child, signal.SIGSTOP)
@@ -122,23 +128,39 @@ def test_wake_leaves_the_stopped_stopped(family: Child) -> None:
         process.send(member.identity, signal.SIGSTOP)
     eventually(lambda: all(member.stopped for member in process.tree(family.pid)))
     assert process.wake(before) == 3
-    eventually(lambda: [member.stopped for member in process.tree(family.pid)] == [False, True, False, False])
+    eventually(
+        lambda: (
+            [member.stopped for member in process.tree(family.pid)] == [False, True, False, False]
+        )
+    )
 
 
 def test_carrying() -> None:
-    """Processes are found by what they were started with, their children too; a longer value is another one."""
+    """Processes and their children are found by a variable; a longer value is another one."""
     env = {"PATH": "/usr/bin:/bin", "SOJOURN_MIGRATION": "0123abcd"}
-    with subprocess.Popen(["sh", "-c", "sleep 60 & wait"], env=env, start_new_session=True) as leader:
-        eventually(lambda: len(process.carrying("SOJOURN_MIGRATION", "0123abcd")) == (2 if os.getuid() == 0 else 0))
-        assert process.carrying("SOJOURN_MIGRATION", "0123") == []
+    with subprocess.Popen(
+        ["sh", "-c", "sleep 60 & wait"], env=env, start_new_session=True
+    ) as leader:
+        eventually(
+            lambda: (
+                len(process.carrying(["SOJOURN_MIGRATION", "SOJOURN_OTHER"], "0123abcd"))
+                == (2 if os.getuid() == 0 else 0)
+            )
+        )
+        assert process.carrying(["SOJOURN_MIGRATION"], "0123") == []
         os.killpg(leader.pid, signal.SIGKILL)
-    eventually(lambda: process.carrying("SOJOURN_MIGRATION", "0123abcd") == [])
+    eventually(lambda: process.carrying(["SOJOURN_MIGRATION", "SOJOURN_OTHER"], "0123abcd") == [])
 
 
 def test_memory_grows() -> None:
-    """What a child allocates and touches is counted, and a process that is gone counts nothing."""
-    code = "import sys; sys.stdin.readline(); x = b'x' * 50_000_000; print('done', flush=True); sys.stdin.readline()"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+    """Memory that a child allocates and touches counts; a process that is gone has none."""
+    code = (
+        "import sys; sys.stdin.readline(); x = b'x' * 50_000_000; print('done', flush=True); "
+        "sys.stdin.readline()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
         assert child.stdin is not None
         assert child.stdout is not None
         members = process.tree(child.pid)
@@ -153,7 +175,7 @@ def test_memory_grows() -> None:
 
 
 def test_ancestors(family: Child) -> None:
-    """The line of a process leads over its parent to the host's init."""
+    """The ancestors of a process lead over its parent to the host's init."""
     grandchild = process.tree(family.pid)[-1].identity.pid
     line = process.ancestors(grandchild)
     assert line[0] == grandchild
@@ -162,8 +184,13 @@ def test_ancestors(family: Child) -> None:
 
 def test_sockets() -> None:
     """Sockets among the descriptors are found; a process that is gone has none."""
-    code = "import socket, sys; a, b = socket.socketpair(); print(a.fileno(), b.fileno(), flush=True); sys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+    code = (
+        "import socket, sys; a, b = socket.socketpair(); "
+        "print(a.fileno(), b.fileno(), flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
         assert child.stdout is not None
         assert set(map(int, child.stdout.readline().split())) <= set(process.sockets(child.pid))
         child.kill()
@@ -182,6 +209,23 @@ def test_descriptors_of_one_kind() -> None:
         assert process.descriptors(child.pid, "pipe:") == []
 
 
-def test_everything_is_here() -> None:
-    """The list of all processes holds us, once."""
-    assert [each.pid for each in process.everything()].count(os.getpid()) == 1
+def test_everything_contains_this_process() -> None:
+    """The list of all processes contains this one, once."""
+    assert [one.pid for one in process.everything()].count(os.getpid()) == 1
+
+
+def test_a_pid_in_its_own_namespace() -> None:
+    """It is the one that the process itself knows, and CRIU writes down."""
+    assert waits.status(os.getpid()).inner_id == os.getpid()
+    command = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "sleep", "100"]
+    child = subprocess.Popen(command)
+    try:
+        children = f"/proc/{child.pid}/task/{child.pid}/children"
+        eventually(lambda: Path(children).read_text())
+        inner = int(Path(children).read_text())
+        assert waits.status(inner).inner_id == 1
+    finally:
+        os.kill(inner, signal.SIGKILL)
+        child.wait()
+    with pytest.raises(ProcessGone):
+        waits.status(inner)

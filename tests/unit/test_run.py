@@ -1,4 +1,4 @@
-"""The one door to subprocess: what commands get, what they leave, how they are ended."""
+"""The one door to subprocess: what commands get, what they return, how they are ended."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from sojourn.errors import CommandFailed, CommandMissing, CommandTimedOut
-from sojourn.run import CLEAN_ENVIRONMENT, run, spawn
+from sojourn.system.run import CLEAN_ENVIRONMENT, run, spawn
 from tests.conftest import eventually
 
-#: A command whose child would outlive it, and that says its child's PID.
+#: A command whose child would outlive it, and that prints its child's PID.
 PARENT = ["sh", "-c", "sleep 60 & echo $!; wait"]
 
 
@@ -22,23 +22,25 @@ def _gone(pid: int) -> bool:
     return not stat.exists() or stat.read_text().rsplit(") ", 1)[1][0] in "ZX"
 
 
-def test_what_it_said() -> None:
-    """Both outputs, the exit code and the time it took come back."""
+def test_the_result() -> None:
+    """It has both outputs, the exit code and the duration."""
     done = run(["sh", "-c", "echo out; echo err >&2; exit 3"], deadline_s=5, check=False)
     assert (done.stdout, done.stderr, done.returncode) == ("out\n", "err\n", 3)
     assert 0 < done.elapsed_s < 5
 
 
 def test_a_clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of the caller's environment leaks in, whether it is dangerous or only confusing."""
+    """Nothing of the caller's environment leaks in, whether dangerous or only confusing."""
     monkeypatch.setenv("LD_PRELOAD", "")
     monkeypatch.setenv("LANG", "de_DE.UTF-8")
-    said = run(["/usr/bin/env"], deadline_s=5, env={"MINE": "1"}).stdout.split()
-    assert sorted(said) == sorted(f"{key}={value}" for key, value in {**CLEAN_ENVIRONMENT, "MINE": "1"}.items())
+    variables = run(["/usr/bin/env"], deadline_s=5, env={"MINE": "1"}).stdout.split()
+    assert sorted(variables) == sorted(
+        f"{key}={value}" for key, value in {**CLEAN_ENVIRONMENT, "MINE": "1"}.items()
+    )
 
 
 def test_stdin_is_null() -> None:
-    """A command that reads gets the end at once, instead of the operator's terminal."""
+    """A command that reads gets end of file at once, and not the operator's terminal."""
     assert run(["cat"], deadline_s=5).stdout == ""
     assert run(["cat"], deadline_s=5, stdin="given").stdout == "given"
 
@@ -53,21 +55,24 @@ def test_the_deadline_ends_the_whole_group(tmp_path: Path) -> None:
 
 
 def test_a_missing_program() -> None:
-    """A program that is not there is one sentence, whichever way it was to be started."""
-    for start in (lambda: run(["no-such-program"], deadline_s=5), lambda: spawn(["no-such-program"])):
+    """It is reported in one sentence, whichever way the program was to be started."""
+    for start in (
+        lambda: run(["no-such-program"], deadline_s=5),
+        lambda: spawn(["no-such-program"]),
+    ):
         with pytest.raises(CommandMissing, match="no-such-program is not installed"):
             start()
 
 
 def test_a_program_that_may_not_be_run(tmp_path: Path) -> None:
-    """A file that can not be executed is one sentence too."""
+    """A file that cannot be executed is reported in one sentence too."""
     (tmp_path / "program").write_text("#!/bin/sh\n")
     with pytest.raises(CommandMissing):
         run([tmp_path / "program"], deadline_s=5)
 
 
 def test_a_failure_can_be_replayed() -> None:
-    """The message has the last line that the command said, and ends with a line to paste into a shell."""
+    """The message has the command's last line, and ends with a line to paste into a shell."""
     argv = ["sh", "-c", "echo first >&2; echo 'the cause' >&2; exit 4", "it's"]
     with pytest.raises(CommandFailed) as caught:
         run(argv, deadline_s=5)
@@ -77,27 +82,29 @@ def test_a_failure_can_be_replayed() -> None:
     assert shlex.split(pasted) == argv
 
 
-def test_a_failure_that_said_nothing() -> None:
-    """A command that fails silently does not make a message that ends in nothing."""
-    with pytest.raises(CommandFailed, match="false ended with exit code 1: it said nothing"):
+def test_a_failure_without_output() -> None:
+    """The message states that the command printed nothing."""
+    with pytest.raises(CommandFailed, match="false ended with exit code 1: it printed nothing"):
         run(["false"], deadline_s=5)
 
 
 def test_no_shell(tmp_path: Path) -> None:
-    """Arguments are arguments, whatever they look like."""
+    """Arguments are never interpreted, whatever they look like."""
     odd = "$(touch x); `id` | cat > y & \n"
     assert run(["printf", "%s", odd], deadline_s=5, cwd=tmp_path).stdout == odd
     assert list(tmp_path.iterdir()) == []
 
 
-def test_output_that_is_no_text() -> None:
-    """Bytes that are no UTF-8 are replaced, not an error."""
+def test_output_that_is_not_text() -> None:
+    """Bytes that are not UTF-8 are replaced, and are not an error."""
     assert run(["printf", r"\377x"], deadline_s=5).stdout == "\ufffdx"
 
 
 def test_spawn_with_stdin_and_pipe() -> None:
-    """A child is given a short text and its output can be read while it runs."""
-    child = spawn(["sh", "-c", "read line; echo got $line; sleep 60"], stdin="a secret\n", pipe=True)
+    """A child gets a short text, and its output can be read while it runs."""
+    child = spawn(
+        ["sh", "-c", "read line; echo got $line; sleep 60"], stdin="a secret\n", pipe=True
+    )
     assert child.stdout.readline() == "got a secret\n"
     assert child.poll() is None
     child.kill()
@@ -105,19 +112,22 @@ def test_spawn_with_stdin_and_pipe() -> None:
 
 
 def test_spawn_with_a_child_that_does_not_read() -> None:
-    """A child that ends without reading what it is given is no error."""
+    """A child that ends without reading its input is not an error."""
     assert spawn(["true"], stdin="x" * 200_000).wait(5) == 0
 
 
 def test_spawn_with_an_output_file(tmp_path: Path) -> None:
-    """Both outputs are appended to the file, one run after the other."""
-    for word in ("one", "two"):
-        assert spawn(["sh", "-c", f"echo {word}; echo e{word} >&2"], output=tmp_path / "out").wait(5) == 0
+    """Both outputs are appended to the file, one run after another."""
+    for text in ("one", "two"):
+        assert (
+            spawn(["sh", "-c", f"echo {text}; echo e{text} >&2"], output=tmp_path / "out").wait(5)
+            == 0
+        )
     assert sorted((tmp_path / "out").read_text().split()) == ["eone", "etwo", "one", "two"]
 
 
 def test_waiting_for_too_long_ends_the_group() -> None:
-    """A child that is still there at the deadline is ended with its children."""
+    """A child that still runs at the deadline is ended with its children."""
     child = spawn(PARENT, pipe=True)
     grandchild = int(child.stdout.readline())
     with pytest.raises(CommandTimedOut, match="sh was still running"):
@@ -127,7 +137,7 @@ def test_waiting_for_too_long_ends_the_group() -> None:
 
 
 def test_waiting_without_ending() -> None:
-    """Whether a child has ended is told within the time, and told again once it was reaped."""
+    """It returns in time whether the child has ended, and still does once it is reaped."""
     child = spawn(["sh", "-c", "read line"], stdin=None, pipe=True)
     assert child.ended_within(5)
     assert child.wait(1) == 1
@@ -139,7 +149,7 @@ def test_waiting_without_ending() -> None:
 
 
 def test_a_session_of_its_own() -> None:
-    """A child leads a session unless told otherwise; only then does killing it end no one but itself."""
+    """A child leads a session by default; without one, killing it ends no other process."""
     for own in (True, False):
         child = spawn(["sleep", "60"], own_session=own)
         assert (os.getsid(child.pid) == child.pid) is own
@@ -148,7 +158,7 @@ def test_a_session_of_its_own() -> None:
 
 
 def test_descriptors_are_handed_over_on_request_only() -> None:
-    """A child has the descriptors it was given, and none of ours."""
+    """A child has the descriptors that were passed to it, and no others."""
     reading, writing = os.pipe()
     os.set_inheritable(reading, True)
     child = spawn(["ls", "/proc/self/fd"], pipe=True, pass_fds=[writing])

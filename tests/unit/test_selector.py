@@ -1,4 +1,4 @@
-"""Selectors: which trees of a host are meant."""
+"""Selectors: which trees of a host are selected."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from sojourn.cluster.selector import NAMES, Process, Selector
 from sojourn.errors import UsageError
-from sojourn.selector import NAMES, Process, Selector
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,21 @@ class Grown:
     verdict: str = ""
 
 
-def process(pid: int, command: str, user: str = "www", cgroup: str = "/system.slice/nginx.service") -> Process:
+def process(
+    pid: int, command: str, user: str = "www", cgroup: str = "/system.slice/nginx.service"
+) -> Process:
     """Return a process; www has the uid 33, and any other user 1000."""
     return Process(pid, command, 33 if user == "www" else 1000, user, cgroup)
 
 
-NGINX = Grown(10, (process(10, "nginx: master", "root"), process(11, "nginx: worker"), process(12, "nginx: worker")))
+NGINX = Grown(
+    10,
+    (
+        process(10, "nginx: master", "root"),
+        process(11, "nginx: worker"),
+        process(12, "nginx: worker"),
+    ),
+)
 JOB = Grown(20, (process(20, "python3 job.py", "ann", "/user.slice/user-1000.slice/run-7.scope"),))
 LOST = Grown(30, (process(30, "nginx -t", "", "/"),), "is traced by process 31")
 TREES = (NGINX, JOB, LOST)
@@ -58,25 +67,28 @@ TREES = (NGINX, JOB, LOST)
         (Selector(command="master", user="www"), [], []),
         (Selector(all=True), [10, 20], []),
     ],
-    ids=lambda each: each.describe() if isinstance(each, Selector) else "",
+    ids=lambda value: value.describe() if isinstance(value, Selector) else "",
 )
-def test_what_is_meant(selector: Selector, chosen: list[int], refused: list[int]) -> None:
-    """A match inside a tree selects its root once; all conditions must hold for one process; verdicts are heeded."""
+def test_what_is_selected(selector: Selector, chosen: list[int], refused: list[int]) -> None:
+    """A match inside a tree selects its root, once; all conditions must hold for one process."""
     picked = selector.pick(TREES)
     assert [tree.pid for tree in picked.chosen] == chosen
     assert [tree.pid for tree in picked.refused] == refused
 
 
 def test_a_tree_that_is_named_twice() -> None:
-    """Whoever reads a host twice has a tree twice; it is selected once."""
-    assert Selector(all=True).pick([NGINX, JOB, Grown(NGINX.pid, NGINX.members)]).chosen == (NGINX, JOB)
+    """A tree that is read twice is selected once."""
+    assert Selector(all=True).pick([NGINX, JOB, Grown(NGINX.pid, NGINX.members)]).chosen == (
+        NGINX,
+        JOB,
+    )
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({}, "Nothing says which processes"),
-        ({"all": False}, "Nothing says which processes"),
+        ({}, "No processes are selected"),
+        ({"all": False}, "No processes are selected"),
         ({"all": True, "user": "ann"}, "All processes, or only those by user"),
         ({"all": "yes"}, "all is true or false, not 'yes'"),
         ({"command": "("}, "'\\(' is not a regular expression: missing \\)"),
@@ -87,17 +99,17 @@ def test_a_tree_that_is_named_twice() -> None:
         ({"pid": True}, "True is not a PID"),
         ({"pid": 1}, "1 is not a PID"),
         ({"pid": 0}, "0 is not a PID"),
-        ({"colour": "blue"}, "can not be selected by 'colour'"),
+        ({"colour": "blue"}, "cannot be selected by 'colour'"),
     ],
 )
-def test_what_makes_no_sense(data: dict[str, Any], message: str) -> None:
-    """Each is one sentence."""
+def test_malformed_selectors(data: dict[str, Any], message: str) -> None:
+    """The error is one sentence."""
     with pytest.raises(UsageError, match=message):
         Selector.from_json(data)
 
 
 def test_by_what_processes_are_selected() -> None:
-    """The names are those of the fields; what was not said is not told."""
+    """The names are those of the fields; conditions that are absent are left out."""
     assert NAMES == ("pid", "command", "user", "cgroup", "unit", "all")
     assert Selector(user="ann", command="x").to_json() == {"command": "x", "user": "ann"}
     assert Selector(user="ann", command="x").describe() == "command x and user ann"
@@ -108,7 +120,11 @@ def test_by_what_processes_are_selected() -> None:
 SELECTORS = some.one_of(
     some.just(Selector(all=True)),
     some.builds(Selector, pid=some.integers(2, 40)),
-    some.builds(Selector, user=some.sampled_from(["www", "ann", "33", "root"]), command=some.sampled_from("abn")),
+    some.builds(
+        Selector,
+        user=some.sampled_from(["www", "ann", "33", "root"]),
+        command=some.sampled_from("abn"),
+    ),
     some.builds(Selector, cgroup=some.sampled_from(["/", "/a", "/a/b", "/ab"])),
 )
 PROCESSES = some.builds(
@@ -132,8 +148,8 @@ FORESTS = some.lists(
 @settings(max_examples=60)
 @given(SELECTORS, FORESTS)
 def test_each_tree_with_a_match_once_and_no_other(selector: Selector, trees: list[Grown]) -> None:
-    """What is picked are the trees with a match, whole, in order; it survives JSON."""
+    """The trees with a match are picked whole and in order, also after a round trip to JSON."""
     picked = Selector.from_json(selector.to_json()).pick(trees)
-    meant = [tree for tree in trees if any(selector.matches(each) for each in tree.members)]
-    assert list(picked.chosen) == [tree for tree in meant if not tree.verdict]
-    assert list(picked.refused) == [tree for tree in meant if tree.verdict and not selector.all]
+    selected = [tree for tree in trees if any(map(selector.matches, tree.members))]
+    assert list(picked.chosen) == [tree for tree in selected if not tree.verdict]
+    assert list(picked.refused) == [tree for tree in selected if tree.verdict and not selector.all]

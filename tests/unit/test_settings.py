@@ -1,4 +1,4 @@
-"""Settings: the file, the environment above it, and one sentence for what is wrong."""
+"""Settings: the file, the environment above it, and one sentence for an invalid one."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from sojourn import settings
+from sojourn.cli.options import chosen, limited
 from sojourn.errors import UsageError
 
 
 @pytest.fixture(autouse=True)
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Give each test a configuration file of its own, in an environment without ours."""
+    """Give every test a configuration file of its own, in an environment without settings."""
     for name in [name for name in os.environ if name.startswith("SOJOURN_")]:
         monkeypatch.delenv(name)
     path = tmp_path / "sojourn.toml"
@@ -33,7 +34,7 @@ def test_defaults(config: Path) -> None:
 
 
 def test_the_environment_is_above_the_file(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key of the file counts until the environment has it too."""
+    """A key of the file counts unless the environment has it too."""
     config.write_text('host = "alpha"\nfreeze_slots = 3\nauto_dedup = false\n')
     monkeypatch.setenv("SOJOURN_FREEZE_SLOTS", "5")
     found = settings.load()
@@ -41,18 +42,32 @@ def test_the_environment_is_above_the_file(config: Path, monkeypatch: pytest.Mon
 
 
 def test_the_default_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without SOJOURN_CONFIG it is the file in /etc."""
+    """Without SOJOURN_CONFIG the file in /etc is read."""
     monkeypatch.delenv("SOJOURN_CONFIG")
     assert settings.config_file() == Path("/etc/sojourn/sojourn.toml")
 
 
-def test_the_command_line_overrules(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the command line says counts from then on; what it leaves open does not."""
+def test_the_command_line_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An option of the command line counts from then on; one that is not given does not."""
     monkeypatch.setenv("SOJOURN_HOST", "alpha")
     monkeypatch.setenv("SOJOURN_ADDRESS", "192.0.2.1")
     assert settings.load().host == "alpha"
     settings.override(host="beta", address=None)
     assert (settings.load().host, settings.load().address) == ("beta", "192.0.2.1")
+
+
+def test_the_limits_of_a_migration(config: Path) -> None:
+    """Each that the command line is not given is that of the file; a zero is not taken for none."""
+    config.write_text("bandwidth_mbit = 700\nmax_freeze_s = 50\n")
+    assert limited(**chosen(bandwidth_mbit=None, shell_job=False)) == {
+        "bandwidth_mbit": 700,
+        "max_freeze_s": 50,
+    }
+    assert limited(**chosen(bandwidth_mbit=100, max_freeze_s=0.0, shell_job=True)) == {
+        "bandwidth_mbit": 100,
+        "max_freeze_s": 0.0,
+        "shell_job": True,
+    }
 
 
 @pytest.mark.parametrize(
@@ -63,21 +78,23 @@ def test_the_command_line_overrules(monkeypatch: pytest.MonkeyPatch) -> None:
         ('host = "Not A Host"', "host"),
         ('copy_images_with = "ftp"', "copy_images_with"),
         ("max_freeze_s = -1", "max_freeze_s"),
+        ("bandwidth_mbit = 0", "bandwidth_mbit"),
+        ("bandwidth_mbit = 1.5", "bandwidth_mbit"),
         ("surprise = 1", "surprise"),
     ],
 )
-def test_what_is_wrong_is_named(config: Path, line: str, key: str) -> None:
-    """A value that makes no sense, or a key that is none, is one usage error with the key and where it stands."""
+def test_an_invalid_setting_is_named(config: Path, line: str, key: str) -> None:
+    """An invalid value or an unknown key is a usage error with the key and where to correct it."""
     config.write_text(line)
-    with pytest.raises(UsageError, match=f"The setting '{key}' is wrong: ") as caught:
+    with pytest.raises(UsageError, match=f"The setting '{key}' is invalid: ") as caught:
         settings.load()
     assert "\n" not in caught.value.message
     assert str(config) in caught.value.hint
     assert f"SOJOURN_{key.upper()}" in caught.value.hint
 
 
-def test_a_file_that_is_no_toml(config: Path) -> None:
-    """A file that can not be read is one sentence too."""
+def test_a_file_that_is_not_toml(config: Path) -> None:
+    """It is reported in one sentence too."""
     config.write_text("host = = alpha")
     with pytest.raises(UsageError):
         settings.load()

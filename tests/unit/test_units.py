@@ -1,4 +1,4 @@
-"""The units of systemd: what systemd itself says of them, and what must stand in them so that no process dies."""
+"""The units of systemd: valid for systemd itself, and such that no restored process dies."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sojourn.cli import serve
-from sojourn.run import run
-from workers.host import PATIENCE_S
+from sojourn.system.run import run
+from workers.supervisor import PATIENCE_S
 
 UNITS = sorted((Path(__file__).parents[2] / "deploy/systemd").glob("*.service"))
 WORKER = next(path for path in UNITS if path.stem == "sojourn-worker")
@@ -25,19 +25,21 @@ def directives(path: Path) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
-def test_systemd_has_nothing_to_say(path: Path, tmp_path: Path) -> None:
-    """An unknown key or value would be told; the program need not be installed here for that."""
+def test_systemd_accepts_a_unit(path: Path, tmp_path: Path) -> None:
+    """An unknown key or value would be reported; the program need not be installed for that."""
     if not shutil.which("systemd-analyze"):
         pytest.skip("systemd-analyze is not installed: Debian's package systemd has it")
     unit = tmp_path / path.name
-    unit.write_text(path.read_text().replace("ExecStart=/usr/local/bin/sojourn", "ExecStart=/bin/true"))
+    unit.write_text(
+        path.read_text().replace("ExecStart=/usr/local/bin/sojourn", "ExecStart=/bin/true")
+    )
     done = run(["systemd-analyze", "verify", "--man=no", unit], deadline_s=60, check=False)
     assert (done.stdout + done.stderr, done.returncode) == ("", 0)
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
-def test_a_unit_starts_a_command_that_there_is(path: Path) -> None:
-    """It is found where docs/install.md has pipx put it, and is started again whatever happens."""
+def test_a_unit_starts_an_existing_command(path: Path) -> None:
+    """At the path of docs/install.md, and it is started again whatever happens."""
     found = directives(path)
     (start,) = found["ExecStart"]
     program, command = start.split()
@@ -46,22 +48,41 @@ def test_a_unit_starts_a_command_that_there_is(path: Path) -> None:
     assert all(value.startswith("-") for value in found["EnvironmentFile"])
 
 
-def test_what_arrived_outlives_the_worker() -> None:
-    """Restored processes are in the unit's control group: nothing that ends the worker may end them."""
+def test_restored_processes_outlive_the_worker() -> None:
+    """They are in the unit's control group: nothing that ends the worker may end them."""
     found = directives(WORKER)
     assert found["Type"] == ["notify"]
-    assert (found["KillMode"], found["OOMPolicy"], found["TasksMax"]) == (["process"], ["continue"], ["infinity"])
+    assert (found["KillMode"], found["OOMPolicy"], found["TasksMax"]) == (
+        ["process"],
+        ["continue"],
+        ["infinity"],
+    )
     assert int(found["TimeoutStopSec"][0]) >= 2 * PATIENCE_S
 
 
 def test_the_worker_has_no_mounts_of_its_own() -> None:
-    """A mount namespace would be that of every process that arrives; a run-time directory would go with the unit."""
-    apart = ("Private", "Protect", "RootDirectory", "ReadOnly", "Inaccessible", "TemporaryFileSystem", "DynamicUser")
-    limits = ("Memory", "RuntimeDirectory", "User", "CapabilityBoundingSet", "NoNewPrivileges", "SystemCallFilter")
+    """Restored processes would share its mount namespace; a runtime directory goes with it."""
+    apart = (
+        "Private",
+        "Protect",
+        "RootDirectory",
+        "ReadOnly",
+        "Inaccessible",
+        "TemporaryFileSystem",
+        "DynamicUser",
+    )
+    limits = (
+        "Memory",
+        "RuntimeDirectory",
+        "User",
+        "CapabilityBoundingSet",
+        "NoNewPrivileges",
+        "SystemCallFilter",
+    )
     assert [key for key in directives(WORKER) if key.startswith((*apart, *limits))] == []
 
 
-def test_flower_is_nobody() -> None:
+def test_flower_runs_without_privileges() -> None:
     """It needs the cluster's key, but neither root nor a file that others than root can read."""
     found = directives(next(path for path in UNITS if path.stem == "sojourn-flower"))
     assert (found["DynamicUser"], found["CapabilityBoundingSet"]) == (["yes"], [""])

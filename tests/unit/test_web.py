@@ -1,43 +1,49 @@
-"""Flower's pages without a browser: tasks in words, the picture of a timeline, rows, and who may listen where."""
+"""Flower's pages without a browser: summaries of tasks, timelines, rows, and addresses."""
 
 from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sojourn.ledger import Account, Event
-from sojourn.model import Failure, Message, Plan, State, StepRecord
-from sojourn.run import Completed, run
+from sojourn.cluster.ledger import Account, Event
+from sojourn.model import Failure, Plan, State, StepRecord
+from sojourn.state.message import Message
+from sojourn.system.run import Completed, run
 
 pytest.importorskip("flower")
 
-from web import readable, templates, timeline
+from web import pages, readable, templates, timeline
 from web.app import is_loopback
 from web.rows import LOOKS, Crossing, look, row
 from workflows.canvas import linked
-from workflows.conclude import conclude
-from workflows.recover import ABORT
+from workflows.pipelines import ABORT
 
 PLAN = Plan(4242, "alpha", "beta")
 ID = "bc14c1d9-4380-43c8-b5dc-15f44498902a"
 MESSAGE = (
-    f"({{'id': '{ID}', 'plan': {{'pid': 4242, 'source': 'alpha', 'destination': 'beta', 'mode': 'stop-and-copy'}}, "
+    f"({{'id': '{ID}', 'plan': {{'pid': 4242, 'source': 'alpha', 'destination': 'beta', "
+    "'mode': 'stop-and-copy'}, "
     "'facts': {'needs': 'c$}41OON9=4E`$vpBr1', 'pages_bytes': 74441263, 'verdict': 'restored', "
     "'dump_command': 'criu x'}},)"
 )
 
 
-def account(*steps: StepRecord, state: State = State.RUNNING, owner: str | None = "alpha", **more: Any) -> Account:
+def account(
+    *steps: StepRecord, state: State = State.RUNNING, owner: str | None = "alpha", **more: Any
+) -> Account:
     """Return a migration with these steps."""
     return Account(ID, PLAN, state, 1000.0, owner, steps, **more)
 
 
-def step(name: str, host: str, begin: float, end: float | None, *, failed: bool = False) -> StepRecord:
-    """Return a step that took place in these seconds."""
+def step(
+    name: str, host: str, begin: float, end: float | None, *, failed: bool = False
+) -> StepRecord:
+    """Return a step between two instants in seconds."""
     return StepRecord(name, host, 1000 + begin, None if end is None else 1000 + end, "done", failed)
 
 
@@ -53,15 +59,21 @@ ARRIVED = account(
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "summary"),
     [
-        (MESSAGE, f"pid 4242 from alpha to beta; migration {ID}; pages_bytes 74441263; verdict restored"),
+        (
+            MESSAGE,
+            f"pid 4242 from alpha to beta; migration {ID}; pages_bytes 74441263; verdict restored",
+        ),
         (f"([{{'id': '{ID}', 'plan': {{...}}, 'facts': {{...}}}}],)", f"migration {ID}"),
         (
             f"{{'id': '{ID}', 'state': 'rolled back', 'owner': 'alpha', 'x': 1}}",
             f"migration {ID}; rolled back, owner alpha",
         ),
-        ("{'host': 'alpha', 'trees': [{'pid': 1, 'command': 'mysql -psecret'}]}", "processes or logs of a host"),
+        (
+            "{'host': 'alpha', 'trees': [{'pid': 1, 'command': 'mysql -psecret'}]}",
+            "processes or logs of a host",
+        ),
         ("[{'pid': 7, 'command': 'mysql -psecret'}]", "processes or logs of a host"),
         ("('alpha',)", "('alpha',)"),
         ("<function f at 0x7f00beef>", "<function f>"),
@@ -69,9 +81,9 @@ ARRIVED = account(
     ],
     ids=str,
 )
-def test_arguments_and_results_are_put_into_words(text: str, words: str) -> None:
-    """What is ours is a sentence; what is not is short, and without addresses in memory."""
-    assert readable.words(text) == words
+def test_arguments_and_results_are_summarised(text: str, summary: str) -> None:
+    """Ours become a sentence; others are cut, and have no memory addresses."""
+    assert readable.summary(text) == summary
 
 
 @pytest.mark.parametrize(
@@ -86,41 +98,36 @@ def test_arguments_and_results_are_put_into_words(text: str, words: str) -> None
     ],
 )
 def test_no_text_holds_a_key_or_a_password(text: str) -> None:
-    """Tracebacks and arguments of other people's tasks may hold some."""
-    assert "hunter2" not in readable.words(text)
+    """Tracebacks and arguments of other tasks may hold some."""
+    assert "hunter2" not in readable.summary(text)
     assert "hunter2" not in readable.event({"type": "task-failed", "traceback": text})["traceback"]
 
 
-def test_an_event_keeps_what_is_no_text() -> None:
-    """Only the texts are changed."""
-    told = {"type": "task-received", "uuid": "1", "args": MESSAGE, "retries": 0, "result": None}
-    assert readable.event(told) == told | {"args": readable.words(MESSAGE)}
+def test_an_event_keeps_other_fields() -> None:
+    """Only its texts are changed."""
+    fields = {"type": "task-received", "uuid": "1", "args": MESSAGE, "retries": 0, "result": None}
+    assert readable.event(fields) == fields | {"args": readable.summary(MESSAGE)}
 
 
-def test_what_a_worker_lists_is_put_into_words_too() -> None:
-    """Its lists have the arguments themselves, and scheduled ones are wrapped."""
+def test_the_tasks_that_a_worker_lists_are_summarised_too() -> None:
+    """Lists hold the arguments themselves, and scheduled tasks are wrapped."""
     listed = {"args": [{"id": ID, "plan": {}, "facts": {}}], "kwargs": {}, "name": "sojourn.dump"}
     assert readable.tasks([listed])[0]["args"] == f"migration {ID}"
-    assert readable.tasks([{"eta": "x", "request": listed}])[0]["request"]["args"] == f"migration {ID}"
+    assert (
+        readable.tasks([{"eta": "x", "request": listed}])[0]["request"]["args"] == f"migration {ID}"
+    )
 
 
-def test_a_step_says_of_which_migration_it_is() -> None:
-    """Flower finds a migration's tasks by these words, and shows them as they are."""
-    first = linked(ABORT, Message(ID, PLAN), conclude)
-    told = {step.options["argsrepr"] for step in [first, *first.options["chain"]]}
-    assert told == {f"pid 4242 from alpha to beta; migration {ID}"}
-    assert {readable.words(text) for text in told} == told
-
-
-def test_which_steps_a_task_does() -> None:
-    """Flower shows them as a text, the arguments of a task by name."""
-    legs = [linked(ABORT, Message(ID, PLAN), conclude), linked(ABORT[:1], Message(ID, PLAN), conclude)]
-    assert [readable.following(readable.words(leg.options["kwargsrepr"])) for leg in legs] == [["reclaim"], []]
-    assert readable.following(None) == []
+def test_a_step_names_its_migration() -> None:
+    """Flower finds a migration's tasks by this text, and shows it unchanged."""
+    canvas = linked(ABORT, Message(ID, PLAN))
+    texts = {step.options["argsrepr"] for step in canvas.tasks[:-1]}
+    assert texts == {f"pid 4242 from alpha to beta; migration {ID}"}
+    assert {readable.summary(text) for text in texts} == texts
 
 
 def test_the_picture_shades_the_downtime_and_marks_the_commit_at_its_end() -> None:
-    """The restore ended at the ninth of ten seconds, and the process had stood still for four."""
+    """The restore ended after nine of ten seconds; the process had not run for four."""
     picture = timeline.draw(ARRIVED, now=2000.0)
     assert picture is not None
     assert picture.commit == 90.0
@@ -131,8 +138,12 @@ def test_the_picture_shades_the_downtime_and_marks_the_commit_at_its_end() -> No
 
 
 def test_a_rollback_is_shaded_until_the_resume_and_has_no_commit() -> None:
-    """How long it was frozen was not measured, so it is at most that."""
-    steps = [step("dump", "alpha", 0, 2, failed=True), step("refuse", "beta", 3, 4), step("resume", "alpha", 5, 8)]
+    """The freeze was not measured, so its length is an upper bound."""
+    steps = [
+        step("dump", "alpha", 0, 2, failed=True),
+        step("refuse", "beta", 3, 4),
+        step("resume", "alpha", 5, 8),
+    ]
     picture = timeline.draw(account(*steps, state=State.ROLLED_BACK), now=2000.0)
     assert picture is not None
     assert picture.commit is None
@@ -141,8 +152,10 @@ def test_a_rollback_is_shaded_until_the_resume_and_has_no_commit() -> None:
 
 
 def test_a_step_under_way_reaches_to_now() -> None:
-    """Before it has ended nobody knows how long it takes."""
-    picture = timeline.draw(account(step("examine", "alpha", 0, 1), step("reserve", "alpha", 1, None)), now=1004.0)
+    """Before it has ended its length is unknown."""
+    picture = timeline.draw(
+        account(step("examine", "alpha", 0, 1), step("reserve", "alpha", 1, None)), now=1004.0
+    )
     assert picture is not None
     bar = picture.lanes[0].bars[1]
     assert (bar.x, bar.width, bar.kind, bar.took) == (25.0, 75.0, "open", "…")
@@ -167,7 +180,7 @@ def test_every_bar_and_label_is_inside_the_picture() -> None:
 
 
 def test_there_is_no_picture_before_the_first_step() -> None:
-    """It waits in the queue."""
+    """The migration is queued."""
     assert timeline.draw(account(state=State.QUEUED), now=2000.0) is None
 
 
@@ -176,22 +189,48 @@ def test_progress_counts_steps_and_the_memory_that_has_crossed() -> None:
     ended = [step(name, "alpha", 0, 1) for name in ("examine", "preflight", "page_server")]
     half = Crossing().after(Event(ID, "progress", {"bytes": 0, "total": 100}), 1.0)
     half = half.after(Event(ID, "progress", {"bytes": 50, "total": 100}), 2.0)
-    told = row(account(*ended, step("dump", "alpha", 1, None)), half)
-    assert told["percent"] == round(100 * 3.5 / 11)
-    assert told["rate"] == 50.0
-    assert told["step"] == "dump on alpha"
+    shown = row(account(*ended, step("dump", "alpha", 1, None)), half)
+    assert shown["percent"] == round(100 * 3.5 / 13)
+    assert (half.rate, shown["rate"]) == (50.0, "0 kB/s")
+    assert shown["step"] == "dump on alpha"
 
 
-def test_a_row_of_what_has_ended_has_no_progress() -> None:
-    """What has arrived is whole; what turned back has a reason instead of a percentage."""
+def test_a_row_in_the_window() -> None:
+    """It shows where the process runs and who is needed; what comes is counted anew."""
+    dumped = Crossing().after(Event(ID, "progress", {"bytes": 90, "total": 100}), 1.0)
+    progress = {"bytes": 40, "total": 100, "missing": 60, "faults": 3, "wait_longest_ms": 2.0}
+    first = dumped.after(Event(ID, "progress", progress | {"bytes": 20}), 7.0)
+    half = first.after(Event(ID, "progress", progress), 8.0)
+    steps = [step("restore", "beta", 1, 2), step("settle", "beta", 2, None)]
+    running = account(*steps, owner="beta", progress=progress)
+    running = replace(running, plan=replace(PLAN, mode="post-copy"))
+    shown = row(running, half)
+    assert shown["owner"] == "beta"
+    assert shown["window"] == (
+        "It runs on beta; 0 kB still to come from alpha, so both hosts are needed; it waited for 3 "
+        "pages, 2 ms at most."
+    )
+    assert half.rate == 40.0
+    facts = dict(pages.facts(running))
+    assert (facts["Still to come"], facts["Pages waited for"], facts["Longest wait"]) == (
+        *("0 kB", "3", "2 ms"),
+    )
+    ended = replace(running, state=State.COMPLETED, progress=None, result=progress)
+    assert row(ended)["window"] == ""
+    assert dict(pages.facts(ended))["Longest wait"] == "2 ms"
+    assert "Longest wait" not in dict(pages.facts(ARRIVED))
+
+
+def test_a_row_of_an_ended_migration_has_no_progress() -> None:
+    """One that arrived is complete; one that did not has a reason instead of a percentage."""
     assert row(ARRIVED)["percent"] == 100
     failure = Failure("X", "It was refused.")
-    told = row(account(state=State.REFUSED, failure=failure))
-    assert (told["percent"], told["why"], told["look"]) == (None, "It was refused.", "stayed")
+    shown = row(account(state=State.REFUSED, failure=failure))
+    assert (shown["percent"], shown["why"], shown["look"]) == (None, "It was refused.", "stayed")
 
 
-def test_every_look_has_its_colour() -> None:
-    """The style sheet knows each word for how a state looks."""
+def test_every_state_has_its_style() -> None:
+    """The style sheet has a rule for the style of each state."""
     sheet = (Path(templates.OURS).parent / "static/migrations.css").read_text()
     for state in State:
         assert f".state-{look(state)}" in sheet
@@ -199,44 +238,58 @@ def test_every_look_has_its_colour() -> None:
 
 
 def test_flowers_navigation_gains_a_tab() -> None:
-    """It is found in Flower's own template, which another version may write differently."""
+    """Its place is found in Flower's own template, which another version may write differently."""
     assert "reverse_url('migrations')" in templates.source("navbar.html")
     assert templates.source("workers.html") == (templates.FLOWERS / "workers.html").read_text()
 
 
 def test_templates_escape_everything_but_what_the_server_has_rendered() -> None:
     """The one raw place is the live part, which is rendered by an escaping template itself."""
-    raw = {path.name: re.findall(r"{% raw (.*?) %}", path.read_text()) for path in templates.OURS.glob("*.html")}
+    raw = {
+        path.name: re.findall(r"{% raw (.*?) %}", path.read_text())
+        for path in templates.OURS.glob("*.html")
+    }
     assert {name: found for name, found in raw.items() if found} == {"single.html": ["inner"]}
-    assert not [path.name for path in templates.OURS.glob("*.html") if "autoescape" in path.read_text()]
+    assert not [
+        path.name for path in templates.OURS.glob("*.html") if "autoescape" in path.read_text()
+    ]
 
 
 def test_nothing_on_our_pages_comes_from_elsewhere() -> None:
-    """No address of another server in a template, a script or a style sheet, and no style or script inside a page."""
+    """No file of ours names another server, and no style or script is inside a page."""
     for path in [*templates.OURS.glob("*.html"), *(templates.OURS.parent / "static").iterdir()]:
         text = path.read_text()
         assert not re.search(r"(src|href|url|import|fetch)\W+(https?:)?//", text), path
-        assert not re.search(r"\son[a-z]+=|\sstyle=|<script(?!( type=\"module\"| defer)? src=)", text), path
+        assert not re.search(
+            r"\son[a-z]+=|\sstyle=|<script(?!( type=\"module\"| defer)? src=)", text
+        ), path
 
 
 @pytest.mark.parametrize(
     ("address", "loopback"),
-    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("192.0.2.1", False), ("", False)],
+    [
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("192.0.2.1", False),
+        ("", False),
+    ],
 )
-def test_loopback_is_told_from_the_rest(address: str, *, loopback: bool) -> None:
-    """A name may mean anything, and no address means all of them."""
+def test_loopback_is_recognised(address: str, *, loopback: bool) -> None:
+    """A name may mean any address, and no address means all of them."""
     assert is_loopback(address) is loopback
 
 
 def flower(tmp_path: Path, **settings: str) -> Completed:
-    """Run ``sojourn flower`` where it must not come to listen."""
+    """Run ``sojourn flower`` with settings with which it must not listen."""
     given = {"config": "/nonexistent", "key": "k" * 32, "state_dir": str(tmp_path), **settings}
     env = {f"SOJOURN_{name.upper()}": value for name, value in given.items()}
     return run([sys.executable, "-m", "sojourn", "flower"], deadline_s=60, check=False, env=env)
 
 
-def test_flower_does_not_listen_to_everybody_without_a_password(tmp_path: Path) -> None:
-    """One sentence, what to do, and exit status 2."""
+def test_flower_is_not_open_to_everybody_without_a_login(tmp_path: Path) -> None:
+    """One sentence, a hint, and exit status 2."""
     ended = flower(tmp_path, flower_address="192.0.2.1")
     assert ended.returncode == 2
     assert "open to everybody who can reach 192.0.2.1" in ended.stderr
@@ -245,7 +298,7 @@ def test_flower_does_not_listen_to_everybody_without_a_password(tmp_path: Path) 
 
 @pytest.mark.parametrize("auth", ["secret", ":secret", "ann:"])
 def test_a_password_needs_a_user_and_a_user_a_password(tmp_path: Path, auth: str) -> None:
-    """What was meant is not guessed, and not printed."""
+    """A malformed setting is neither guessed at nor printed."""
     ended = flower(tmp_path, flower_auth=auth)
     assert ended.returncode == 2
     assert "user:password" in ended.stderr

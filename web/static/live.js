@@ -1,27 +1,29 @@
-// The stream of events of a page: opened while the page is seen, opened again by the browser when it breaks.
-// What the server renders replaces only those parts of the page that are different now.
+// The stream of events of a page: open while the page is visible; the browser opens it again when
+// it breaks. What the server renders replaces only those parts of the page that have changed.
 
 const page = document.getElementById("sojourn");
 const away = document.getElementById("away");
 
-function say(live, word) {
+function show(live, state) {
   const dot = document.getElementById("live-dot");
   dot.classList.toggle("status-dot-live", live);
   dot.classList.toggle("status-dot-error", !live);
-  document.getElementById("live-word").textContent = word;
+  document.getElementById("live-state").textContent = state;
 }
 
-function isAway(sentence) {
+// Show why the page may be out of date; an empty sentence ends that.
+function warn(sentence) {
   away.textContent = sentence;
   away.hidden = !sentence;
-  say(!sentence, sentence ? "Waiting" : "Live");
+  show(!sentence, sentence ? "Waiting" : "Live");
 }
 
-// Put in the parts that have changed; a part that was opened or scrolled keeps that.
+// Replace the parts that have changed; the others keep what was opened or scrolled in them.
 export function renew(live, html) {
   const fresh = document.createElement("template");
   fresh.innerHTML = html;
-  const known = new Map([...live.querySelectorAll("[data-part]")].map((part) => [part.dataset.part, part]));
+  const parts = [...live.querySelectorAll("[data-part]")];
+  const known = new Map(parts.map((part) => [part.dataset.part, part]));
   const order = [...fresh.content.querySelectorAll("[data-part]")];
   for (const part of order) {
     const old = known.get(part.dataset.part);
@@ -37,28 +39,31 @@ export function renew(live, html) {
   });
 }
 
-export function follow(tell) {
+// Follow the stream; ``handlers`` has a function for each kind of event that only this page knows.
+export function follow(handlers) {
   let source = null;
   const live = document.getElementById("live");
 
   function open() {
     source = new EventSource(page.dataset.stream);
-    source.addEventListener("open", () => say(true, "Live"));
-    source.addEventListener("error", () => isAway("The server does not answer. What is shown may be old."));
-    source.addEventListener("away", (event) => isAway(JSON.parse(event.data)));
+    source.addEventListener("open", () => show(true, "Live"));
+    source.addEventListener("error", () => {
+      warn("The server does not answer. What is shown may be old.");
+    });
+    source.addEventListener("away", (event) => warn(JSON.parse(event.data)));
     source.addEventListener("part", (event) => {
-      isAway("");
+      warn("");
       renew(live, JSON.parse(event.data));
     });
-    for (const [name, take] of Object.entries(tell)) {
+    for (const [name, handle] of Object.entries(handlers)) {
       source.addEventListener(name, (event) => {
-        isAway("");
-        take(JSON.parse(event.data));
+        warn("");
+        handle(JSON.parse(event.data));
       });
     }
   }
 
-  // A browser keeps only a few connections to one server: a page that nobody sees gives its own back.
+  // A browser keeps only a few connections to one server: a hidden page gives its own back.
   document.addEventListener("visibilitychange", () => {
     source?.close();
     if (!document.hidden) open();

@@ -1,26 +1,28 @@
-// The page of one migration, host or batch: its buttons, each behind a question, and the logs when they are asked for.
+// The page of one migration, host or batch: its buttons, which ask for confirmation, and the logs,
+// which are read when they are opened.
 
 import { follow } from "./live.js";
 
 const dialog = document.getElementById("dialog");
-const said = document.getElementById("said");
+const answer = document.getElementById("answer");
 const typed = dialog.querySelector("[name=typed]");
 const yes = document.getElementById("dialog-yes");
-let asking = null;
+let asking = null;  // the data of the button that was clicked
 
 function cookie(name) {
-  return document.cookie.split("; ").find((each) => each.startsWith(`${name}=`))?.slice(name.length + 1) ?? "";
+  const pair = document.cookie.split("; ").find((cookie) => cookie.startsWith(`${name}=`));
+  return pair?.slice(name.length + 1) ?? "";
 }
 
-function tell(sentence, { wrong = false, see = "" } = {}) {
-  said.textContent = sentence;
-  said.classList.toggle("wrong", wrong);
-  said.hidden = false;
+function show(sentence, { wrong = false, see = "" } = {}) {
+  answer.textContent = sentence;
+  answer.classList.toggle("wrong", wrong);
+  answer.hidden = false;
   if (see) {
     const link = document.createElement("a");
     link.href = see;
     link.textContent = "See how it goes";
-    said.append(" ", link);
+    answer.append(" ", link);
   }
 }
 
@@ -30,39 +32,47 @@ function ask(button) {
   document.getElementById("dialog-text").textContent = asking.text;
   const label = document.getElementById("dialog-type");
   label.hidden = !asking.typed;
-  label.querySelector("span").textContent = `Type ${asking.typed} to agree:`;
+  label.querySelector("span").textContent = `Type ${asking.typed} to confirm:`;
   typed.value = "";
   yes.textContent = asking.yes;
   yes.disabled = Boolean(asking.typed);
   dialog.showModal();
 }
 
-async function act({ act: address, gone }) {
-  tell("It was asked for; waiting for what comes of it…");
+async function act({ action, gone }) {
+  show("Requested; waiting for the answer…");
   const body = new URLSearchParams({ typed: typed.value, gone: gone ?? "" });
   try {
-    const answer = await fetch(address, { method: "POST", body, headers: { "X-XSRFToken": cookie("_xsrf") } });
-    const json = answer.headers.get("Content-Type")?.startsWith("application/json");
-    if (!json) return tell(`The server refused it (${answer.status}). Load the page again.`, { wrong: true });
-    const { said: sentence, hint, see } = await answer.json();
-    return tell([sentence, hint].filter(Boolean).join(" "), { wrong: !answer.ok, see });
+    const headers = { "X-XSRFToken": cookie("_xsrf") };
+    const response = await fetch(action, { method: "POST", body, headers });
+    if (!response.headers.get("Content-Type")?.startsWith("application/json")) {
+      const refusal = `The server refused it (${response.status}). Load the page again.`;
+      return show(refusal, { wrong: true });
+    }
+    const { sentence, hint, see } = await response.json();
+    return show([sentence, hint].filter(Boolean).join(" "), { wrong: !response.ok, see });
   } catch {
-    return tell("The server does not answer. Whether it was done is not known.", { wrong: true });
+    return show("The server does not answer. Whether it was done is unknown.", { wrong: true });
   }
 }
 
 document.addEventListener("click", (event) => {
-  const button = event.target.closest("[data-act]");
+  const button = event.target.closest("[data-action]");
   if (button) ask(button);
 });
-typed.addEventListener("input", () => { yes.disabled = Boolean(asking.typed) && typed.value.trim() !== asking.typed; });
+typed.addEventListener("input", () => {
+  yes.disabled = Boolean(asking.typed) && typed.value.trim() !== asking.typed;
+});
 typed.addEventListener("keydown", (event) => {
   // Enter would press the first button of the form, which is to do nothing.
   if (event.key !== "Enter") return;
   event.preventDefault();
   if (!yes.disabled) yes.click();
 });
-dialog.addEventListener("close", () => { if (dialog.returnValue === "yes") act(asking); dialog.returnValue = ""; });
+dialog.addEventListener("close", () => {
+  if (dialog.returnValue === "yes") act(asking);
+  dialog.returnValue = "";  // Escape leaves it as it was
+});
 
 const logs = document.getElementById("logs");
 logs?.addEventListener("toggle", async () => {
@@ -70,11 +80,11 @@ logs?.addEventListener("toggle", async () => {
   const inside = logs.querySelector(".logs-body");
   inside.textContent = "Asking both hosts…";
   try {
-    const answer = await fetch(logs.dataset.from);
-    if (answer.ok) inside.innerHTML = await answer.text();
-    else inside.textContent = "The logs can not be had now. Close and open this to ask again.";
+    const response = await fetch(logs.dataset.from);
+    if (response.ok) inside.innerHTML = await response.text();
+    else inside.textContent = "The logs are not available now. Close and open this to try again.";
   } catch {
-    inside.textContent = "The server does not answer. Close and open this to ask again.";
+    inside.textContent = "The server does not answer. Close and open this to try again.";
   }
 });
 

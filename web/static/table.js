@@ -7,15 +7,11 @@ const filters = document.getElementById("filters");
 const known = new Map();  // id: { row, line, cells, text }
 
 const FIELDS = ["state", "process", "route", "progress", "owner", "downtime", "asked", "batch"];
-const NAMES = { owner: "runs on", downtime: "downtime", asked: "asked", batch: "batch" };
+// The labels in a narrow window, where the table has no head.
+const NAMES = { owner: "runs on", downtime: "downtime", asked: "requested", batch: "batch" };
 
-// One for all rows: making one takes longer than the rest of a row.
+// One formatter for all rows: making one takes longer than the rest of a row.
 const CLOCK = new Intl.DateTimeFormat([], { timeStyle: "medium", hourCycle: "h23" });
-
-function megabytes(bytes) {
-  if (bytes === null) return "";
-  return bytes >= 1e9 ? `${(bytes / 1e9).toFixed(1)} GB` : `${(bytes / 1e6).toFixed(1)} MB`;
-}
 
 function link(kind, name, text) {
   const anchor = document.createElement("a");
@@ -32,41 +28,49 @@ function badge(row) {
 }
 
 function progress(row) {
-  const words = document.createElement("small");
-  words.textContent = row.why || (row.rate ? `${row.step}, ${megabytes(row.rate)}/s` : row.step);
-  words.title = words.textContent;
-  if (row.percent === null || row.percent === 100) return [words];
+  const note = document.createElement("small");
+  note.textContent = row.why || row.window || (row.rate ? `${row.step}, ${row.rate}` : row.step);
+  note.title = note.textContent;
+  if (row.percent === null || row.percent === 100) return [note];
   const bar = document.createElement("progress");
   bar.max = 100;
   bar.value = row.percent;
   bar.setAttribute("aria-label", `${row.percent} percent`);
-  return [bar, words];
+  return [bar, note];
 }
 
+// What stands in each cell.
 const DRAW = {
   state: badge,
   process: (row) => [link("migration", row.id, `pid ${row.pid}`)],
-  route: (row) => [link("host", row.source, row.source), " → ", link("host", row.destination, row.destination)],
+  route: (row) => [
+    link("host", row.source, row.source),
+    " → ",
+    link("host", row.destination, row.destination),
+  ],
   progress,
   owner: (row) => [row.owner ?? "?"],
-  downtime: (row) => [row.downtime_ms === null ? "" : `${Math.round(row.downtime_ms)} ms`],
+  downtime: (row) => [row.downtime],
   asked: (row) => [CLOCK.format(row.created * 1000)],
   batch: (row) => (row.batch ? [link("batch", row.batch, row.batch.slice(0, 8))] : []),
 };
 
+// The fields of a row that each cell depends on.
 const USES = {
   state: ["state", "look"],
   process: ["pid"],
   route: ["source", "destination"],
-  progress: ["why", "rate", "step", "percent"],
+  progress: ["why", "window", "rate", "step", "percent"],
   owner: ["owner"],
-  downtime: ["downtime_ms"],
+  downtime: ["downtime"],
   asked: ["created"],
   batch: ["batch"],
 };
 
+// What the search looks in.
 function text(row) {
-  return [row.id, `pid ${row.pid}`, row.source, row.destination, row.state, row.owner, row.batch, row.why, row.step]
+  const { id, pid, source, destination, state, owner, batch, why, step } = row;
+  return [id, `pid ${pid}`, source, destination, state, owner, batch, why, step]
     .join(" ").toLowerCase();
 }
 
@@ -86,36 +90,46 @@ function build(row) {
 
 function patch(entry, row) {
   for (const field of FIELDS) {
-    if (USES[field].some((name) => entry.row[name] !== row[name])) entry.cells[field].replaceChildren(...DRAW[field](row));
+    if (USES[field].some((name) => entry.row[name] !== row[name])) {
+      entry.cells[field].replaceChildren(...DRAW[field](row));
+    }
   }
   entry.row = row;
   entry.text = text(row);
 }
 
-// Put a new line where it belongs: those that were asked for last come first.
+// Put a new line in its place: those that were requested last come first.
 function place(entry) {
+  const isNewer = (line) => known.get(line.dataset.id).row.created > entry.row.created;
   let before = body.firstElementChild;
-  while (before && known.get(before.dataset.id).row.created > entry.row.created) before = before.nextElementSibling;
+  while (before && isNewer(before)) before = before.nextElementSibling;
   body.insertBefore(entry.line, before);
 }
 
 function fits(entry, wanted) {
   const { row } = entry;
-  return (!wanted.text || wanted.text.split(/\s+/).every((word) => entry.text.includes(word)))
+  return (!wanted.text || wanted.text.split(/\s+/).every((term) => entry.text.includes(term)))
     && (!wanted.state || row.state === wanted.state)
     && (!wanted.host || row.source === wanted.host || row.destination === wanted.host)
     && (!wanted.batch || row.batch === wanted.batch);
 }
 
 function wanted() {
-  const { text: words, state, host, batch } = filters.elements;
-  return { text: words.value.trim().toLowerCase(), state: state.value, host: host.value, batch: batch.value };
+  const { text: search, state, host, batch } = filters.elements;
+  return {
+    text: search.value.trim().toLowerCase(),
+    state: state.value,
+    host: host.value,
+    batch: batch.value,
+  };
 }
 
+// Offer the values of the rows in a filter; one that was offered once stays.
 function choose(select, values) {
   const there = new Set([...select.options].map((option) => option.value));
   for (const value of [...values].sort()) {
-    if (value && !there.has(value)) select.add(new Option(select.name === "batch" ? value.slice(0, 8) : value, value));
+    if (!value || there.has(value)) continue;
+    select.add(new Option(select.name === "batch" ? value.slice(0, 8) : value, value));
   }
 }
 
@@ -127,10 +141,16 @@ function sift() {
     const show = fits(entry, asked);
     if (entry.line.hidden === show) entry.line.hidden = !show;
     shown += show;
-    counts[entry.row.look === "turns" && entry.row.state === "rolling back" ? "runs" : entry.row.look] += 1;
+    // A rollback is under way still; what else turned has ended.
+    const { look, state } = entry.row;
+    counts[look === "turns" && state === "rolling back" ? "runs" : look] += 1;
   }
-  for (const place of document.querySelectorAll("[data-count]")) place.textContent = counts[place.dataset.count];
-  document.getElementById("shown").textContent = shown === known.size ? `${shown}` : `${shown} of ${known.size}`;
+  for (const card of document.querySelectorAll("[data-count]")) {
+    card.textContent = counts[card.dataset.count];
+  }
+  const total = known.size;
+  const count = shown === total ? `${shown}` : `${shown} of ${total}`;
+  document.getElementById("shown").textContent = count;
   document.getElementById("empty").hidden = known.size > 0;
 }
 

@@ -1,0 +1,1 @@
+"""What the hosts share in Redis, and what is derived from it."""

@@ -1,0 +1,1 @@
+"""Certificates: the identity of hosts, and the authority that issues them."""

@@ -1,0 +1,1 @@
+"""What this host is asked for: commands, processes, mounts, memory, processors, sockets."""

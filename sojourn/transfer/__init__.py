@@ -1,0 +1,1 @@
+"""How memory and images cross from one host to the other."""

@@ -1,0 +1,39 @@
+"""Removes from a host the logs of old migrations, and which messages it has begun long ago."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from sojourn.criu import logs
+from sojourn.migration.context import Host
+from workflows.freshness import Taken
+
+log = logging.getLogger("sojourn.worker")
+
+#: How often old logs are looked for.
+TIDY_S = 3600.0
+
+
+class Tidying:
+    """Removes, once an hour, the logs of migrations that ended ``keep_days`` ago, and the like."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        # The clock counts from the boot, so 0 could be less than an hour ago.
+        self._last = float("-inf")
+
+    def tidy_when_due(self) -> None:
+        """Remove old logs, unless that was done within the last hour."""
+        if time.monotonic() >= self._last + TIDY_S:
+            self._last = time.monotonic()
+            self._tidy()
+
+    def _tidy(self) -> None:
+        Taken(self._host.settings.taken).forget_late_ones()
+        # A row that is not final may still be diagnosed from its logs, however old they are.
+        needed = {entry.id for entry in self._host.journal.unfinished()}
+        before = time.time() - self._host.settings.keep_s
+        removed = logs.remove_old(self._host.settings.runtime_dir, before, needed)
+        if removed:
+            log.info("the logs of %d old migrations were removed", len(removed))
