@@ -16,7 +16,14 @@ from sojourn.errors import ChannelFailed, SojournError, StoreUnreachable, Tempor
 from sojourn.log import working_on
 from sojourn.migration import serving
 from sojourn.migration.context import Host, Migration
-from sojourn.migration.recovery import Move, account_of, finish, known_end, next_move
+from sojourn.migration.recovery import (
+    RESUMED_ALONE,
+    Move,
+    account_of,
+    finish,
+    known_end,
+    next_move,
+)
 from sojourn.migration.source import resume_original
 from sojourn.model import Phase, State, StepRecord
 from sojourn.state.entry import Entry
@@ -43,8 +50,8 @@ REPORTED_WITHIN_S = 3600
 MOST_COMPARED = 200
 
 #: How many times ``stall_s`` a row at rest is left alone where the ledger shows only a clean-up as
-#: pending.
-CLEANUP_STALLS = 3
+#: pending, and how many settling may take until this host reports an end alone.
+CLEANUP_STALLS, SETTLING_STALLS = 3, 3
 
 
 class Reconciler:
@@ -53,6 +60,7 @@ class Reconciler:
     def __init__(self, host: Host) -> None:
         self.host = host
         self._reported: set[str] = set()
+        self._unjudged: dict[str, str] = {}
 
     def run(self) -> None:
         """Look every ``reconcile_s``, until the process is ended."""
@@ -62,18 +70,37 @@ class Reconciler:
             time.sleep(self.host.settings.reconcile_s)
 
     def look(self) -> None:
-        """Move on every stalled row, and write to the ledger what it has lost."""
-        with contextlib.suppress(StoreUnreachable):
-            self._rebuild_ledger()
-            self._look_after_the_queue()
-        # A row that fails must not keep the others from being looked at.
+        """Move on every stalled row, and write to the ledger what it has lost.
+
+        The rows first: a tree may be frozen, and waits for nothing that is in Redis.
+        """
+        self._look_at_rows()
+        for act in (self._rebuild_ledger, self._look_after_the_queue, self._report_ends):
+            try:
+                act()
+            except StoreUnreachable:
+                return
+            except Exception:
+                log.exception("The reconciler could not read what is in Redis")
+
+    def _look_at_rows(self) -> None:
+        """Look at each row; one that cannot be judged is shown, and looked at again next time."""
+        unjudged = {}
         for entry in self.host.journal.unfinished():
             try:
                 self._look_at(entry)
             except SojournError as error:
                 log.warning("%s", error, extra=self._context(entry))
-        with contextlib.suppress(StoreUnreachable):
-            self._report_ends()
+            except Exception as error:
+                unjudged[entry.id] = f"could not be judged: {type(error).__name__}: {error}"
+                log.exception("The row could not be judged", extra=self._context(entry))
+                self._show(entry, unjudged[entry.id])
+        self._unjudged = unjudged
+
+    def _show(self, entry: Entry, why: str) -> None:
+        """Show why a row could not be judged; once for the same reason."""
+        if self._unjudged.get(entry.id) != why:
+            self._record(entry, why)
 
     def _look_after_the_queue(self) -> None:
         """Renew the leases of what is under way here, and begin what waits in the queue.
@@ -172,8 +199,9 @@ class Reconciler:
         migration.refresh()
         # Whatever wrote the phase may have died before it logged it.
         self.host.journal.log_phase(migration.entry)
-        with contextlib.suppress(StoreUnreachable):
-            migration.read_resolution()
+        if migration.phase not in RESUMED_ALONE:
+            with contextlib.suppress(StoreUnreachable):
+                migration.read_resolution()
         if self._has_news(migration):
             return Move.SETTLE
         still_s = time.time() - migration.entry.updated
@@ -209,34 +237,54 @@ class Reconciler:
     def _report_end(self, migration: Migration) -> None:
         """Report how it ended, if this journal alone shows that and the ledger does not yet.
 
-        The other host may never come back to report it.
+        The other host may never come back to report it. While it lives, settling is left some time
+        to do so: it also reports what only the other host knows, such as its clean-up or its page
+        server's error.
         """
         with contextlib.suppress(StoreUnreachable):
             facts = known_end(migration)
-            if facts and migration.phase.final and not self._is_ended(migration.id):
-                known = self.host.journal.known(migration.entry)
-                close(the_app(), Message(migration.id, migration.plan, known | facts))
+            if not facts or not migration.phase.final or self._is_ended(migration.id):
+                return
+            if self._is_settling(migration) and self.host.registry.are_alive(migration.peer):
+                return
+            known = self.host.journal.known(migration.entry)
+            close(the_app(), Message(migration.id, migration.plan, known | facts))
+
+    def _is_settling(self, migration: Migration) -> bool:
+        """Whether settling is about to be tried, or has been for a short time."""
+        now = time.time()
+        since = migration.facts.get("settling", now)
+        return now - since < SETTLING_STALLS * self.host.settings.stall_s
 
     def _settle(self, entry: Entry) -> None:
-        """Start the settling canvas with the facts of this host; record doubt if the other is away.
+        """Start the settling canvas with the facts of this host; record doubt if none can answer.
 
         Raises StoreUnreachable at once while Redis is away: rows that this host can move on alone
         must not wait for it.
         """
         message = Message(entry.id, entry.plan, self.host.journal.known(entry))
         other = entry.plan.destination if entry.plan.source == self.host.name else entry.plan.source
-        if not self.host.registry.are_alive(other) and _is_in_doubt(entry):
-            self._record_doubt(entry, other)
+        if _is_in_doubt(entry) and not self.host.registry.are_alive(other):
+            self._record_doubt(entry, f"{other} does not answer")
+        elif self._is_overdue(entry):
+            self._record_doubt(entry, f"{other} announces itself, and gives no verdict")
         settle(message, self.host.settings.stall_s)
         # This changes the row, so the next attempt comes ``stall_s`` later, as the first did.
-        self.host.journal.learn(entry, {"settling": time.time()})
+        self.host.journal.learn(entry, {"settling": entry.facts.get("settling", time.time())})
 
-    def _record_doubt(self, entry: Entry, other: str) -> None:
+    def _is_overdue(self, entry: Entry) -> bool:
+        """Whether a tree here has stood frozen for longer than its plan and a stall allow."""
+        known = self.host.journal.known(entry)
+        if entry.phase is not Phase.RELEASED or known.get("verdict"):
+            return False
+        stood_s = time.time() - known.get("frozen_at", entry.created)
+        return stood_s > entry.plan.max_freeze_s + self.host.settings.stall_s
+
+    def _record_doubt(self, entry: Entry, why: str) -> None:
         with contextlib.suppress(StoreUnreachable):
             if not self._is_ended(entry.id):
-                record_doubt(Message(entry.id, entry.plan), f"{other} does not answer.")
-        sentence = f"in doubt: {other} does not answer; {self.host.name} stays {entry.phase}"
-        self._record(entry, sentence)
+                record_doubt(Message(entry.id, entry.plan), f"{why}.")
+        self._record(entry, f"in doubt: {why}; {self.host.name} stays {entry.phase}")
 
     def _is_ended(self, migration: str) -> bool:
         """Whether the ledger shows how it ended. Raises StoreUnreachable."""

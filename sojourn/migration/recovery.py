@@ -17,6 +17,10 @@ from sojourn.model import Phase, Role, State, Verdict
 from sojourn.settings import Settings
 from sojourn.state.facts import Facts, resolution_of
 
+#: The source's phases in which no image has left this host, so that no other host can have restored
+#: the tree: it is resumed whatever others know.
+RESUMED_ALONE = {Phase.OPEN, Phase.FREEZING, Phase.FROZEN}
+
 
 class Move(Enum):
     """What the reconciler does next about one row."""
@@ -45,8 +49,7 @@ def next_move(migration: Migration, still_s: float, *, given_up: bool = False) -
         return Move.FINISH
     if phase is Phase.RELEASED and migration.is_declared_dead(Role.DESTINATION):
         return Move.RESUME
-    # Before ``released`` no image has left this host, so no other host can have restored the tree.
-    return Move.RESUME if phase in {Phase.OPEN, Phase.FREEZING, Phase.FROZEN} else Move.SETTLE
+    return Move.RESUME if phase in RESUMED_ALONE else Move.SETTLE
 
 
 def finish(migration: Migration) -> str:

@@ -153,7 +153,7 @@ class EndFacts(TypedDict, total=False):
     fenced: bool
     #: One sentence per act that could not be done yet.
     pending: list[str]
-    #: When this host last asked for the settling of a stalled migration.
+    #: When this host first asked for the settling of a stalled migration.
     settling: float
 
 

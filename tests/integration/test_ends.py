@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +46,21 @@ def arrived(cluster: Cluster) -> tuple[Message, Entry]:
     return message, entry
 
 
+@pytest.fixture
+def announced(redis_there: None, tmp_path: Path) -> Iterator[Cluster]:
+    """Give out a more patient cluster, with a Redis of its own, whose hosts announce themselves."""
+    server = Redis(tmp_path)
+    server.start()
+    made = Cluster(server, tmp_path, reconcile=True, reconcile_s=0.1, stall_s=3)
+    try:
+        made.start()
+        made.announce()
+        yield made
+    finally:
+        made.stop()
+        server.stop()
+
+
 def becomes_pending(cluster: Cluster, message: Message) -> None:
     """Wait until the ledger has the process's arrival, and that the source's end is not known."""
     eventually(lambda: cluster.state(message) is State.CLEANUP_PENDING, within_s=30)
@@ -68,3 +86,35 @@ def test_no_end_is_recorded_while_a_step_is_at_work(cluster: Cluster) -> None:
         journal.finish_step(entry, "restore", Outcome("process 4242 runs on beta"))
     becomes_pending(cluster, message)
     assert time.time() - ended >= STALL_S, "the step's message has some time to arrive"
+
+
+def test_what_the_other_host_is_about_to_do_is_not_reported_as_pending(announced: Cluster) -> None:
+    """While both hosts live, settling reports what they know together."""
+    cluster = announced
+    bookmark = cluster.ledger.bookmark()
+    message, _ = arrived(cluster)
+    directory = ImageDirectory(cluster.settings("beta").runtime_dir / message.id)
+    with lock(directory.lock, 5):  # until the source has a row
+        released = cluster.journal("alpha").open(message.id, Role.SOURCE, PLAN)
+        for phase in (Phase.FREEZING, Phase.FROZEN, Phase.RELEASED):
+            released = cluster.journal("alpha").advance(released, phase)
+    eventually(lambda: cluster.state(message) is State.COMPLETED, within_s=30)
+    events, _ = cluster.ledger.read(bookmark)
+    mine = [event for event in events if event.migration == message.id]
+    states = [event.data["state"] for event in mine if event.kind == "state"]
+    assert State.COMPLETED in states
+    assert State.CLEANUP_PENDING not in states
+
+
+def test_a_tree_that_stands_frozen_too_long_is_in_doubt(announced: Cluster) -> None:
+    """The destination announces itself, and nobody there gives a verdict."""
+    announced.workers["beta"].kill()
+    message = Message(str(uuid.uuid4()), replace(PLAN, max_freeze_s=1))
+    announced.ledger.open(message.id, message.plan)
+    journal = announced.journal("alpha")
+    entry = journal.open(message.id, Role.SOURCE, message.plan)
+    for phase in (Phase.FREEZING, Phase.FROZEN, Phase.RELEASED):
+        entry = journal.advance(entry, phase)
+    eventually(lambda: announced.state(message) is State.IN_DOUBT, within_s=30)
+    why = "in doubt: beta announces itself, and gives no verdict"
+    eventually(lambda: why in announced.log("alpha"))
