@@ -5,13 +5,14 @@ that they know the migration's secret before one byte of memory flows. Only then
 passed to CRIU on both sides (``--ps-socket``), so no CRIU ever listens. The small images travel
 over a second connection of the same kind.
 
-The handshake is a mutual challenge and response with HMAC-SHA256. Both sides send a nonce, and both
-answer with a code over their role, the purpose of the connection and both nonces, so no message can
-be replayed or reflected. The handshake authenticates; it does not encrypt.
+The handshake is a mutual challenge and response with HMAC-SHA256. The caller greets first, which
+keeps strangers out (``sojourn.transfer.greeting``). Both sides send a nonce, and both answer with a
+code over their role, the purpose of the connection and both nonces, so no message can be replayed
+or reflected. The handshake authenticates; it does not encrypt.
 
-Where the hosts have certificates, all of this happens inside TLS (``sojourn.security.tls``), which
-authenticates the hosts. Then a connection belongs to this migration and to these two hosts, and no
-one else can read or change it.
+Where the hosts have certificates, all that follows the greeting happens inside TLS
+(``sojourn.security.tls``), which authenticates the hosts. Then a connection belongs to this
+migration and to these two hosts, and no one else can read or change it.
 
 A migration with a limit has its connections paced by the kernel (``pace``), on the side that sends.
 The limit is a property of the connection: whatever dies, it ends with that, and nothing has to be
@@ -27,6 +28,7 @@ import hmac
 import json
 import logging
 import queue
+import re
 import secrets
 import socket
 import struct
@@ -36,29 +38,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
+
 from sojourn.errors import ChannelFailed, ImagesIncomplete
 from sojourn.security.tls import TlsIdentity, why
+from sojourn.transfer.greeting import MAGIC, NONCE_BYTES, Door, Greeting
 
 log = logging.getLogger("sojourn.channel")
-
-#: The first bytes on the wire, so that a stranger's connection is dropped at once.
-MAGIC = b"sojourn1"
 
 #: What a connection is for: the memory that CRIU sends; the small images; and, once the process
 #: runs on the destination, the rest of its memory, and the pages for which a thread waits.
 PURPOSES = ("pages", "images", "rest", "urgent")
 
-#: Lengths of the handshake's fields: purposes are padded, codes are SHA-256.
-PURPOSE_BYTES, NONCE_BYTES, CODE_BYTES = 6, 32, 32
+#: The length of a code, which is SHA-256.
+CODE_BYTES = 32
 
 #: How long the handshake may take, which is three short messages.
 HANDSHAKE_S = 5
 
-#: How long to wait before the next attempt when a connection could not be accepted.
-ACCEPT_AGAIN_S = 0.05
-
-#: How many callers may be in the handshake at once; further ones wait.
-BACKLOG = 16
+#: How many callers may wait in the kernel until they are accepted, which takes no time: as many as
+#: it allows (listen(2), ``net.core.somaxconn``).
+BACKLOG = 4096
 
 #: ``SO_MAX_PACING_RATE`` of include/uapi/asm-generic/socket.h, which Python does not name.
 SO_MAX_PACING_RATE = 47
@@ -68,6 +68,12 @@ CHUNK_BYTES = 2**18
 
 #: The largest manifest that is accepted: that of thousands of processes is far smaller.
 MANIFEST_BYTES = 16 * 2**20
+
+#: The names that images have, CRIU's and ours.
+FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,254}")
+
+#: How much of a malformed text from the other host a sentence shows.
+SHOWN = 80
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ def secret_for(key: str, migration: str) -> bytes:
 class Listener:
     """Waits for the migration's own peer at a free port of one address, and rejects all others.
 
-    Every handshake has a thread of its own, so a silent caller delays no other. With a
+    Who has greeted has a thread of its own for the handshake; all others share one. With a
     ``tls_identity``, connections are encrypted. Raises ChannelFailed if the address is not this
     host's.
     """
@@ -96,19 +102,16 @@ class Listener:
     ) -> None:
         try:
             # Port 0 is any free one; the peer learns the number from the message of the step.
-            self._server = socket.create_server(
-                (address, port), family=_family(address), backlog=BACKLOG
-            )
+            server = socket.create_server((address, port), family=_family(address), backlog=BACKLOG)
         except OSError as error:
             raise ChannelFailed(
                 f"Cannot listen on {address}: {error.strerror}.",
                 "Check that `address` in the settings is an address of this host.",
             ) from None
-        self.port: int = self._server.getsockname()[1]
+        self.port: int = server.getsockname()[1]
         self._secret, self._tls_identity = secret, tls_identity
         self._proved: queue.SimpleQueue[Connection] = queue.SimpleQueue()
-        self._greeting = threading.BoundedSemaphore(BACKLOG)
-        self._closed = threading.Event()
+        self._door = Door(server, secret)
         threading.Thread(target=self._answer_callers, daemon=True).start()
 
     def accept(self, until: float | None = None) -> Connection:
@@ -125,37 +128,21 @@ class Listener:
 
     def close(self) -> None:
         """Stop listening; accepted connections stay open. Idempotent."""
-        self._closed.set()
-        with contextlib.suppress(OSError):  # shutdown is what wakes the thread in accept
-            self._server.shutdown(socket.SHUT_RDWR)
-        self._server.close()
+        self._door.close()
 
     def _answer_callers(self) -> None:
-        while not self._closed.is_set():
-            # Before accept: further callers then wait in the kernel's backlog, where they cost no
-            # thread.
-            self._greeting.acquire()
-            try:
-                peer, _ = self._server.accept()
-            # Without the pause, a process that is out of descriptors would try again without end
-            # and occupy a processor.
-            except OSError:  # a caller that hung up, too many open files, or the end of listening
-                self._greeting.release()
-                self._closed.wait(ACCEPT_AGAIN_S)
-                continue
-            threading.Thread(target=self._greet, args=(peer,), daemon=True).start()
+        for caller in self._door.greeted():
+            threading.Thread(target=self._answer, args=caller, daemon=True).start()
 
-    def _greet(self, peer: socket.socket) -> None:
+    def _answer(self, peer: socket.socket, greeting: Greeting) -> None:
         try:
             # TLS has its handshake before ``_within`` sets a time-out.
             peer.settimeout(HANDSHAKE_S)
             peer = self._tls_identity.accept(peer) if self._tls_identity else peer
-            self._proved.put(_welcome(peer, self._secret))
+            self._proved.put(_welcome(peer, self._secret, greeting))
         except ChannelFailed as refused:
             log.info("A caller was rejected: %s", refused)
             peer.close()
-        finally:
-            self._greeting.release()
 
 
 def connect(
@@ -178,9 +165,11 @@ def connect(
             f"Cannot connect to {address} port {port}: {error.strerror or error}.",
             "Check that the other host is up, and that no firewall blocks this one.",
         ) from None
+    greeting = Greeting.new(purpose)
     try:
+        _send_first(peer, greeting.to_bytes(secret))
         peer = tls_identity.connect(peer) if tls_identity else peer
-        _introduce(peer, secret, purpose)
+        _introduce(peer, secret, greeting)
     except ChannelFailed:
         peer.close()
         raise
@@ -274,21 +263,18 @@ def confirm(peer: socket.socket) -> None:
 def _manifest(text: bytes) -> Manifest:
     """Read a manifest; only plain file names and sizes are accepted."""
     try:
-        manifest = json.loads(text)
-    except ValueError:
+        # Not by Python's own, which raises RecursionError at deep nesting.
+        manifest = orjson.loads(text)
+    except orjson.JSONDecodeError:
         manifest = None
     if not isinstance(manifest, dict):
         raise ChannelFailed("The source sent a malformed manifest.")
     # A name with a slash would let the other host write anywhere on this one, as root.
     for name, size in manifest.items():
-        if (
-            name != Path(name).name
-            or name in {"", ".", ".."}
-            or not isinstance(size, int)
-            or size < 0
-        ):
+        if not FILE_NAME.fullmatch(name) or type(size) is not int or size < 0:
             raise ChannelFailed(
-                f"The source sent a malformed manifest: file {name!r} of {size!r} bytes."
+                "The source sent a malformed manifest: "
+                f"file {name[:SHOWN]!r} of {str(size)[:SHOWN]} bytes."
             )
     return manifest
 
@@ -319,17 +305,21 @@ def _chunks(peer: socket.socket, size: int, until: float) -> Iterator[bytes]:
         yield chunk
 
 
-def _welcome(peer: socket.socket, secret: bytes) -> Connection:
-    """Check a caller, as the destination: its magic, purpose and code; then answer with ours."""
+def _send_first(peer: socket.socket, greeting: bytes) -> None:
+    with _within(peer, HANDSHAKE_S):
+        # The small images are written one after another while a tree is frozen: Nagle's algorithm
+        # would hold back the end of them until the rest is acknowledged (tcp(7)).
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        peer.sendall(greeting)
+
+
+def _welcome(peer: socket.socket, secret: bytes, greeting: Greeting) -> Connection:
+    """Check a caller that has greeted, as the destination: its code; then answer with ours."""
+    purpose, theirs = greeting.purpose, greeting.nonce
     with _within(peer, HANDSHAKE_S) as until:
         ours = secrets.token_bytes(NONCE_BYTES)
         peer.sendall(MAGIC + ours)
-        if _receive(peer, len(MAGIC), until) != MAGIC:
-            raise ChannelFailed("The caller does not speak Sojourn's protocol.")
-        purpose = _receive(peer, PURPOSE_BYTES, until).decode("ascii", "replace").strip()
-        theirs, code = _receive(peer, NONCE_BYTES, until), _receive(peer, CODE_BYTES, until)
-        # compare_digest takes the same time wherever two codes differ: nobody can guess ours byte
-        # by byte.
+        code = _receive(peer, CODE_BYTES, until)
         if purpose not in PURPOSES or not hmac.compare_digest(
             code, _code(secret, "source", purpose, ours, theirs)
         ):
@@ -339,17 +329,14 @@ def _welcome(peer: socket.socket, secret: bytes) -> Connection:
     return Connection(peer, purpose)
 
 
-def _introduce(peer: socket.socket, secret: bytes, purpose: str) -> None:
+def _introduce(peer: socket.socket, secret: bytes, greeting: Greeting) -> None:
     """Send our code, as the source, and check that the peer is the migration's destination."""
+    purpose, ours = greeting.purpose, greeting.nonce
     with _within(peer, HANDSHAKE_S) as until:
-        # The small images are written one after another while a tree is frozen: Nagle's algorithm
-        # would hold back the end of them until the rest is acknowledged (tcp(7)).
-        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if _receive(peer, len(MAGIC), until) != MAGIC:
             raise ChannelFailed("The program that listens there does not speak Sojourn's protocol.")
-        theirs, ours = _receive(peer, NONCE_BYTES, until), secrets.token_bytes(NONCE_BYTES)
-        code = _code(secret, "source", purpose, theirs, ours)
-        peer.sendall(MAGIC + purpose.ljust(PURPOSE_BYTES).encode() + ours + code)
+        theirs = _receive(peer, NONCE_BYTES, until)
+        peer.sendall(_code(secret, "source", purpose, theirs, ours))
         expected = _code(secret, "destination", purpose, theirs, ours)
         if not hmac.compare_digest(_receive(peer, CODE_BYTES, until), expected):
             raise ChannelFailed(

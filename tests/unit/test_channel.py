@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import json
 import os
 import socket
 import struct
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,15 +21,15 @@ from sojourn.errors import ChannelFailed, CommandFailed, ImagesIncomplete
 from sojourn.model import MAX_BANDWIDTH_MBIT, MBIT_BYTES
 from sojourn.system.mounts import Tmpfs, unmount
 from sojourn.system.run import run
-from sojourn.transfer import channel
+from sojourn.transfer import channel, greeting
 from sojourn.transfer.channel import Connection, Listener
 
 SECRET = channel.secret_for("the cluster's key", "0123abcd")
 WRONG = channel.secret_for("the cluster's key", "0123abce")
 HOST = "127.0.0.1"
 
-#: The length of all that a caller sends: magic, purpose, nonce, code.
-INTRODUCTION_BYTES = len(channel.MAGIC) + 6 + channel.NONCE_BYTES + 32
+#: The length of all that a caller sends: its greeting and its code.
+INTRODUCTION_BYTES = greeting.LAYOUT.size + channel.CODE_BYTES
 
 
 @pytest.fixture
@@ -113,7 +115,7 @@ def _impostor(raw: socket.socket, answer: bytes | None) -> bytes:
     peer, _ = raw.accept()
     with peer:
         peer.settimeout(5)
-        peer.sendall(channel.MAGIC + bytes(channel.NONCE_BYTES))
+        peer.sendall(greeting.MAGIC + bytes(greeting.NONCE_BYTES))
         received = b""
         while len(received) < INTRODUCTION_BYTES and (more := peer.recv(4096)):
             received += more
@@ -154,8 +156,8 @@ def test_the_secret_never_travels(raw: socket.socket, pool: ThreadPoolExecutor) 
             channel.connect(HOST, _port(raw), SECRET, "pages")
         received.append(heard.result(5))
     assert SECRET not in received[0]
-    assert received[0][-64:-32] != received[1][-64:-32]
-    assert received[0][-32:] != received[1][-32:]
+    for field in (slice(14, 46), slice(46, 78), slice(78, None)):  # nonce, both codes
+        assert received[0][field] != received[1][field]
 
 
 def test_two_migrations_have_two_secrets() -> None:
@@ -169,7 +171,7 @@ def test_two_migrations_have_two_secrets() -> None:
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"GET / HTTP/1.1\r\n\r\n" * 9, b"\0" * 200, b"sojourn1" + b"\xff" * 200, b"s"]
+    "garbage", [b"GET / HTTP/1.1\r\n\r\n" * 9, b"\0" * 200, b"sojourn2" + b"\xff" * 200, b"s"]
 )
 def test_garbage(server: Listener, pool: ThreadPoolExecutor, garbage: bytes) -> None:
     """Whatever a stranger sends, it is rejected, and the real source is accepted."""
@@ -257,22 +259,82 @@ def test_several_silent_strangers(server: Listener, pool: ThreadPoolExecutor) ->
         assert time.monotonic() - began < channel.HANDSHAKE_S / 2
 
 
-def test_more_silent_strangers_than_concurrent_handshakes(
+def test_more_silent_strangers_than_may_wait(
     server: Listener, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They delay the real source for no longer than the handshake's time limit."""
-    monkeypatch.setattr(channel, "HANDSHAKE_S", 0.3)
+    """Those that have waited longest are turned away; the real source is accepted at once."""
+    monkeypatch.setattr(greeting, "GREETING_S", 60)
     accepted = _accepting(pool, server)
     with contextlib.ExitStack() as strangers:
-        for _ in range(channel.BACKLOG + 1):
+        first = strangers.enter_context(_silent(server))
+        for _ in range(greeting.MOST_WAITING):
             strangers.enter_context(_silent(server))
-        source = pool.submit(_source, server)
+        channel.connect(HOST, server.port, SECRET, "pages").close()
         accepted.result(5).socket.close()
-        assert source.result(5) == 0
+        first.settimeout(5)
+        assert first.recv(1) == b""
+
+
+def test_a_crowd(server: Listener, pool: ThreadPoolExecutor) -> None:
+    """Silent, dribbling and flooding callers never keep the real source from connecting."""
+    over = threading.Event()
+    crowd = [pool.submit(_come_again, server, over, act) for act in (_hang_up, _spam, _wait)]
+    try:
+        for _ in range(20):
+            accepted = _accepting(pool, server)
+            channel.connect(HOST, server.port, SECRET, "pages").close()
+            accepted.result(5).socket.close()
+    finally:
+        over.set()
+    assert min(each.result(10) for each in crowd) > 20
+
+
+def _come_again(
+    server: Listener, over: threading.Event, act: Callable[[socket.socket], None]
+) -> int:
+    """Connect again and again, keeping the last 300 connections open; return how often."""
+    kept: collections.deque[socket.socket] = collections.deque(maxlen=300)
+    times = 0
+    while not over.is_set():
+        times += 1
+        if len(kept) == kept.maxlen:
+            kept[0].close()
+        with contextlib.suppress(OSError):
+            kept.append(_silent(server))
+            act(kept[-1])
+    for stranger in kept:
+        stranger.close()
+    return times
+
+
+def _hang_up(stranger: socket.socket) -> None:
+    stranger.close()
+
+
+def _spam(stranger: socket.socket) -> None:
+    stranger.sendall(b"x" * 1000)
+
+
+def _wait(stranger: socket.socket) -> None:
+    stranger.send(greeting.MAGIC)
+    time.sleep(0.001)
+
+
+def test_a_recorded_greeting_opens_no_second_connection(
+    server: Listener, pool: ThreadPoolExecutor
+) -> None:
+    """Else whoever heard it could occupy threads with it."""
+    recorded = greeting.Greeting.new("pages").to_bytes(SECRET)
+    with _silent(server) as first, _silent(server) as second:
+        for stranger in (first, second):
+            stranger.settimeout(5)
+            stranger.sendall(recorded)
+        answers = [first.recv(8), second.recv(8)]
+    assert sorted(answers) == [b"", greeting.MAGIC]
 
 
 def _dribble(stranger: socket.socket) -> None:
-    for byte in channel.MAGIC + bytes(100):
+    for byte in greeting.MAGIC + bytes(100):
         stranger.send(bytes([byte]))
         time.sleep(0.05)
 
@@ -281,7 +343,7 @@ def test_a_stranger_that_dribbles(
     server: Listener, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that sends a byte now and then is rejected at the time limit like a silent one."""
-    monkeypatch.setattr(channel, "HANDSHAKE_S", 0.3)
+    monkeypatch.setattr(greeting, "GREETING_S", 0.3)
     began = time.monotonic()
     with _silent(server) as stranger, pytest.raises(ConnectionError):
         _dribble(stranger)
@@ -362,21 +424,23 @@ def _announce(peer: socket.socket, manifest: object) -> None:
     peer.sendall(struct.pack("!I", len(header)) + header)
 
 
-@pytest.mark.parametrize("name", ["../x", "/etc/x", "a/b", "..", ".", ""])
-def test_a_name_that_is_a_path(
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/x", "a/b", "..", ".", "", "a\0b", "\ud800", "a\nb", "x" * 256]
+)
+def test_a_name_that_is_no_file_name(
     pair: tuple[socket.socket, socket.socket], tmp_path: Path, name: str
 ) -> None:
-    """Names that lead elsewhere are rejected, and nothing is written."""
+    """Names that lead elsewhere, or to nowhere, are rejected, and nothing is written."""
     here = tmp_path / "here"
     here.mkdir()
     _announce(pair[0], {name: 1})
     pair[0].sendall(b"x")
-    with pytest.raises(ChannelFailed, match="a malformed manifest: file"):
+    with pytest.raises(ChannelFailed, match="a malformed manifest"):
         channel.receive_files(pair[1], here, 5)
     assert list(tmp_path.rglob("*")) == [here]
 
 
-@pytest.mark.parametrize("size", [-1, "1", None, 0.5])
+@pytest.mark.parametrize("size", [-1, "1", None, 0.5, True])
 def test_a_malformed_size(
     pair: tuple[socket.socket, socket.socket], tmp_path: Path, size: object
 ) -> None:
@@ -387,7 +451,9 @@ def test_a_malformed_size(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[]", b"5"])
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"\xff", b"[]", b"5", b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}"]
+)
 def test_a_malformed_manifest(
     pair: tuple[socket.socket, socket.socket], tmp_path: Path, text: bytes
 ) -> None:
