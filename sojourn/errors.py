@@ -139,6 +139,18 @@ class JournalFailed(SojournError):
     code = "JOURNAL_FAILED"
 
 
+class JournalLost(JournalFailed):
+    """This host's journal lacks what it had recorded: it was removed, or is an older copy."""
+
+    code = "JOURNAL_LOST"
+
+
+class NameTaken(SojournError):
+    """Another machine works under this host's name."""
+
+    code = "NAME_TAKEN"
+
+
 class StoreUnreachable(SojournError):
     """Redis does not answer."""
 

@@ -16,7 +16,7 @@ import logging
 import time
 from dataclasses import replace
 
-from sojourn.errors import JournalFailed, PhaseConflict, SojournError, Temporary
+from sojourn.errors import JournalFailed, JournalLost, PhaseConflict, SojournError, Temporary
 from sojourn.migration.context import Host, Migration
 from sojourn.model import Failure, Phase, Role, StepRecord
 from sojourn.state.entry import Entry
@@ -31,6 +31,10 @@ log = logging.getLogger("sojourn.step")
 #: The phase that an undo step leaves in the journal of a host that had no row of the migration: a
 #: late step is then refused.
 TOMBSTONE = {Role.SOURCE: Phase.RESUMED, Role.DESTINATION: Phase.REFUSED}
+
+
+#: The fact that a destination reports once it has prepared for a migration.
+PREPARED = "page_port"
 
 
 class StepFailed(Exception):
@@ -123,6 +127,14 @@ class Delivery:
                 f"{self.host.name} has no record of migration {message.id}; "
                 "none begins in the middle."
             )
+        if entry is None and self._has_prepared():
+            # It may run here, or be frozen, for all that this journal can tell: no verdict is true.
+            raise JournalLost(
+                f"{self.host.name} had begun migration {message.id} and has no record of it: its "
+                f"journal was removed, or is an older copy. Whether process {message.plan.pid} "
+                "runs there is not known.",
+                "Follow docs/how-to/recover-a-journal.md.",
+            )
         if entry is None:
             phase = TOMBSTONE[role] if self.step.undo else None
             entry = journal.open(message.id, role, message.plan, phase)
@@ -134,6 +146,12 @@ class Delivery:
                 f"was not done, and process {entry.plan.pid} stays as it is."
             )
         return Migration(self.host, entry)
+
+    def _has_prepared(self) -> bool:
+        """Whether this host has begun the migration, as its own files or others show."""
+        if self.host.directory(self.message.id).work.exists():
+            return True
+        return self.record.role is Role.DESTINATION and PREPARED in self.message.facts
 
     def _answer(self, migration: Migration) -> Message:
         # What is pending is not kept: the next attempt may do it.

@@ -20,16 +20,24 @@ from sojourn.migration.context import Host
 from sojourn.security.tls import Certificates
 from sojourn.settings import Settings
 from sojourn.system import cpu, memory
+from workers import identity
 
 log = logging.getLogger("sojourn.worker")
 
 
-def announce(host: Host, criu: str) -> None:
-    """Announce the host until the next announcement is due; without Redis only log it."""
+def announce(host: Host, criu: str, *, again: bool) -> bool:
+    """Announce the host until the next announcement is due; without Redis only log it.
+
+    ``again``: this worker has done so before. Return whether it has now. Raises NameTaken.
+    """
+    mark = identity.kept_mark(host)
     try:
-        host.registry.announce(describe(host, criu), host.settings.announce_s)
+        identity.guard(host, announced=again)
+        host.registry.announce(describe(host, criu), host.settings.announce_s, mark)
     except StoreUnreachable as error:
         log.warning("%s", error)
+        return again
+    return True
 
 
 def withdraw(host: Host) -> None:
@@ -58,6 +66,7 @@ def describe(host: Host, criu: str) -> HostInfo:
         certified_until=_certified_until(host.settings),
         max_outgoing=host.settings.max_outgoing,
         max_incoming=host.settings.max_incoming,
+        identity=identity.of(host),
     )
 
 

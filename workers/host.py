@@ -28,7 +28,7 @@ from functools import partial
 
 from sojourn.log import configure
 from sojourn.migration.context import Host, this_host
-from workers import announcement, metrics
+from workers import announcement, identity, metrics
 from workers.lane import DEAF_S, Reports, consume, lanes
 from workers.readiness import Readiness, notify_systemd
 from workers.reconciler import Reconciler
@@ -52,11 +52,16 @@ Report = Callable[[], None]
 
 
 def start(host: Host) -> None:
-    """Run the worker until SIGTERM or SIGINT. Raises CommandMissing, CriuFailed without CRIU."""
+    """Run the worker until SIGTERM or SIGINT.
+
+    Raises CommandMissing or CriuFailed without CRIU, JournalFailed without the host's journal, and
+    NameTaken.
+    """
     configure(host.settings.log_format)
     announcement.warn_of_certificates(host.settings)
     _quieten_celery()
     criu = host.criu.version()
+    identity.check(host)
     # Imported before the children are forked, so that they share the memory of the modules.
     the_app().loader.import_default_modules()
     _write_pid(host)
@@ -109,17 +114,21 @@ def _work(host: Host, criu: str) -> None:
     needed = _lanes_and_reconciler(host, vital)
     supervisor = Supervisor(needed | _metrics_server(host, vital), vital.restarts)
     supervisor.start()
-    while not supervisor.ending:
-        vital.forget(supervisor.restart_dead())
-        tidying.tidy_when_due()
-        # A report ends the wait, so a host that has become ready is announced at once.
-        vital.readiness.wait(host.settings.announce_s)
-        if vital.has_deaf_lanes():
+    announced = False
+    try:
+        while not supervisor.ending:
+            vital.forget(supervisor.restart_dead())
+            tidying.tidy_when_due()
+            # A report ends the wait, so a host that has become ready is announced at once.
+            vital.readiness.wait(host.settings.announce_s)
+            if vital.has_deaf_lanes():
+                announcement.withdraw(host)
+            elif vital.readiness.includes(needed):
+                announced = announcement.announce(host, criu, again=announced)
+    finally:
+        if announced:  # or it is another machine's
             announcement.withdraw(host)
-        elif vital.readiness.includes(needed):
-            announcement.announce(host, criu)
-    announcement.withdraw(host)
-    supervisor.end()
+        supervisor.end()
 
 
 def _lanes_and_reconciler(host: Host, vital: Vital) -> dict[str, Body]:

@@ -10,6 +10,7 @@ Keys:
 ``sojourn:pace:<source>:<destination>``  JSON of Pace: the last migration between the two that had a
                                          measurable size, and no limit of its bandwidth
 ``sojourn:window:<source>:<destination>``  JSON of Window: the same of the last one in post-copy
+``sojourn:journal:<name>``  JSON of Mark: how far that host's journal was, sealed by that host
 ``sojourn:cordons``      hash: name of a host to which nothing new may go to its cordon, sealed;
                          stays until the host is uncordoned
 
@@ -30,6 +31,7 @@ from sojourn.cluster.sealed import Sealed
 from sojourn.cluster.store import Store
 from sojourn.errors import HostUnreachable, Refused, UsageError
 from sojourn.model import HOST_NAME, Json, Plan
+from sojourn.state.mark import Mark
 
 KNOWN = "sojourn:hosts"
 CORDONED = "sojourn:cordons"
@@ -38,8 +40,8 @@ ROOM = "sojourn:room:"
 #: The code of a refusal because the destination is cordoned.
 IS_CORDONED = "CORDONED"
 
-#: What seals name an announcement and a cordon.
-ANNOUNCEMENT, CORDON = "announcement", "cordon"
+#: What seals name an announcement, a cordon, and how far a journal was.
+ANNOUNCEMENT, CORDON, MARK = "announcement", "cordon", "mark"
 
 #: How many hosts are read at most: whoever writes to Redis can add names without end.
 MOST_HOSTS = 5_000
@@ -62,7 +64,8 @@ class HostInfo:
     hosts with the same key. ``load`` is the load average of the last minute, ``cpu_flags`` what its
     processor offers to programs, and the two ``max_`` how many migrations it lets out and in at
     once. ``certified_until`` is when its certificate ends, in seconds since 1970, None where it has
-    none. ``cordoned`` is an operator's decision, which the registry adds.
+    none. ``identity`` distinguishes machines of one name. ``cordoned`` is an operator's decision,
+    which the registry adds.
     """
 
     name: str
@@ -83,6 +86,7 @@ class HostInfo:
     cordoned: bool = False
     cluster: str = ""
     certified_until: float | None = None
+    identity: str = ""
 
     @property
     def endpoint(self) -> Endpoint:
@@ -122,10 +126,14 @@ class Registry:
         self._store, self._caller = store, Endpoint("this machine", cluster)
         self._sealed = Sealed(store)
 
-    def announce(self, info: HostInfo, every_s: float) -> None:
-        """Announce a host, in its name, until it misses some. Raises StoreUnreachable."""
+    def announce(self, info: HostInfo, every_s: float, mark: Mark | None = None) -> None:
+        """Announce a host, in its name, until it misses some, with how far its journal is.
+
+        Raises StoreUnreachable.
+        """
         seal = replace(self._sealed.seal, host=info.name)
         announced = seal.close(ANNOUNCEMENT, info.name, asdict(info))
+        marked = seal.close(MARK, info.name, mark.to_json()) if mark else None
         room = f"{info.max_outgoing} {info.max_incoming}"
         # Both keys expire together: the queue must see no room on a host that is silent.
         expiry = ("PX", int(MISSED * every_s * 1000))
@@ -134,8 +142,18 @@ class Registry:
                 ("SADD", KNOWN, info.name),
                 ("SET", _key(info.name), announced, *expiry),
                 ("SET", ROOM + info.name, room, *expiry),
+                *([("SET", _mark(info.name), marked)] if marked else []),
             ]
         )
+
+    def announced(self, name: str) -> HostInfo | None:
+        """Return what a host announces, None if it is silent. Raises StoreUnreachable."""
+        return self._announced_by([name])[name]
+
+    def mark(self, name: str) -> Mark | None:
+        """Return how far a host's journal was, as it has left it. Raises StoreUnreachable."""
+        (text,) = self._store.values([_mark(name)])
+        return Mark.of(self._sealed.content(MARK, name, text, by=name)) if text else None
 
     def withdraw(self, name: str) -> None:
         """Remove the announcement of a host that is shut down on purpose."""
@@ -312,6 +330,10 @@ def _pace(source: str, destination: str) -> str:
 
 def _window(source: str, destination: str) -> str:
     return f"sojourn:window:{source}:{destination}"
+
+
+def _mark(name: str) -> str:
+    return f"sojourn:journal:{name}"
 
 
 def _key(name: str) -> str:

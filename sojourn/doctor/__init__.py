@@ -63,6 +63,7 @@ def _of_the_place(settings: Settings) -> Iterator[tuple[str, Callable[[], Answer
     yield "address", lambda: place.address(settings)
     yield "certificates", lambda: place.certificates(settings)
     yield "state", lambda: place.state(settings.state_dir)
+    yield "journal", lambda: place.journal(settings)
 
 
 def _of_the_cluster(settings: Settings) -> Iterator[tuple[str, Callable[[], Answer]]]:
@@ -70,11 +71,11 @@ def _of_the_cluster(settings: Settings) -> Iterator[tuple[str, Callable[[], Answ
     store = Store.of(settings)
     yield "redis", lambda: cluster.redis(store)
     try:
-        hosts = Registry(store).hosts()
+        hosts = Registry(store, settings.cluster).hosts()
     except SojournError:
         return  # reported by the check before
     yield "clock", lambda: cluster.clock(store)
-    yield "worker", lambda: _worker(settings, Registry(store))
+    yield "worker", lambda: _worker(settings, Registry(store, settings.cluster))
     yield "peers", lambda: list(cluster.peers(settings, Criu(settings.criu).version(), hosts))
     yield "reach", lambda: list(cluster.reachable(settings.host, hosts))
 

@@ -10,10 +10,12 @@ import time
 from pathlib import Path
 
 from sojourn import units
+from sojourn.cluster import age
 from sojourn.doctor.finding import Finding, failure, ok, warning
 from sojourn.errors import ChannelFailed
 from sojourn.security.tls import Certificates, TlsIdentity, until
 from sojourn.settings import Settings
+from sojourn.state import mark as marks
 from sojourn.transfer.channel import Listener, connect
 
 #: The least length of the cluster's key; ``workflows.app`` refuses a shorter one.
@@ -134,6 +136,19 @@ def state(directory: Path) -> Finding:
         or _doubtful(directory, place, kind)
         or ok("state", _well(place))
     )
+
+
+def journal(settings: Settings) -> Finding:
+    """Check whether the journal can be read, and has all that this host recorded since the boot.
+
+    Raises JournalFailed, JournalLost.
+    """
+    file = settings.state_dir / "journal.db"
+    mark = marks.read(file)
+    if mark is None:
+        return ok("journal", "none yet: the worker makes it")
+    age.check(settings.host, file, mark, age.kept(settings.runtime_dir))
+    return ok("journal", f"it has recorded {mark.number} phases")
 
 
 def mount_of(path: Path, mountinfo: str) -> tuple[str, set[str]]:

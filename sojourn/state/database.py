@@ -4,6 +4,7 @@
 ``step``       one row per step that ran here: times, outcome or failure
 ``held``       one row per thing that must be given back: a mount, a frozen tree, a slot
 ``passed``     one row per phase that was logged, so that it is logged once, whoever wrote the phase
+``host``       one row: the identity of this journal, and how many phases were written to it
 """
 
 from __future__ import annotations
@@ -38,7 +39,24 @@ CREATE TABLE IF NOT EXISTS passed (
     id TEXT NOT NULL, role TEXT NOT NULL, phase TEXT NOT NULL, at REAL NOT NULL,
     PRIMARY KEY (id, role, phase)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS host (identity TEXT NOT NULL, number INTEGER NOT NULL) STRICT;
+CREATE TRIGGER IF NOT EXISTS opened AFTER INSERT ON migration
+    BEGIN UPDATE host SET number = number + 1; END;
+CREATE TRIGGER IF NOT EXISTS advanced AFTER UPDATE OF phase ON migration
+    BEGIN UPDATE host SET number = number + 1; END;
 """
+
+#: Of several processes that open a new journal at once, one names it.
+NAME_IT = """
+INSERT INTO host SELECT lower(hex(randomblob(16))), 0 WHERE NOT EXISTS (SELECT 1 FROM host)
+"""
+
+
+#: What to do about a journal that cannot be read.
+DAMAGED = (
+    "Check the disk and the file system of `state_dir`. If the file is damaged for good, follow "
+    "docs/how-to/recover-a-journal.md before you remove it."
+)
 
 
 class Database(sqlite3.Connection):
@@ -48,7 +66,7 @@ class Database(sqlite3.Connection):
         """Run one statement. Raises JournalFailed."""
         try:
             return super().execute(statement, values)
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             raise _failed(error) from None
 
     @contextlib.contextmanager
@@ -82,14 +100,18 @@ def opened(path: Path) -> Database:
     try:
         database = connect(str(path), Database)
         database.executescript(SCHEMA)
-    except sqlite3.OperationalError as error:
+        # Read first: a statement that writes would wait for whoever writes now.
+        if not database.execute("SELECT 1 FROM host").fetchone():
+            database.execute(NAME_IT)
+    except sqlite3.DatabaseError as error:
         raise _failed(error) from None
     assert isinstance(database, Database)
     return database
 
 
-def _failed(error: sqlite3.OperationalError) -> JournalFailed:
-    return JournalFailed(
-        f"The journal of this host failed: {error}.",
-        "Check whether the disk of `state_dir` is full or mounted read-only.",
-    )
+def _failed(error: sqlite3.DatabaseError) -> JournalFailed:
+    if isinstance(error, sqlite3.OperationalError):
+        hint = "Check whether the disk of `state_dir` is full or mounted read-only."
+    else:
+        hint = DAMAGED
+    return JournalFailed(f"The journal of this host failed: {error}.", hint)

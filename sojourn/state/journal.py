@@ -27,6 +27,7 @@ from sojourn.state import database
 from sojourn.state.commit import compare_and_set, pause
 from sojourn.state.entry import COLUMNS, Entry
 from sojourn.state.facts import Facts
+from sojourn.state.mark import Mark
 from sojourn.state.message import Outcome
 from sojourn.state.phases import FIRST_PHASE, PERMITTED, way
 
@@ -54,6 +55,10 @@ class Journal:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path = path
         self._db = database.opened(path)
+
+    def mark(self) -> Mark:
+        """Return how far this journal is."""
+        return Mark(*self._db.execute("SELECT identity, number FROM host").fetchone())
 
     def open(self, migration: str, role: Role, plan: Plan, phase: Phase | None = None) -> Entry:
         """Create the row of a migration, by default in its role's first phase, unless it exists."""
