@@ -103,6 +103,26 @@ class Settings(BaseSettings):
         "for what the kernel does not name as such, like virtiofs or a FUSE file system of a "
         "site's own. NFS, CephFS and other network file systems are recognised without it.",
     )
+    leave_users: str | None = Field(
+        default=None,
+        description="Users, separated by spaces, whose processes may leave this host; patterns, "
+        "such as `web*`, too. Without it, those of all users.",
+    )
+    leave_units: str | None = Field(
+        default=None,
+        description="systemd units, separated by spaces, whose processes may leave this host, such "
+        "as `web-*.service`. Without it, those of all units and of none.",
+    )
+    come_from: str | None = Field(
+        default=None,
+        description="Hosts, separated by spaces, whose processes may come to this one. Without it, "
+        "all.",
+    )
+    allowed_modes: str | None = Field(
+        default=None,
+        description="Modes, separated by spaces, in which processes may leave this host and come "
+        "to it. Without it, all.",
+    )
     images_bytes: int | None = Field(
         default=None,
         ge=4096,

@@ -14,6 +14,7 @@ from sojourn.errors import ProcessGone
 from sojourn.migration.context import Host, Migration
 from sojourn.model import Plan
 from sojourn.preflight import inspection, memory_files
+from sojourn.preflight.finding import Finding
 from sojourn.preflight.inspection import Report
 from sojourn.state.message import Outcome
 from sojourn.system import process
@@ -27,8 +28,7 @@ def examine(migration: Migration) -> Outcome:
     with contextlib.suppress(ProcessGone):
         migration.learn(root=asdict(process.identity(migration.plan.pid)))
     report = report_of(migration.host, migration.plan, migration.id)
-    if report.needs is None:
-        inspection.refuse(report.findings, migration.plan)
+    inspection.refuse(_of_this_host(report), migration.plan)
     assert report.needs is not None
     stopping = [finding.to_json() for finding in report.findings if finding.stops]
     needs = report.needs
@@ -54,4 +54,11 @@ def report_of(host: Host, plan: Plan, migration: str = "") -> Report:
     claimant = None
     with contextlib.suppress(ProcessGone):
         claimant = host.journal.claimant(process.tree(plan.pid), but=migration)
-    return inspection.of_source(plan, host.criu, host.worker_pid(), claimant)
+    return inspection.of_source(plan, host.criu, host.worker_pid(), claimant, host.settings)
+
+
+def _of_this_host(report: Report) -> list[Finding]:
+    """Return the findings that are refused here: the destination must not be trusted with them."""
+    if report.needs is None:
+        return report.findings
+    return [finding for finding in report.findings if finding.code == "MAY_NOT_LEAVE"]

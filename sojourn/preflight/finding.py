@@ -66,6 +66,11 @@ CHECKS = {
         "It is neither Sojourn's worker nor one of its ancestors.",
         "it is not Sojourn's own",
     ),
+    "MAY_NOT_LEAVE": Check(
+        SOURCE,
+        "The settings of the source permit its users, units and the mode.",
+        "the source lets it leave",
+    ),
     "ZOMBIE": Check(SOURCE, "It has not ended.", "it has not ended"),
     "MIGRATING": Check(
         SOURCE, "No other migration holds a process of the tree.", "no other migration holds it"
@@ -202,6 +207,11 @@ CHECKS = {
         SOURCE,
         "In post-copy, CRIU may open as many files as it needs to hold the memory in pipes.",
         "CRIU may open enough files",
+    ),
+    "MAY_NOT_COME": Check(
+        DESTINATION,
+        "The settings of the destination permit the source and the mode.",
+        "the destination lets it come",
     ),
     "PID_TAKEN": Check(
         DESTINATION, "Every PID, TID, PGID and SID of the tree is free.", "every PID is free"

@@ -33,6 +33,7 @@ from sojourn.preflight import (
     never_lazy,
     objects,
     pids,
+    policy,
     room,
     shape,
     sockets,
@@ -59,7 +60,9 @@ class Report:
     closure: Closure | None = None
 
 
-def of_source(plan: Plan, criu: Criu, worker: int | None, claimant: str | None) -> Report:
+def of_source(
+    plan: Plan, criu: Criu, worker: int | None, claimant: str | None, settings: Settings
+) -> Report:
     """Check the tree on this host; ``claimant`` is another migration that holds a process of it."""
     refusal = candidate.refusal(plan.pid, worker)
     if refusal:
@@ -73,6 +76,7 @@ def of_source(plan: Plan, criu: Criu, worker: int | None, claimant: str | None) 
     closure = alone.closure_of(tree, found_outside, worker)
     needs = needs_of(tree, plan, version)
     found = [
+        *policy.may_leave(plan, candidate.members_of(plan.pid), settings),
         *_migrating(plan, claimant),
         *alone.check(found_outside, closure),
         *_of_tree(tree, plan, criu, version),
@@ -85,6 +89,7 @@ def of_source(plan: Plan, criu: Criu, worker: int | None, claimant: str | None) 
 def of_destination(plan: Plan, needs: Needs, criu: Criu, settings: Settings) -> list[Finding]:
     """Check this host against what the tree needs."""
     found = [
+        *policy.may_come(plan, settings),
         *pids.taken(needs.pids),
         *pids.out_of_range(needs.pids),
         *files.missing_or_different(memory_files.left(needs.files, needs.memory)),

@@ -462,3 +462,20 @@ def process_name(host: Host, pid: int) -> str:
 def notes(report: dict[str, Any]) -> list[dict[str, Any]]:
     """Return what stops nothing, but should be read."""
     return [finding for finding in report["findings"] if finding["verdict"] == "note"]
+
+
+def test_what_the_settings_forbid(site: Site, alpha: Host, beta: Host) -> None:
+    """Each host refuses by its own settings, and the process runs on untouched."""
+    pid = alpha.launch(["sleep", "1000"])
+    try:
+        for host, code in ((alpha, "MAY_NOT_LEAVE"), (beta, "MAY_NOT_COME")):
+            site.configure(host, leave_users="nobody", come_from="gamma")
+            refused = site.migrate(pid, "alpha", "beta")
+            assert (refused.code, refused.answer["failure"]["code"]) == (10, code)
+            assert "in sojourn.toml there" in refused.answer["failure"]["hint"]
+            site.configure(host)
+        assert alpha.run(["ps", "-o", "stat=", "-p", str(pid)]).stdout.startswith("S")
+    finally:
+        alpha.run(["kill", str(pid)])
+        for host in (alpha, beta):
+            site.configure(host)
