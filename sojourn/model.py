@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from sojourn.errors import UsageError
+from sojourn.text import quoted
 
 Json = dict[str, Any]
 
@@ -227,7 +228,9 @@ class Plan:
                 f"Source and destination are the same host, {self.source}; nothing to migrate."
             )
         if self.mode not in self.MODES:
-            raise UsageError(f"There is no mode {self.mode!r}.", f"Modes: {', '.join(self.MODES)}.")
+            raise UsageError(
+                f"There is no mode {quoted(self.mode)}.", f"Modes: {', '.join(self.MODES)}."
+            )
         _check_freeze(self.max_freeze_s)
         _check_bandwidth(self.bandwidth_mbit)
 
@@ -275,16 +278,16 @@ class Plan:
     def from_json(cls, data: Json) -> Plan:
         """Build a plan from untrusted JSON. Raises UsageError for an unknown key or a bad value."""
         if not isinstance(data, dict):
-            raise UsageError(f"The options of a migration are a mapping, not {data!r}.")
+            raise UsageError(f"The options of a migration are a mapping, not {quoted(data)}.")
         known = [field.name for field in fields(cls)]
         for key in data:
             if key not in known:
                 raise UsageError(
-                    f"A migration has no option {key!r}.", f"Options: {', '.join(known)}."
+                    f"A migration has no option {quoted(key)}.", f"Options: {', '.join(known)}."
                 )
         for key in cls.FLAGS:
             if not isinstance(data.get(key, False), bool):
-                raise UsageError(f"{key} is true or false, not {data[key]!r}.")
+                raise UsageError(f"{key} is true or false, not {quoted(data[key])}.")
         try:
             return cls(**data)
         except TypeError:
@@ -295,7 +298,7 @@ class Plan:
 def _check_pid(pid: object) -> None:
     # To Python, True is an int, and would be PID 1.
     if not isinstance(pid, int) or isinstance(pid, bool):
-        raise UsageError(f"A PID is a whole number, not {pid!r}.")
+        raise UsageError(f"A PID is a whole number, not {quoted(pid)}.")
     if pid == 1:
         raise UsageError("PID 1 is the host's init; it cannot be migrated.")
     if not 1 < pid <= PID_MAX:
@@ -307,7 +310,7 @@ def _check_freeze(seconds: object) -> None:
     if not number or not 0 < seconds <= LONGEST_FREEZE_S:  # type: ignore[operator]
         raise UsageError(
             f"A freeze may last more than 0 and up to {LONGEST_FREEZE_S:.0f} seconds, "
-            f"not {seconds!r}."
+            f"not {quoted(seconds)}."
         )
 
 
@@ -316,7 +319,7 @@ def _check_bandwidth(mbit: object) -> None:
     if mbit is not None and not (whole and 1 <= mbit <= MAX_BANDWIDTH_MBIT):  # type: ignore[operator]
         raise UsageError(
             "A bandwidth is a whole number of megabits per second, from 1 to "
-            f"{MAX_BANDWIDTH_MBIT}, not {mbit!r}."
+            f"{MAX_BANDWIDTH_MBIT}, not {quoted(mbit)}."
         )
 
 
@@ -324,7 +327,7 @@ def check_host_name(name: object, what: str) -> None:
     """Raise UsageError if this cannot be a host's name; ``what`` names the option that has it."""
     if not isinstance(name, str) or not HOST_NAME.fullmatch(name):
         raise UsageError(
-            f"{name!r} is not a name of a host ({what}): small letters, digits and hyphens."
+            f"{quoted(name)} is not a name of a host ({what}): small letters, digits and hyphens."
         )
 
 

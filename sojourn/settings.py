@@ -285,7 +285,8 @@ def load() -> Settings:
     """Return this host's settings, read once. Raises UsageError with the first invalid key."""
     try:
         return Settings()
-    except tomllib.TOMLDecodeError as error:
+    # RecursionError: nested too deeply; UnicodeDecodeError: no text.
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{config_file()} is not a valid TOML file: {error}.") from None
     except ValidationError as error:
         first = error.errors()[0]

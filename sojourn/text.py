@@ -10,6 +10,9 @@ from __future__ import annotations
 #: Spaces besides the usual one, which Python does not count as printable but which do no harm.
 SPACES = frozenset(map(chr, (0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000)))
 
+#: How much of a value that was given a sentence shows.
+SHOWN = 80
+
 #: What texts of more than one line may hold.
 LINES = "\n\t"
 
@@ -32,6 +35,12 @@ def one_line(text: str) -> str:
         letter.encode("unicode_escape").decode() if _is_hidden(letter) else letter
         for letter in text
     )
+
+
+def quoted(value: object) -> str:
+    """Return a value that was given for a sentence, in quotes if it is a text, and cut if long."""
+    shown = repr(value)
+    return shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}…"
 
 
 def cleaned(value: object) -> object:

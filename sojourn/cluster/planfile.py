@@ -27,6 +27,7 @@ from sojourn.cluster.queue import check_priority
 from sojourn.cluster.selector import NAMES, Selector
 from sojourn.errors import UsageError
 from sojourn.model import Json, Plan, Untyped
+from sojourn.text import quoted
 
 AUTO = "auto"
 
@@ -128,7 +129,8 @@ def _number(entry: object, place: int) -> int:
 def _json(text: str) -> object:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    # RecursionError: nested too deeply. Also a number of thousands of digits is a ValueError.
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"The plan is not JSON: {error}.") from None
 
 
@@ -151,14 +153,14 @@ def _check_header(header: list[str]) -> None:
     unknown = [name for name in header if name not in COLUMNS]
     if unknown or "source" not in header:
         wrong = (
-            f"There is no column {unknown[0]!r}."
+            f"There is no column {quoted(unknown[0])}."
             if unknown
             else "The first line must name the columns, source among them."
         )
         raise UsageError(wrong, f"Columns: {', '.join(COLUMNS)}.")
     twice = [name for name in header if header.count(name) > 1]
     if twice:
-        raise UsageError(f"The column {twice[0]!r} occurs twice.")
+        raise UsageError(f"The column {quoted(twice[0])} occurs twice.")
 
 
 def _cells(header: list[str], cells: list[str]) -> Json | str:
@@ -241,7 +243,7 @@ def _values(entry: object) -> Json:
     if isinstance(entry, str):  # the sentence of a line with too many cells
         raise UsageError(entry)
     if not isinstance(entry, dict):
-        raise UsageError(f"a migration is an object with options, not {entry!r}")
+        raise UsageError(f"a migration is an object with options, not {quoted(entry)}")
     values = {name: value for name, value in entry.items() if value is not None}
     unknown = [repr(name) for name in values if name not in COLUMNS]
     if unknown:

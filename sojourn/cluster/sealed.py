@@ -45,6 +45,10 @@ class Sealed:
         self._store = store
         self._reported: dict[tuple[str, str, str], None] = {}
 
+    def __repr__(self) -> str:
+        # Flower and `celery inspect conf` show it to whoever asks.
+        return f"seals of {self._store.seal.host}"
+
     def text(self, kind: str, about: str, content: Json) -> str:
         """Return a record as it is written to Redis."""
         return self._store.seal.close(kind, about, content)

@@ -14,6 +14,7 @@ from typing import Generic, Protocol, TypeVar
 
 from sojourn.errors import UsageError
 from sojourn.model import PID_MAX, Json
+from sojourn.text import quoted
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Selector:
 
     def __post_init__(self) -> None:
         if not isinstance(self.all, bool):
-            raise UsageError(f"all is true or false, not {self.all!r}.")
+            raise UsageError(f"all is true or false, not {quoted(self.all)}.")
         given = [
             name for name, value in self.to_json().items() if name != "all" and value is not None
         ]
@@ -90,7 +91,7 @@ class Selector:
         unknown = sorted(set(data) - set(NAMES))
         if unknown:
             raise UsageError(
-                f"Processes cannot be selected by {unknown[0]!r}.",
+                f"Processes cannot be selected by {quoted(unknown[0])}.",
                 f"Possible: {', '.join(NAMES)}.",
             )
         return cls(**data)
@@ -138,12 +139,14 @@ NAMES = tuple(condition.name for condition in fields(Selector))
 def _check(name: str, value: object) -> None:
     if name == "pid":
         if not isinstance(value, int) or isinstance(value, bool) or not 1 < value <= PID_MAX:
-            raise UsageError(f"{value!r} is not a PID of a process: PIDs go from 2 to {PID_MAX}.")
+            raise UsageError(
+                f"{quoted(value)} is not a PID of a process: PIDs go from 2 to {PID_MAX}."
+            )
         return
     if not isinstance(value, str) or not value:
-        raise UsageError(f"{name} is a text, not {value!r}.")
+        raise UsageError(f"{name} is a text, not {quoted(value)}.")
     if name == "cgroup" and not value.startswith("/"):
-        raise UsageError(f"A cgroup is a path that begins with /, not {value!r}.")
+        raise UsageError(f"A cgroup is a path that begins with /, not {quoted(value)}.")
     if name == "command":
         _check_pattern(value)
 
@@ -152,7 +155,7 @@ def _check_pattern(pattern: str) -> None:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise UsageError(f"{pattern!r} is not a regular expression: {error}.") from None
+        raise UsageError(f"{quoted(pattern)} is not a regular expression: {error}.") from None
 
 
 def _below(path: str, group: str) -> bool:

@@ -95,6 +95,11 @@ def _row(entry: Json, shared: Json) -> Row:
     return Row(**entry)
 
 
+def is_noise(line: str) -> bool:
+    """Whether a line reports an error that says nothing about the cause."""
+    return any(noise in line for noise in NOISE)
+
+
 def errors(log: str) -> list[str]:
     """Return all errors of a log in their order, without the noise."""
     return [match["error"] for _, match in _found(log.splitlines())]
@@ -116,11 +121,7 @@ def diagnose(log: str) -> Diagnosis | None:
 def _found(lines: Sequence[str]) -> list[tuple[int, re.Match[str]]]:
     """Return the index of each error line, and its parts."""
     matches = ((index, ERROR_LINE.match(line)) for index, line in enumerate(lines))
-    return [
-        (index, match)
-        for index, match in matches
-        if match and not any(noise in match["error"] for noise in NOISE)
-    ]
+    return [(index, match) for index, match in matches if match and not is_noise(match["error"])]
 
 
 def _filled(

@@ -123,7 +123,7 @@ def _errors(path: Path) -> str:
     lines = path.read_text(errors="replace").splitlines()
     # These are short, and what they report does not have the form of CRIU's error lines.
     if path.suffix == ".out" or path.name in OURS:
-        return "\n".join(lines)
+        return "\n".join(line for line in lines if not diagnosis.is_noise(line))
     shown = sorted({near for index in _error_lines(lines) for near in _near(index, len(lines))})
     return "\n".join(_with_gaps(lines, shown))
 

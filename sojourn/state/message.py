@@ -62,7 +62,7 @@ class Message:
         """Build a message from an untrusted text. Raises UsageError for a malformed one."""
         try:
             data = json.loads(text)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             data = None
         if not isinstance(data, dict) or set(data) != {"id", "plan", "facts"}:
             raise UsageError("The message of a migration is malformed.")

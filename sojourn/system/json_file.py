@@ -22,5 +22,5 @@ def read(file: Path) -> Untyped:
     """Return the content of a file; None if there is none, or if it is not JSON."""
     try:
         return json.loads(file.read_text())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):  # the last: nested too deeply
         return None

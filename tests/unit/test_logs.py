@@ -71,6 +71,14 @@ def test_every_line_of_the_holder_is_an_error(work: Path) -> None:
     assert [log.text for log in read(work, only_errors=True)] == ["Traceback"]
 
 
+def test_what_says_nothing_about_the_cause_is_no_error(work: Path) -> None:
+    """A CRIU that waited for its request, and was ended, is none."""
+    noise = "Error (criu/cr-service.c:1373): Can't recv request: Connection reset by peer\n"
+    (work / "restore.out").write_text(noise)
+    assert "restore.out" not in {Path(log.path).name for log in read(work, only_errors=True)}
+    assert "restore.out" in {Path(log.path).name for log in read(work, only_errors=False)}
+
+
 def test_a_log_that_is_not_text(work: Path) -> None:
     """Bytes that are not UTF-8 do not keep the rest from being shown."""
     (work / "dump.log").write_bytes(b"(00.1) \xff\n")
