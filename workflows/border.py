@@ -45,6 +45,9 @@ READING = frozenset(
     }
 )
 
+#: What Flower asks every few seconds, and what is so already: it is dropped without a word.
+NEEDLESS = "enable_events"
+
 #: Where Celery's callers wait for an answer, and what identifies one of them.
 REPLIES = "reply.celery.pidbox"
 CALLER = re.compile(r"[A-Za-z0-9-]{1,64}")
@@ -100,10 +103,11 @@ class Border:
         if not isinstance(answer, list | tuple) or not answer[0].endswith(b"message"):
             return answer
         try:
-            return [*answer[:-1], question(answer[-1])]
+            asked = question(answer[-1])
         except Refused as refusal:
             self._refuse(refusal, "remote control")
             return None
+        return [*answer[:-1], asked] if asked else None
 
     def _refuse(self, refusal: Refused, where: str) -> None:
         self._count(refusal.reason)
@@ -172,8 +176,11 @@ def _shown(name: object) -> str:
     return repr(name[:SHOWN]) if isinstance(name, str) else f"a {type(name).__name__}"
 
 
-def question(raw: Untyped) -> bytes:
-    """Return a command of remote control that only reads, for Kombu. Raises Refused."""
+def question(raw: Untyped) -> bytes | None:
+    """Return a command of remote control that only reads, for Kombu; None for a needless one.
+
+    Raises Refused.
+    """
     if not isinstance(raw, bytes):
         raise Refused(MALFORMED, "Refused a command of remote control that is no text.")
     body = _parsed(raw, LARGEST_CONTROL_BYTES).get("body")
@@ -181,6 +188,8 @@ def question(raw: Untyped) -> bytes:
         raise Refused(MALFORMED, "Refused a command of remote control without a body.")
     asked = _parsed(_decoded(body), LARGEST_CONTROL_BYTES)
     method = asked.get("method")
+    if method == NEEDLESS:
+        return None
     if not isinstance(method, str) or method not in READING:
         raise Refused(CONTROL, f"Refused the command {_shown(method)} of remote control.")
     text = orjson.dumps({"method": method, **_addresses(asked)})

@@ -10,9 +10,9 @@ import pytest
 from redis import Redis as Client
 
 from tests.conftest import eventually
-from tests.integration.conftest import Cluster
+from tests.integration.conftest import KEY, Cluster
 from tests.integration.steps import marker
-from workflows.border import READING
+from workflows.border import READING, Border
 
 #: Where Celery's workers listen, in database 0.
 CHANNEL = "/0.celery.pidbox"
@@ -134,3 +134,13 @@ def test_what_is_asked_is_answered(cluster: Cluster) -> None:
     for method in READING:
         answers = cluster.app.control.broadcast(method, reply=True, timeout=10, limit=2)
         assert {name for each in answers for name in each} == {"main@alpha", "main@beta"}, method
+
+
+def test_what_flower_asks_all_the_time_is_dropped_without_a_word() -> None:
+    """Events are on already; a line and a count for each would hide what matters."""
+    reasons: list[str] = []
+    asked = {"method": "enable_events", "arguments": {}, "destination": None}
+    body = base64.b64encode(json.dumps(asked).encode()).decode()
+    text = json.dumps({"body": body}).encode()
+    assert Border(KEY, reasons.append).control([b"pmessage", b"p", b"c", text]) is None
+    assert reasons == []
