@@ -136,6 +136,9 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         ),
         # After a power cut a worker may be up before Redis.
         "broker_connection_retry_on_startup": True,
+        # Redis refuses commands while it is full, read-only or loading, or where a key is of
+        # another type: that must not end a lane.
+        "broker_channel_error_retry": True,
         "task_default_queue": shared_queue(settings),
         "task_serializer": "json",
         "result_serializer": "json",

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from kombu.transport import TRANSPORT_ALIASES, redis
 
-from sojourn.cluster.kept import Kept
+from sojourn.cluster.kept import AGAIN_S, REFUSALS, Kept, pausing
 from sojourn.model import Untyped
 from workflows.border import Answer, Border
 
@@ -43,6 +43,7 @@ class Channel(redis.Channel):  # type: ignore[misc, unused-ignore]  # Kombu has 
         """The client that takes messages from queues, after the border has checked them."""
         client = super().client
         if self.border:
+            client.parse_response = pausing(client.parse_response)
             client.set_response_callback("BRPOP", self._first_admitted)
         return client
 
@@ -85,6 +86,9 @@ class Channel(redis.Channel):  # type: ignore[misc, unused-ignore]  # Kombu has 
         kept = self._kept_of(self.pool)
         try:
             yield kept.client()
+        except REFUSALS:
+            time.sleep(AGAIN_S)
+            raise
         except BaseException:
             # An answer may be on its way that is not for the next command.
             kept.disconnect()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 
 import redis
 
@@ -18,6 +19,12 @@ from sojourn.model import Untyped
 #: For how long a connection counts as good after it was used, in seconds: Redis does not start
 #: faster.
 GOOD_FOR_S = 0.01
+
+#: By what Redis refuses a command: it is full, read-only or loading, or a key is of another type.
+REFUSALS = (redis.ResponseError,)
+
+#: How long to wait after a refusal, in seconds, before the command is tried again.
+AGAIN_S = 1.0
 
 
 class Kept:
@@ -45,6 +52,19 @@ class Kept:
         """
         if client := getattr(self._own, "client", None):
             client.connection.disconnect()
+
+
+def pausing(parse: Callable[..., Untyped]) -> Callable[..., Untyped]:
+    """Return a reader of answers that waits for ``AGAIN_S`` before it raises a refusal."""
+
+    def parsed(*args: Untyped, **options: Untyped) -> Untyped:
+        try:
+            return parse(*args, **options)
+        except REFUSALS:
+            time.sleep(AGAIN_S)
+            raise
+
+    return parsed
 
 
 def _has_ended(connection: Untyped) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,9 @@ OLDEST_S = 1.3
 
 #: How long a message may take to come once the migration continues.
 MESSAGE_S = 15
+
+#: How long a slow Redis lets a command wait, in milliseconds: less than anybody's patience.
+PAUSE_MS = 1500
 
 DATABASE = "/var/lib/sojourn/journal.db"
 
@@ -177,6 +181,57 @@ def _empty_redis(struck: Struck) -> None:
     struck.stage.site.redis.flushall()
 
 
+def _refuse_writes(struck: Struck) -> None:
+    """Let Redis refuse everything that writes, as one whose replicas are gone may."""
+    struck.stage.site.redis.config_set("min-replicas-to-write", 1)
+
+
+def _permit_writes(struck: Struck) -> None:
+    struck.stage.site.redis.config_set("min-replicas-to-write", 0)
+
+
+def _fill_redis(struck: Struck) -> None:
+    """Leave Redis no memory: it refuses what needs more."""
+    struck.stage.site.redis.config_set("maxmemory", 1)
+
+
+def _evict(struck: Struck) -> None:
+    """Leave Redis no memory, for which it removes whatever it has, one key after another."""
+    struck.stage.site.redis.config_set("maxmemory-policy", "allkeys-random")
+    _fill_redis(struck)
+
+
+def _widen_redis(struck: Struck) -> None:
+    struck.stage.site.redis.config_set("maxmemory", 0)
+    struck.stage.site.redis.config_set("maxmemory-policy", "noeviction")
+
+
+def _slow_down(struck: Struck) -> None:
+    """Let Redis answer only now and then: each command waits for up to 1.5 s."""
+    until = time.monotonic() + LONG_S
+
+    def pause() -> None:
+        while time.monotonic() < until:
+            struck.stage.site.redis.execute_command("CLIENT PAUSE", PAUSE_MS, "ALL")
+            time.sleep(PAUSE_MS / 1000 + 0.1)
+
+    struck.threads.append(threading.Thread(target=pause))
+    struck.threads[0].start()
+
+
+def _let_answer(struck: Struck) -> None:
+    struck.threads[0].join()
+
+
+def _lie(struck: Struck) -> None:
+    """Have the ledger report of every migration that it has ended elsewhere, by a forged word."""
+    redis = struck.stage.site.redis
+    word = {"resolved": "destination", "resolved_at": time.time(), "resolved_by": "nobody"}
+    lies = {"state": "rolled back", "owner": struck.stage.source, "resolved": word}
+    for key in redis.scan_iter("sojourn:migration:*"):
+        redis.hset(key, mapping={name: json.dumps(value) for name, value in lies.items()})
+
+
 def _fill_disk(struck: Struck) -> None:
     """Leave no byte free where the instant's host keeps its journal, and none in /run."""
     struck.stage.here.run(["sh", "-ec", FILL])
@@ -285,6 +340,11 @@ FAULTS = {
         Fault("network cut until healed", _cut, _heal, LONG_S),
         Fault("Redis killed", _kill_redis),
         Fault("Redis emptied", _empty_redis),
+        Fault("Redis read-only", _refuse_writes, _permit_writes, LONG_S, happens=_lasts),
+        Fault("Redis full", _fill_redis, _widen_redis, LONG_S, happens=_lasts),
+        Fault("Redis evicting", _evict, _widen_redis, BROKEN_S, happens=_lasts),
+        Fault("Redis slow", _slow_down, _let_answer, LONG_S, happens=_lasts),
+        Fault("Redis lying", _lie, happens=_lasts),
         Fault("Redis gone for a minute", _stop_redis, _start_redis, MINUTE_S, happens=_lasts),
         Fault("disk full", _fill_disk, _empty_disk, BROKEN_S, happens=_anywhere),
         Fault("message doubled", _wait_for_message, _double, happens=_sends),

@@ -160,3 +160,32 @@ def test_a_flood_does_not_fill_the_log(cluster: Cluster) -> None:
     _client(cluster).lpush("alpha", *[b"null"] * FLOOD)
     _goes_on(cluster)
     assert cluster.log("alpha").count("was dropped") - before < 150
+
+
+def _of_another_type(server: Client) -> None:
+    server.delete("alpha")
+    server.set("alpha", "text")
+
+
+#: How Redis is made to refuse what a lane asks, and how that ends.
+REFUSALS: dict[str, tuple[Callable[[Client], object], Callable[[Client], object]]] = {
+    "queue_of_another_type": (_of_another_type, lambda server: server.delete("alpha")),
+    "read_only": (
+        lambda server: server.config_set("min-replicas-to-write", 1),
+        lambda server: server.config_set("min-replicas-to-write", 0),
+    ),
+    "full": (
+        lambda server: server.config_set("maxmemory", 1),
+        lambda server: server.config_set("maxmemory", 0),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_redis_refuses_ends_no_lane(cluster: Cluster, name: str) -> None:
+    """The lane asks again until it is answered."""
+    begin, end = REFUSALS[name]
+    begin(_client(cluster))
+    time.sleep(3)
+    end(_client(cluster))
+    _goes_on(cluster)
