@@ -28,7 +28,8 @@ log = logging.getLogger("sojourn.worker")
 def announce(host: Host, criu: str, *, again: bool) -> bool:
     """Announce the host until the next announcement is due; without Redis only log it.
 
-    ``again``: this worker has done so before. Return whether it has now. Raises NameTaken.
+    ``again``: this worker has done so before. Return whether it has now. Raises NameTaken,
+    JournalLost.
     """
     mark = identity.kept_mark(host)
     try:

@@ -7,6 +7,7 @@ was away then, it ends as soon as it finds the other one.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import time
@@ -69,15 +70,20 @@ def kept_mark(host: Host) -> Mark | None:
     mark = host.journal.mark()
     if not mark.number:
         return None
-    age.keep(host.settings.runtime_dir, mark)
+    with contextlib.suppress(OSError):  # the file system is full: what was kept before stands
+        age.keep(host.settings.runtime_dir, mark)
     return mark
 
 
 def guard(host: Host, *, announced: bool) -> None:
     """Report another machine of the same name.
 
-    Raises StoreUnreachable, and NameTaken where this worker has not announced itself yet.
+    Raises StoreUnreachable; and, where this worker has not announced itself yet, NameTaken, or
+    JournalLost by what Redis could not tell at the start.
     """
+    if not announced:
+        mark = host.journal.mark()
+        age.check(host.name, host.journal.path, mark, host.registry.mark(host.name))
     other = another(host)
     if other and not announced:
         raise _taken(host, other)
