@@ -11,11 +11,16 @@ from functools import cache
 
 from sojourn.cluster.placement import Item, place
 from sojourn.cluster.planfile import SOME_PID, Line, bad_lines, duplicates
-from sojourn.errors import SojournError
+from sojourn.errors import SojournError, UsageError
 from sojourn.migration.context import Host
 from sojourn.model import Json, Plan
+from sojourn.system.alarm import TimedOut, at_most
 from sojourn.transfer.image_directory import size_for
 from workflows.survey import SeenTree, read_trees
+
+#: How long all patterns of a batch may take to match, in seconds; all command lines of a thousand
+#: hosts take less than one.
+MATCHED_WITHIN_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,10 @@ class Found:
     stays: list[Json]
 
 
+#: The trees that are meant, the lines that are wrong, and what stays.
+Selected = tuple[list[Wanted], list[tuple[int, str]], list[Json]]
+
+
 def find(lines: Sequence[Line], reports: list[Json] | Json, host: Host, *, is_drain: bool) -> Found:
     """Return what the lines mean, by the hosts' surveys.
 
@@ -58,7 +67,7 @@ def find(lines: Sequence[Line], reports: list[Json] | Json, host: Host, *, is_dr
     # Celery makes a chain of a chord of one, whose answer comes by itself.
     surveys = reports if isinstance(reports, list) else [reports]
     trees = {survey["host"]: read_trees(survey) for survey in surveys}
-    wanted, wrong, stays = _wanted(lines, trees)
+    wanted, wrong, stays = _in_time(lines, trees)
     placed = list(_placed(wanted, host))
     nowhere = [(place.tree, place.why) for place in placed if not place.destination]
     if is_drain:
@@ -74,9 +83,20 @@ def find(lines: Sequence[Line], reports: list[Json] | Json, host: Host, *, is_dr
     return Found([place for place in placed if place.destination], stays)
 
 
-def _wanted(
-    lines: Sequence[Line], trees: dict[str, list[SeenTree]]
-) -> tuple[list[Wanted], list[tuple[int, str]], list[Json]]:
+def _in_time(lines: Sequence[Line], trees: dict[str, list[SeenTree]]) -> Selected:
+    """Return what ``_wanted`` does, within a time. Raises UsageError."""
+    # A pattern can take years on one command line.
+    try:
+        with at_most(MATCHED_WITHIN_S):
+            return _wanted(lines, trees)
+    except TimedOut:
+        raise UsageError(
+            f"The regular expressions take longer than {MATCHED_WITHIN_S:g} s to match.",
+            "Write them without repetitions of repetitions, such as (a+)+.",
+        ) from None
+
+
+def _wanted(lines: Sequence[Line], trees: dict[str, list[SeenTree]]) -> Selected:
     """Return the trees that the lines mean, the lines that are wrong, and what ``all`` leaves."""
     wanted, wrong, stays = [], [], []
     for line in lines:

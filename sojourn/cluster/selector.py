@@ -154,7 +154,8 @@ def _check(name: str, value: object) -> None:
 def _check_pattern(pattern: str) -> None:
     try:
         re.compile(pattern)
-    except re.error as error:
+    # The others: nested too deeply, or with a repetition that is too large.
+    except (re.error, RecursionError, OverflowError) as error:
         raise UsageError(f"{quoted(pattern)} is not a regular expression: {error}.") from None
 
 

@@ -92,6 +92,8 @@ def test_a_tree_that_is_named_twice() -> None:
         ({"all": True, "user": "ann"}, "All processes, or only those by user"),
         ({"all": "yes"}, "all is true or false, not 'yes'"),
         ({"command": "("}, "'\\(' is not a regular expression: missing \\)"),
+        ({"command": "a{99999999999}"}, "is not a regular expression"),
+        ({"command": "(" * 5000 + ")" * 5000}, "is not a regular expression"),
         ({"command": ""}, "command is a text, not ''"),
         ({"user": 33}, "user is a text, not 33"),
         ({"unit": None, "cgroup": "system.slice"}, "A cgroup is a path that begins with /"),
