@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from sojourn.cluster.account import Event
 from sojourn.cluster.client import Cluster
-from sojourn.cluster.ledger import Event
 from sojourn.errors import StoreUnreachable
 from sojourn.model import Json
 from web.rows import Crossing, row

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from sojourn import decision, units
+from sojourn.cluster.account import Account
 from sojourn.cluster.batches import BatchState, states_of
 from sojourn.cluster.client import Cluster
-from sojourn.cluster.ledger import Account
 from sojourn.errors import UsageError
 from sojourn.model import Json, Role, State
 from web import timeline

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sojourn import units
-from sojourn.cluster.ledger import Account, Event
+from sojourn.cluster.account import Account, Event
 from sojourn.model import Json, State, StepRecord
 from workflows.pipelines import PIPELINES
 

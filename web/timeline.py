@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sojourn import units
-from sojourn.cluster.ledger import Account
+from sojourn.cluster.account import Account
 from sojourn.model import State, StepRecord
 
 #: Pixels: a step, the head of a lane, between lanes, and the margins for labels and ticks.

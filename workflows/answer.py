@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from celery import states
 
-from sojourn.cluster.ledger import Account
+from sojourn.cluster.account import Account
 from sojourn.errors import HostUnreachable, SojournError
 from sojourn.migration.context import this_host
 from sojourn.migration.result import error_of, result_of

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from celery import shared_task
 
-from sojourn.cluster.ledger import Account
+from sojourn.cluster.account import Account
 from sojourn.cluster.registry import Pace, Window
 from sojourn.errors import StoreUnreachable
 from sojourn.migration.context import Host, this_host

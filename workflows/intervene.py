@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import cast
 
+from sojourn.cluster.account import Account
 from sojourn.cluster.client import Cluster
-from sojourn.cluster.ledger import Account
 from sojourn.cluster.queue import Standing
 from sojourn.errors import Aborted, UsageError
 from sojourn.model import Failure, Json, Role, State, Verdict, where_it_runs

@@ -15,7 +15,8 @@ from rich.text import Text
 
 from sojourn import units, window
 from sojourn.cli.output import console
-from sojourn.cluster.ledger import Account, Event, Ledger
+from sojourn.cluster.account import Account, Event
+from sojourn.cluster.ledger import Ledger
 from sojourn.errors import StoreUnreachable
 from sojourn.model import Json, Plan, State, StepRecord
 

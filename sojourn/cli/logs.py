@@ -12,8 +12,8 @@ from sojourn import units
 from sojourn.cli import completion, output
 from sojourn.cli.options import Id
 from sojourn.cli.output import complaints, console
+from sojourn.cluster.account import Account
 from sojourn.cluster.client import Cluster
-from sojourn.cluster.ledger import Account
 from sojourn.criu.logs import Log
 from sojourn.errors import HostUnreachable, UsageError
 from sojourn.text import printable

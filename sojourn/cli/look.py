@@ -14,8 +14,8 @@ from sojourn import units
 from sojourn.cli import completion, output, timeline
 from sojourn.cli.options import Id
 from sojourn.cli.output import coloured, console
+from sojourn.cluster.account import Account
 from sojourn.cluster.client import Cluster
-from sojourn.cluster.ledger import Account
 from sojourn.cluster.registry import HostInfo
 from sojourn.decision import sentence
 

@@ -29,8 +29,8 @@ from sojourn.cli.options import (
     limited,
 )
 from sojourn.cli.output import console
+from sojourn.cluster.account import Account
 from sojourn.cluster.client import Cluster
-from sojourn.cluster.ledger import Account
 from sojourn.cluster.placement import Item, place
 from sojourn.cluster.planfile import AUTO
 from sojourn.cluster.records import complete

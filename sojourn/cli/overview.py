@@ -14,9 +14,9 @@ from rich.table import Table
 from sojourn import units
 from sojourn.cli import output
 from sojourn.cli.output import console
+from sojourn.cluster.account import Event
 from sojourn.cluster.batches import Record, states_of
 from sojourn.cluster.client import Cluster
-from sojourn.cluster.ledger import Event
 from sojourn.cluster.records import complete
 from sojourn.errors import StoreUnreachable
 from sojourn.model import Json, State

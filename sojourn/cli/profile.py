@@ -14,7 +14,7 @@ from rich.text import Text
 
 from sojourn.cli import output
 from sojourn.cli.output import coloured, complaints, console
-from sojourn.cluster.ledger import Account
+from sojourn.cluster.account import Account
 from sojourn.errors import HostUnreachable, UsageError
 from sojourn.migration import profile, trace
 from sojourn.migration.profile import COUNTED, Ending, Kind, Profile, Span

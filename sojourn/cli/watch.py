@@ -22,8 +22,8 @@ from rich.table import Table
 from sojourn import units, window
 from sojourn.cli import completion, live, output, timeline
 from sojourn.cli.output import complaints, console
+from sojourn.cluster.account import Account, Event
 from sojourn.cluster.client import Cluster
-from sojourn.cluster.ledger import Account, Event
 from sojourn.errors import StoreUnreachable
 from sojourn.model import Json, Plan, State, StepRecord
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from sojourn.cluster.account import Account
 from sojourn.cluster.batches import Batches
-from sojourn.cluster.ledger import Account, Ledger
+from sojourn.cluster.ledger import Ledger
 from sojourn.cluster.queue import Queue
 from sojourn.cluster.registry import Registry
 from sojourn.cluster.store import Store

@@ -27,17 +27,16 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import chain, islice
-from typing import Any
 
-from sojourn import window
 from sojourn.cluster import counters, records
+from sojourn.cluster.account import Account, Event, read_account, read_event
 from sojourn.cluster.scripts import scripts_of
 from sojourn.cluster.sealed import Sealed
 from sojourn.cluster.store import Store
 from sojourn.errors import StoreUnreachable
-from sojourn.model import MIGRATION_ID, Failure, Json, Plan, State, StepRecord, where_it_runs
+from sojourn.model import Failure, Json, Plan, State, StepRecord
 
 log = logging.getLogger(__name__)
 
@@ -72,93 +71,6 @@ Command = list[str | float]
 def key(migration: str) -> str:
     """Return the key of a migration's hash."""
     return f"sojourn:migration:{migration}"
-
-
-@dataclass(frozen=True)
-class Account:
-    """A migration as the ledger had it at one instant.
-
-    Where it comes from a host's journal, ``role`` is the side that this host had.
-    """
-
-    id: str
-    plan: Plan
-    state: State
-    created: float
-    owner: str | None
-    steps: tuple[StepRecord, ...]
-    failure: Failure | None = None
-    result: Json | None = None
-    role: str = ""
-    resolved: Json | None = None
-    part: Json | None = None
-    progress: Json | None = None
-
-    @property
-    def window(self) -> str:
-        """Where the process runs and what it still needs there; empty if that is nothing."""
-        return window.where(self.plan, self.state, self.steps, self.progress or {})
-
-    @property
-    def where(self) -> str:
-        """Where the process is, as a sentence, and what it still needs there."""
-        return self.window or where_it_runs(self.state, self.owner)
-
-    def to_json(self) -> Json:
-        """Return the migration as ``--json`` gives it, finished or not."""
-        if self.result and self.result["state"] == self.state:
-            return self.result
-        return {
-            "id": self.id,
-            "state": self.state,
-            **self.plan.to_json(),
-            "owner": self.owner,
-            "steps": [asdict(step) for step in self.steps],
-            "failure": asdict(self.failure) if self.failure else None,
-            "resolved": self.resolved,
-            "progress": self.progress,
-        }
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened to a migration or a batch.
-
-    ``kind`` is state, step, progress or failure; for a batch it is batch, and ``migration`` the
-    batch's id.
-    """
-
-    migration: str
-    kind: str
-    data: Json
-
-
-@dataclass(frozen=True)
-class _Part:
-    """The batch and the line there to which a migration belongs."""
-
-    batch: str
-    line: int
-
-
-@dataclass(frozen=True)
-class _StateEvent:
-    """The state that a migration is in from now on."""
-
-    state: State
-
-
-#: What a step announces of how far it has come.
-Numbers = dict[str, records.Number]
-
-#: What the data of each kind of event holds at least.
-SHAPES: dict[str, Any] = {
-    "state": _StateEvent,
-    "step": StepRecord,
-    "progress": Numbers,
-    "failure": Failure,
-    "batch": Json,
-}
 
 
 class Ledger:
@@ -385,7 +297,7 @@ class Ledger:
         Waits about a second for the first one.
         """
         entries = self._store.read(EVENTS, after, wait_s=WAIT_S)
-        found = (_read_event(fields) for _, fields in entries)
+        found = (read_event(fields) for _, fields in entries)
         events = [event for event in found if event]
         return events, entries[-1][0] if entries else after
 
@@ -395,7 +307,7 @@ class Ledger:
     def _account(self, migration: str, fields: Mapping[str, str]) -> Account | None:
         """Return a migration; an operator's word that nobody has sealed is not shown either."""
         others = {name: text for name, text in fields.items() if name != "resolved"}
-        account = _account(migration, others)
+        account = read_account(migration, others)
         if account is None or "resolved" not in fields:
             return account
         word = self._sealed.content(WORD, migration, fields["resolved"])
@@ -452,37 +364,6 @@ def _encoded(fields: Json) -> dict[str, str]:
     return {name: json.dumps(value) for name, value in fields.items()}
 
 
-def _account(migration: str, encoded: Mapping[str, str]) -> Account | None:
-    """Return what a hash holds, None if that is no migration.
-
-    What is odd beside its plan and state is left out.
-    """
-    fields = records.values(encoded)
-    plan, state = records.of(Plan, fields.get("plan")), records.of(State, fields.get("state"))
-    created = records.of(float, fields.get("created"))
-    if plan is None or state is None or created is None or not MIGRATION_ID.fullmatch(migration):
-        return None
-    return Account(
-        id=migration,
-        plan=plan,
-        state=state,
-        created=created,
-        owner=records.of(str, fields.get("owner")),
-        steps=_steps(fields),
-        failure=records.of(Failure, fields.get("failure")),
-        result=records.result(fields.get("result")),
-        part=asdict(part) if (part := records.of(_Part, fields.get("part"))) else None,
-        progress=records.of(Numbers, fields.get("progress")),
-    )
-
-
-def _steps(fields: Json) -> tuple[StepRecord, ...]:
-    found = (
-        records.of(StepRecord, value) for name, value in fields.items() if name.startswith("step:")
-    )
-    return tuple(sorted((step for step in found if step), key=lambda step: step.started))
-
-
 def _states(flat: Sequence[str]) -> dict[str, State]:
     """Return the states of a flat list of ids and states, without those that are not known here."""
     found = (
@@ -490,13 +371,3 @@ def _states(flat: Sequence[str]) -> dict[str, State]:
         for migration, state in zip(flat[::2], flat[1::2], strict=True)
     )
     return {migration: state for migration, state in found if state}
-
-
-def _read_event(fields: Mapping[str, str]) -> Event | None:
-    """Return an entry of the stream as an event, None if it is none of ours."""
-    kind, migration = fields.get("kind", ""), fields.get("migration", "")
-    data = records.mapping(fields.get("data"))
-    known = records.of(SHAPES[kind], data) if kind in SHAPES else None
-    if data is None or known is None:
-        return None
-    return Event(migration, kind, data | (known if isinstance(known, dict) else asdict(known)))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from sojourn.cluster.ledger import Account
+from sojourn.cluster.account import Account
 from sojourn.migration.context import Migration
 from sojourn.migration.destination import aftermath, end_fenced, may_restore, refuse
 from sojourn.migration.serving import is_busy

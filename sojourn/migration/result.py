@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import cast
 
-from sojourn.cluster.ledger import Account
+from sojourn.cluster.account import Account
 from sojourn.errors import Aborted, ChannelFailed, CriuFailed, MigrationError
 from sojourn.migration import life
 from sojourn.model import Failure, Json, Phase, Role, State, StepRecord, Verdict, where_it_runs

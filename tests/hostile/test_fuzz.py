@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.database import DirectoryBasedExampleDatabase
 
-from sojourn.cluster import counters, ledger, records
+from sojourn.cluster import account, counters, ledger, records
 from sojourn.cluster.batches import Part, Record
 from sojourn.cluster.registry import HostInfo, Pace, Window
 from sojourn.log import JsonFormatter, TextFormatter
@@ -166,9 +166,9 @@ FIELDS: dict[str, Any] = {
 def test_a_changed_migration(changed: dict[str, Any]) -> None:
     """It is read or not; what is read is shown."""
     encoded = {name: json.dumps(value) for name, value in (FIELDS | changed).items()}
-    account = ledger._account("01234567-0000-4000-8000-000000000000", encoded)
-    if account:
-        json.dumps([account.to_json(), row(account), account.where])
+    found = account.read_account("01234567-0000-4000-8000-000000000000", encoded)
+    if found:
+        json.dumps([found.to_json(), row(found), found.where])
 
 
 @fuzzed
@@ -180,7 +180,7 @@ def test_any_record(value: Any, text: str) -> None:
             found = records.read(kind, encoded)
             assert found is None or isinstance(found, kind)
     counters.read({text: json.dumps(value), json.dumps(value): text})
-    ledger._read_event({"migration": text, "kind": "step", "data": json.dumps(value)})
+    account.read_event({"migration": text, "kind": "step", "data": json.dumps(value)})
 
 
 @fuzzed

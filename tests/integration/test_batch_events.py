@@ -12,8 +12,9 @@ from uuid import uuid4
 import pytest
 
 from sojourn.cli import overview
+from sojourn.cluster.account import Event
 from sojourn.cluster.batches import Batches, BatchState, Part, Record
-from sojourn.cluster.ledger import Event, Ledger
+from sojourn.cluster.ledger import Ledger
 from sojourn.cluster.store import Store
 from tests.integration.conftest import PLAN, Redis
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from celery import chord, group
 
-from sojourn.cluster.ledger import Account
+from sojourn.cluster.account import Account
 from sojourn.errors import MigrationError
 from sojourn.model import State
 from sojourn.state.message import Message

@@ -10,7 +10,8 @@ from uuid import uuid4
 
 import pytest
 
-from sojourn.cluster.ledger import Event, Ledger, key
+from sojourn.cluster.account import Event
+from sojourn.cluster.ledger import Ledger, key
 from sojourn.cluster.store import Store
 from sojourn.errors import StoreUnreachable
 from sojourn.model import Failure, Plan, State, StepRecord

@@ -18,7 +18,8 @@ from lab import workload
 from lab.host import within
 from lab.lab import Lab
 from lab.workload import Workload
-from sojourn.cluster.ledger import Event, Ledger
+from sojourn.cluster.account import Event
+from sojourn.cluster.ledger import Ledger
 from sojourn.cluster.store import Store
 from sojourn.model import State, StepRecord
 from sojourn.system.run import run

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from sojourn import decision, units
 from sojourn.cli import live, output, overview, timeline, watch
-from sojourn.cluster.ledger import Event
+from sojourn.cluster.account import Event
 from sojourn.errors import UsageError
 from sojourn.model import Plan, Role, State, StepRecord
 

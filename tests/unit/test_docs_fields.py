@@ -13,8 +13,8 @@ import pytest
 
 from sojourn.cli.history import Line
 from sojourn.cli.profile import to_json
+from sojourn.cluster.account import Account, Event
 from sojourn.cluster.batches import BatchState, Record
-from sojourn.cluster.ledger import Account, Event
 from sojourn.cluster.registry import HostInfo
 from sojourn.log import CONTEXT, JsonFormatter
 from sojourn.migration.profile import Clocks, Ending, Kind, Profile, Span

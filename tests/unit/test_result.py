@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sojourn.cluster.ledger import Account
+from sojourn.cluster.account import Account
 from sojourn.errors import MigrationError
 from sojourn.migration.result import (
     error_of,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sojourn.cluster.ledger import Account, Event
+from sojourn.cluster.account import Account, Event
 from sojourn.model import Failure, Plan, State, StepRecord
 from sojourn.state.message import Message
 from sojourn.system.run import Completed, run
