@@ -50,8 +50,9 @@ MEMORY_MB, LARGE_MB, REMOTE_MB = 16, 96, 32
 #: to spare.
 BEATS_PER_REPORT = 12
 
-#: Stops the page server, so that the dump blocks in the middle of the memory.
-CATCH = "until pkill -STOP -x criu; do :; done"
+#: Stops the page server, so that the dump blocks in the middle of the memory. It is not the only
+#: CRIU there: one waits to restore.
+CATCH = "until pkill -STOP -f '[c]riu page-server'; do :; done"
 LET_GO = "pkill -CONT -x criu"
 
 #: Lets a migration go on from a fail point, and stops the dump itself, where no page server is.
