@@ -40,6 +40,8 @@ def play_one(site: FaultSite, at: Instant, fault: str, owner: Role | None) -> No
         (SOURCE, "copy_images.end", "network cut for 5 s", DESTINATION),
         (SOURCE, "released.after", "network cut until healed", SOURCE),
         (SOURCE, "frozen.after", "Redis emptied", DESTINATION),
+        (SOURCE, "frozen.after", "Redis read-only", SOURCE),
+        (SOURCE, "copy_images.end", "Redis lying", DESTINATION),
         (DESTINATION, "restore.end", "Redis killed", DESTINATION),
         (DESTINATION, "fill.middle", "pager killed", DESTINATION),
         (DESTINATION, "fill.middle", "guard killed", DESTINATION),
