@@ -70,8 +70,9 @@ def kept_mark(host: Host) -> Mark | None:
     mark = host.journal.mark()
     if not mark.number:
         return None
-    with contextlib.suppress(OSError):  # the file system is full: what was kept before stands
-        age.keep(host.settings.runtime_dir, mark)
+    if age.kept(host.settings.runtime_dir) != mark:
+        with contextlib.suppress(OSError):  # the file system is full: what was kept before stands
+            age.keep(host.settings.runtime_dir, mark)
     return mark
 
 

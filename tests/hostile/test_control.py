@@ -139,7 +139,7 @@ def test_what_is_asked_is_answered(cluster: Cluster) -> None:
 def test_what_flower_asks_all_the_time_is_dropped_without_a_word() -> None:
     """Events are on already; a line and a count for each would hide what matters."""
     reasons: list[str] = []
-    asked = {"method": "enable_events", "arguments": {}, "destination": None}
+    asked: dict[str, Any] = {"method": "enable_events", "arguments": {}, "destination": None}
     body = base64.b64encode(json.dumps(asked).encode()).decode()
     text = json.dumps({"body": body}).encode()
     assert Border(KEY, reasons.append).control([b"pmessage", b"p", b"c", text]) is None

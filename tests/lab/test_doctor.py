@@ -59,7 +59,8 @@ def test_a_host_that_is_fit(site: Site, alpha: Host) -> None:
     last: list[Found] = []
     assert within(20, is_fit), last
     wanted = "root kernel sysctl memory settings criu programs key address certificates state"
-    assert set(last[0]) == {*wanted.split(), "redis", "clock", "worker", "peers", "reach"}
+    of_others = {"redis", "clock", "worker", "peers", "reach"}
+    assert set(last[0]) == {*wanted.split(), "journal", *of_others}
     assert "beta at" in last[0]["reach"][1]
 
 

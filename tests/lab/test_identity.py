@@ -16,7 +16,7 @@ from tests.lab.test_migrate import end
 pytestmark = pytest.mark.lab
 
 #: The journal of a host, and where tests put copies of it.
-JOURNAL, COPY, NEWEST = "/var/lib/sojourn/journal.db", "/root/copy", "/root/newest"
+JOURNAL, COPY, NEWEST = "/var/lib/sojourn/journal.db", "/var/tmp/copy", "/var/tmp/newest"
 
 
 @pytest.fixture
