@@ -53,9 +53,11 @@ def assert_right(host: Host, pid: int) -> int:
 def pair(host: Host) -> list[int]:
     """Return the PIDs of pager and guard on a host, without those that have ended."""
     named = host.run(["sh", "-c", "cat /run/sojourn/*/work/pager.pids 2>/dev/null"], check=False)
-    ps = ["ps", "-o", "pid=,stat=", "-p", named.stdout.strip().replace("\n", " ") or "0"]
+    ps = ["ps", "-o", "pid=,stat=,args=", "-p", named.stdout.strip().replace("\n", " ") or "0"]
     lines = host.run([*ps], check=False).stdout.splitlines()
-    return [int(line.split()[0]) for line in lines if line.split()[1][0] != "Z"]
+    # Those of earlier migrations have ended, and others may have their PIDs.
+    found = [line.split() for line in lines if "sojourn.transfer.pager" in line]
+    return [int(pid) for pid, state, *_ in found if state[0] != "Z"]
 
 
 def kill(host: Host, which: int) -> None:

@@ -48,7 +48,8 @@ def senders(host: Host) -> list[str]:
 
 def newest(host: Host) -> str:
     """Return the migration that was begun last on a host."""
-    return host.run(["sh", "-c", "ls -t /run/sojourn | head -1"]).stdout.strip()
+    listing = "basename $(ls -td /run/sojourn/*/ | head -1)"
+    return host.run(["sh", "-c", listing]).stdout.strip()
 
 
 def steps(site: Site, migration: str) -> list[str]:
