@@ -242,7 +242,7 @@ def test_nobody_asks_for_the_verdict_meanwhile(
     site: Site, alpha: Host, beta: Host, pid: int
 ) -> None:
     """Who answered would wait for the step that settles, in a place for frozen trees."""
-    site.configure(alpha, reconcile_s=0.2, stall_s=1)
+    site.configure(alpha, reconcile_s=0.2, stall_s=2.5)
     try:
         ended = site.migrate(pid, "alpha", "beta", *POST_COPY, "--bandwidth", "100")
     finally:
