@@ -211,6 +211,8 @@ def test_the_network_is_cut(site: Site, alpha: Host, beta: Host, pid: int) -> No
     assert_moved(ended, alpha, beta, pid)
     assert ended.answer["settled_ms"] > 5000
     assert ended.answer["wait_longest_ms"] > 1000
+    # Its lanes were deaf for so long that it may not be announced yet.
+    assert within(30, lambda: site.answers(alpha))
 
 
 def test_a_pager_that_is_stopped(site: Site, alpha: Host, beta: Host, pid: int) -> None:
