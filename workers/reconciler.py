@@ -27,6 +27,7 @@ from sojourn.migration.recovery import (
 from sojourn.migration.source import resume_original
 from sojourn.model import Phase, State, StepRecord
 from sojourn.state.entry import Entry
+from sojourn.state.facts import Facts
 from sojourn.state.lock import lock
 from sojourn.state.message import Message
 from workflows.app import the_app
@@ -262,19 +263,17 @@ class Reconciler:
         Raises StoreUnreachable at once while Redis is away: rows that this host can move on alone
         must not wait for it.
         """
-        message = Message(entry.id, entry.plan, self.host.journal.known(entry))
-        other = entry.plan.destination if entry.plan.source == self.host.name else entry.plan.source
+        known, other = self.host.journal.known(entry), Migration(self.host, entry).peer
         if _is_in_doubt(entry) and not self.host.registry.are_alive(other):
             self._record_doubt(entry, f"{other} does not answer")
-        elif self._is_overdue(entry):
+        elif self._is_overdue(entry, known):
             self._record_doubt(entry, f"{other} announces itself, and gives no verdict")
-        settle(message, self.host.settings.stall_s)
+        settle(Message(entry.id, entry.plan, known), self.host.settings.stall_s)
         # This changes the row, so the next attempt comes ``stall_s`` later, as the first did.
         self.host.journal.learn(entry, {"settling": entry.facts.get("settling", time.time())})
 
-    def _is_overdue(self, entry: Entry) -> bool:
+    def _is_overdue(self, entry: Entry, known: Facts) -> bool:
         """Whether a tree here has stood frozen for longer than its plan and a stall allow."""
-        known = self.host.journal.known(entry)
         if entry.phase is not Phase.RELEASED or known.get("verdict"):
             return False
         stood_s = time.time() - known.get("frozen_at", entry.created)

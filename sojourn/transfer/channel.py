@@ -42,7 +42,7 @@ import orjson
 
 from sojourn.errors import ChannelFailed, ImagesIncomplete
 from sojourn.security.tls import TlsIdentity, why
-from sojourn.transfer.greeting import MAGIC, NONCE_BYTES, Door, Greeting
+from sojourn.transfer.greeting import MAGIC, NONCE_BYTES, Door, Greeting, code
 
 log = logging.getLogger("sojourn.channel")
 
@@ -319,9 +319,9 @@ def _welcome(peer: socket.socket, secret: bytes, greeting: Greeting) -> Connecti
     with _within(peer, HANDSHAKE_S) as until:
         ours = secrets.token_bytes(NONCE_BYTES)
         peer.sendall(MAGIC + ours)
-        code = _receive(peer, CODE_BYTES, until)
+        received = _receive(peer, CODE_BYTES, until)
         if purpose not in PURPOSES or not hmac.compare_digest(
-            code, _code(secret, "source", purpose, ours, theirs)
+            received, _code(secret, "source", purpose, ours, theirs)
         ):
             raise ChannelFailed("The caller does not know the migration's secret.")
         # Last: a caller that has not proved the secret gets nothing that was computed from it.
@@ -348,8 +348,7 @@ def _code(
     secret: bytes, role: str, purpose: str, destination_nonce: bytes, source_nonce: bytes
 ) -> bytes:
     # The role is part of the code, so neither side can answer with the code that it received.
-    text = b"\0".join([MAGIC, role.encode(), purpose.encode(), destination_nonce, source_nonce])
-    return hmac.digest(secret, text, hashlib.sha256)
+    return code(secret, role.encode(), purpose.encode(), destination_nonce, source_nonce)
 
 
 def _receive(peer: socket.socket, size: int, until: float) -> bytes:
