@@ -147,7 +147,7 @@ class Site:
 def work(number: int, site: Site) -> None:
     """Run one of the workers, until killed."""
     _stand_for_many(site)
-    from workflows.app import shared_queue  # noqa: PLC0415
+    from sojourn.messaging.application import shared_queue  # noqa: PLC0415
     from workflows.pipelines import PIPELINES  # noqa: PLC0415
 
     PIPELINES["stop-and-copy"] = SLEEPING
@@ -263,7 +263,7 @@ class Run:
 
     def measure(self, migrations: int) -> dict[str, Any]:
         """Request all migrations in one go, and return what they cost, by tenths of the whole."""
-        from workflows.batch import migrate_many  # noqa: PLC0415
+        from sojourn.client import migrate_many  # noqa: PLC0415
 
         before, spent = self._memory(), self._cpu_s()
         self.redis.config_resetstat()

@@ -59,6 +59,12 @@ class Aborted(SojournError):
     exit_code = 15
 
 
+class Expired(Aborted):
+    """The migration had not begun by the time that its caller set (``expires``)."""
+
+    code = "EXPIRED"
+
+
 class Temporary(SojournError):
     """Failed now, may succeed in a moment: retried with back-off while the process still runs."""
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from uuid import uuid4
 
+from sojourn import client
 from sojourn.cluster.batches import BatchState, Record
 from sojourn.cluster.client import Cluster
 from sojourn.errors import HostUnreachable, SojournError, UsageError
@@ -77,7 +78,7 @@ def drain(cluster: Cluster, request: Request) -> Effect:
     _check_typed(request, request.subject)
     # The id is chosen here, so that the page of the batch is known before a worker has planned it.
     name = str(uuid4())
-    batch.drain.apply_async(kwargs={"host": request.subject, "by": request.operator}, task_id=name)
+    client.drain.apply_async(kwargs={"host": request.subject, "by": request.operator}, task_id=name)
     record = _planned(cluster, name)
     stay = f" {len(record.stays)} stay." if record.stays else ""
     return Effect(

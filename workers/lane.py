@@ -14,13 +14,14 @@ from typing import ClassVar
 from celery import bootsteps
 from celery.signals import worker_process_init, worker_ready
 
+from sojourn.messaging.application import shared_queue
+from sojourn.messaging.results import await_none
 from sojourn.migration.context import Host
 from sojourn.model import Untyped
 from workers.warmup import warm_up
-from workflows.app import shared_queue, the_app
+from workflows.app import the_app
 from workflows.border import Border
 from workflows.canvas import queue_of
-from workflows.results import await_none
 from workflows.serialization import use_orjson
 from workflows.transport import Channel, check_by, keep_connections
 

@@ -14,6 +14,7 @@ import time
 
 from sojourn.errors import ChannelFailed, SojournError, StoreUnreachable, Temporary
 from sojourn.log import working_on
+from sojourn.messaging.results import await_none
 from sojourn.migration import serving
 from sojourn.migration.context import Host, Migration
 from sojourn.migration.recovery import (
@@ -34,8 +35,8 @@ from workflows.app import the_app
 from workflows.batch import look_after
 from workflows.conclude import close, record_doubt
 from workflows.dispatch import dispatch
+from workflows.following import send_owed
 from workflows.recover import report_given_up, settle
-from workflows.results import await_none
 
 log = logging.getLogger("sojourn.reconciler")
 
@@ -113,6 +114,7 @@ class Reconciler:
             dispatch()
             report_given_up()
             look_after(self.host)
+            send_owed(the_app())
 
     def _report_ends(self) -> None:
         """Report the ends that the ledger lacks of rows at rest: their last messages were lost."""

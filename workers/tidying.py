@@ -6,8 +6,8 @@ import logging
 import time
 
 from sojourn.criu import logs
+from sojourn.messaging.freshness import Taken
 from sojourn.migration.context import Host
-from workflows.freshness import Taken
 
 log = logging.getLogger("sojourn.worker")
 

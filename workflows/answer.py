@@ -8,11 +8,12 @@ from dataclasses import asdict
 from celery import states
 
 from sojourn.cluster.account import Account
-from sojourn.errors import HostUnreachable, SojournError
+from sojourn.errors import Aborted, HostUnreachable, SojournError
 from sojourn.migration.context import this_host
 from sojourn.migration.result import error_of, result_of
 from sojourn.model import Failure, Json, State, Untyped
 from sojourn.state.message import Message
+from workflows.following import follow
 from workflows.join import concluded
 
 log = logging.getLogger("sojourn.conclude")
@@ -33,17 +34,27 @@ def answer(app: Untyped, account: Account | None, result: Json) -> None:
     """
     if account and account.part:
         return
-    if State(result["state"]).arrived:
-        # The task ``sojourn.migrate`` left its result open (``Ignore``). It has the migration's id.
-        app.backend.store_result(result["id"], result, states.SUCCESS)
-    else:
-        app.backend.store_result(result["id"], error_of(result), states.FAILURE)
+    outcome = result if State(result["state"]).arrived else error_of(result)
+    # The task ``sojourn.migrate`` left its result open (``Ignore``). It has the migration's id.
+    app.backend.store_result(result["id"], outcome, _celery_state(result))
+    follow(app, result["id"])
+
+
+def _celery_state(result: Json) -> str:
+    """Return what Celery calls the end; what was withdrawn before it began is revoked."""
+    state = State(result["state"])
+    if state.arrived:
+        return str(states.SUCCESS)
+    withdrawn = state is State.ABORTED and not result["steps"]
+    return str(states.REVOKED if withdrawn else states.FAILURE)
 
 
 def not_begun(app: Untyped, message: Message, error: SojournError) -> None:
     """Record the end of a migration that cannot even begin, and answer its caller and its batch."""
     host = this_host()
-    state = State.UNREACHABLE if isinstance(error, HostUnreachable) else State.REFUSED
+    ends = {HostUnreachable: State.UNREACHABLE, Aborted: State.ABORTED}
+    found = (state for kind, state in ends.items() if isinstance(error, kind))
+    state = next(found, State.REFUSED)
     failure = asdict(Failure(error.code, error.message, error.hint))
     end = {"state": state, "owner": message.plan.source, "failure": failure}
     result = {**result_of(message, None), **end}

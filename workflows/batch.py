@@ -15,7 +15,6 @@ from dataclasses import replace
 from uuid import NAMESPACE_OID, uuid4, uuid5
 
 from celery import chord, shared_task, states
-from celery.exceptions import Ignore
 from celery.exceptions import TimeoutError as NoAnswer
 
 from sojourn.cluster.batches import LATEST, BatchState, Part, Record
@@ -30,6 +29,7 @@ from workflows.call import Call
 from workflows.canvas import queue_of
 from workflows.conclude import close
 from workflows.dispatch import dispatch
+from workflows.following import follow
 from workflows.join import entry_of, finish, part_of
 from workflows.planning import Placed, find
 from workflows.recover import NEVER_BEGUN, abort
@@ -49,34 +49,6 @@ CHUNK = 500
 
 ABORTED = Failure(Aborted.code, "Its batch was aborted before it began.")
 ABORTED_TOO = Failure(Aborted.code, "Its batch was aborted.")
-
-
-@shared_task(name="sojourn.migrate_many", bind=True, base=Call)
-def migrate_many(self: Untyped, plan: list[Json], by: str = "") -> None:
-    """Migrate many processes: ``migrate_many.delay([{"pid": 1, "source": "a"}, ...]).get()``.
-
-    Each line is as in a plan file (``sojourn.cluster.planfile``). Nothing begins if one of them is
-    malformed: ``.get()`` raises one UsageError that names all that are. The result has what each
-    migration came to; those that failed raise nothing.
-    """
-    _plan(self.request.id, PLAN, plan, by)
-    # The caller gets its answer when the last part has ended: ``finish`` stores the result.
-    raise Ignore
-
-
-@shared_task(name="sojourn.drain", bind=True, base=Call)
-def drain(self: Untyped, host: str, by: str = "", **options: Untyped) -> None:
-    """Move away from a host all that can be moved: ``drain.delay("alpha").get()``.
-
-    ``options`` are fields of a Plan. The host is cordoned, and stays so. The result names what
-    stays there and why.
-    """
-    # Before the cordon: a malformed request changes nothing.
-    lines = lines_of_drain(host, **options)
-    from_json(lines)
-    this_host().registry.cordon(host)
-    _plan(self.request.id, DRAIN, lines, by)
-    raise Ignore
 
 
 def lines_of_drain(host: str, **options: Untyped) -> list[Json]:
@@ -102,7 +74,7 @@ def preview(asked: list[Json], kind: str, registry: Registry) -> list[Json]:
     return rows
 
 
-def _plan(batch: str, kind: str, asked: list[Json], by: str) -> None:
+def plan_batch(batch: str, kind: str, asked: list[Json], by: str) -> None:
     """Record the batch and ask the hosts for their trees. Raises UsageError, HostUnreachable."""
     host = this_host()
     # A second delivery of the message finds the record of the first.
@@ -196,7 +168,9 @@ def _refuse(batch: str, error: SojournError) -> None:
     this_host().batches.refuse(
         batch, {"code": error.code, "message": error.message, "hint": error.hint}
     )
-    the_app().backend.store_result(batch, error, states.FAILURE)
+    app = the_app()
+    app.backend.store_result(batch, error, states.FAILURE)
+    follow(app, batch)
 
 
 @shared_task(name="sojourn.abort_batch", base=Call)

@@ -20,9 +20,9 @@ from collections.abc import Callable, Sequence
 
 import orjson
 
+from sojourn.messaging import freshness
+from sojourn.messaging.signing import is_signed
 from sojourn.model import Json, Untyped
-from workflows import freshness
-from workflows.signing import is_signed
 
 log = logging.getLogger("sojourn.border")
 

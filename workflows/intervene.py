@@ -8,9 +8,8 @@ from typing import cast
 
 from sojourn.cluster.account import Account
 from sojourn.cluster.client import Cluster
-from sojourn.cluster.queue import Standing
-from sojourn.errors import Aborted, UsageError
-from sojourn.model import Failure, Json, Role, State, Verdict, where_it_runs
+from sojourn.errors import UsageError
+from sojourn.model import Json, Role, State, Verdict, where_it_runs
 from sojourn.state.facts import Facts
 from sojourn.state.message import Message
 from workflows import recover
@@ -22,9 +21,6 @@ SILENCE_S = 10
 #: How long the host that is left may take to act on an operator's decision; meanwhile the state may
 #: be "in doubt" for a moment.
 ACT_S = 60
-
-#: The standings in the queue of a migration that has not begun.
-WAITS = {Standing.WAITING, Standing.LATER}
 
 
 @dataclass(frozen=True)
@@ -60,12 +56,9 @@ def abort(cluster: Cluster, account: Account, who: str) -> Answer:
 
     Raises StoreUnreachable.
     """
-    # The first failure that is recorded stays: the steps that this interrupts add none of theirs.
-    cluster.ledger.record_failure(account.id, Failure(Aborted.code, f"Aborted by {who}."))
     # Before the request is sent, or its end could come first and be waited for in vain.
     bookmark = cluster.ledger.bookmark()
-    waits = cluster.queue.standing(account.id) in WAITS
-    recover.abort(Message(account.id, account.plan), waits=waits)
+    recover.give_up(cluster, Message(account.id, account.plan), f"Aborted by {who}.")
     return _await_end(cluster, bookmark, account, SILENCE_S)
 
 

@@ -19,6 +19,7 @@ from sojourn.migration.context import Host, this_host
 from sojourn.model import Json, Plan, Role, State
 from sojourn.preflight.finding import CHECKS
 from workflows.app import the_app
+from workflows.following import follow
 
 #: The ends after which another try, at another time or on another host, may succeed.
 WORTH_ANOTHER_TRY = {State.ROLLED_BACK, State.UNREACHABLE}
@@ -65,7 +66,9 @@ def finish(batch: str) -> None:
     batches.rest(batch)
     record = batches.record(batch)
     if record and record.state.final:
-        the_app().backend.store_result(batch, record.to_json(batches.ends(batch)), states.SUCCESS)
+        app = the_app()
+        app.backend.store_result(batch, record.to_json(batches.ends(batch)), states.SUCCESS)
+        follow(app, batch)
 
 
 def _tried_again(host: Host, record: Record, part: Part, result: Json) -> bool:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from celery import shared_task
 
+from sojourn.cluster.client import Cluster
+from sojourn.cluster.queue import Standing
+from sojourn.errors import Aborted
 from sojourn.migration.context import this_host
 from sojourn.model import Failure, Phase, Plan, Role, Untyped, Verdict
 from sojourn.state.facts import Facts
@@ -19,6 +22,9 @@ from workflows.pipelines import ABORT, ABORT_THERE, IF_BACK, SETTLE, WITHOUT
 
 #: The facts of a migration that no host has a row of, and that none will be sent.
 NEVER_BEGUN: Facts = {"source_phase": Phase.RESUMED, "verdict": Verdict.REFUSED}
+
+#: The standings in the queue of a migration that has not begun.
+WAITS = {Standing.WAITING, Standing.LATER}
 
 
 def settle(message: Message, expires_s: float) -> Untyped:
@@ -39,6 +45,13 @@ def abort(message: Message, *, waits: bool = False) -> Untyped:
     if waits:
         return withdraw.delay(message.to_text())
     return send(linked(ABORT, message, end=abort_there.name), message.id)
+
+
+def give_up(cluster: Cluster, message: Message, why: str) -> None:
+    """Abort a migration, or take it out of the queue, and record why. Raises StoreUnreachable."""
+    # The first failure that is recorded stays: the steps that this interrupts add none of theirs.
+    cluster.ledger.record_failure(message.id, Failure(Aborted.code, why))
+    abort(message, waits=cluster.queue.standing(message.id) in WAITS)
 
 
 @shared_task(name="sojourn.withdraw", bind=True, ignore_result=True)

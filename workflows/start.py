@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from sojourn.errors import SojournError
-from sojourn.migration.context import this_host
+import time
+
+from sojourn.errors import Expired, SojournError
+from sojourn.migration.context import Host, this_host
 from sojourn.model import State
 from sojourn.state.message import Message
 from workflows.answer import not_begun
@@ -21,6 +23,7 @@ def begin(message: Message, *, known: bool) -> bool:
     if not known:
         host.ledger.open(message.id, message.plan)
     try:
+        _check_time(host, message.id)
         host.registry.check(message.plan)
     except SojournError as error:
         not_begun(the_app(), message, error)
@@ -29,3 +32,10 @@ def begin(message: Message, *, known: bool) -> bool:
     send(forward(PIPELINES[message.plan.mode], message), message.id)
     host.ledger.record_state(message.id, State.RUNNING)
     return True
+
+
+def _check_time(host: Host, migration: str) -> None:
+    """Raise Expired for a migration whose caller would have it begin earlier or not at all."""
+    until = host.requests.of(migration).until
+    if until is not None and time.time() > until:
+        raise Expired("It had not begun by the time that its caller set; nothing was touched.")

@@ -3,14 +3,12 @@
 OpenTelemetry is the extra ``otel``; nothing of it is imported where no collector is configured.
 
 Celery's instrumentation makes a span of each message that is sent and of each task, and sends the
-trace along in the messages' headers. Three things are ours:
+trace along in the messages' headers. Two things are ours:
 
 * A migration's id is its trace's id, without the hyphens: so all its spans are in one trace,
   whoever sent a message, and a dispatch that begins another migration does not draw that one into
   the trace of the first.
 * Each step has a span, ``step/NAME``, with the migration's id.
-* Messages are signed after the trace has been added to their headers, since the signature is over
-  all of them.
 
 A thread of each process sends spans in the background. While the collector is unreachable spans are
 lost, but no migration is delayed.
@@ -21,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -64,16 +62,16 @@ def is_wanted(settings: Settings) -> bool:
     return bool(settings.otel_endpoint or any(variable(name) for name in named))
 
 
-def prepare(settings: Settings, sign_last: Callable[[], None]) -> None:
-    """Trace in each process of a pool; ``sign_last`` moves signing behind all that adds headers."""
+def prepare(settings: Settings) -> None:
+    """Trace in each process of a pool."""
     if is_wanted(settings):
         # The threads that send spans do not survive a fork, so each process starts its own.
         worker_process_init.connect(
-            lambda **_: start(settings, sign_last), weak=False, dispatch_uid="sojourn-tracing-begin"
+            lambda **_: start(settings), weak=False, dispatch_uid="sojourn-tracing-begin"
         )
 
 
-def start(settings: Settings, sign_last: Callable[[], None]) -> None:
+def start(settings: Settings) -> None:
     """Trace this process from now on; without the libraries only log that they are missing."""
     try:
         from opentelemetry import trace
@@ -111,7 +109,6 @@ def start(settings: Settings, sign_last: Callable[[], None]) -> None:
     worker_process_shutdown.connect(
         lambda **_: provider.shutdown(), weak=False, dispatch_uid="sojourn-tracing-end"
     )
-    sign_last()
     TRACING.on = True
 
 

@@ -71,7 +71,8 @@ def migrate_lines(asked: list[Json], *, dry_run: bool, detach: bool, json: bool)
     """Start the lines of a plan, all or none, and follow them to their end; or only show them."""
     from_json(asked)  # reports malformed lines before the slow import of Celery
     cluster = Cluster()
-    from workflows.batch import PLAN, migrate_many
+    from sojourn.client import migrate_many
+    from workflows.batch import PLAN
 
     if dry_run:
         _preview(cluster, asked, PLAN, json=json)
@@ -115,8 +116,8 @@ def drain(
     """
     cluster = Cluster()
     cluster.registry.check_host(host)
+    from sojourn.client import drain as start
     from workflows.batch import DRAIN, lines_of_drain
-    from workflows.batch import drain as start
 
     options = chosen(
         mode=mode,

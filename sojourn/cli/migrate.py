@@ -154,7 +154,7 @@ def _migrate_one(plan: Plan, *, dry_run: bool, detach: bool, json: bool) -> None
         return
     # The registry knows what hosts announced last; whether their workers answer is asked of them.
     cluster.registry.check(plan)
-    from workflows.migrate import migrate as call
+    from sojourn.client import migrate as call
     from workflows.survey import check_workers
 
     check_workers(plan)

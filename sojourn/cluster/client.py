@@ -7,6 +7,7 @@ from sojourn.cluster.batches import Batches
 from sojourn.cluster.ledger import Ledger
 from sojourn.cluster.queue import Queue
 from sojourn.cluster.registry import Registry
+from sojourn.cluster.requests import Requests
 from sojourn.cluster.store import Store
 from sojourn.errors import UsageError
 from sojourn.settings import Settings, load
@@ -22,6 +23,7 @@ class Cluster:
         self.registry = Registry(store, settings.cluster)
         self.queue = Queue(store, settings.lease_s, settings.keep_s)
         self.batches = Batches(store, settings.keep_s)
+        self.requests = Requests(store, settings.keep_s)
 
     def find(self, prefix: str) -> Account:
         """Return the one migration whose id begins with ``prefix``. Raises UsageError otherwise."""

@@ -70,6 +70,7 @@ from sojourn.cluster.sealed import Sealed
 from sojourn.cluster.store import Store
 from sojourn.errors import UsageError
 from sojourn.model import MIGRATION_ID, Json, Plan, Untyped
+from sojourn.text import quoted
 
 #: The maximum number of attempts: how often a migration is handed out before it is given up.
 MAX_TRIES = 3
@@ -169,8 +170,7 @@ class Entry:
         """
         if not MIGRATION_ID.fullmatch(self.id):
             raise UsageError(f"{self.id!r} is not the id of a migration.")
-        if not BATCH_ID.fullmatch(self.batch):
-            raise UsageError(f"{self.batch!r} is not the id of a batch.")
+        check_batch_id(self.batch)
         check_priority(self.priority)
         Plan.from_json(self.plan)
 
@@ -350,6 +350,12 @@ class Queue:
 
     def _run(self, script: str, *arguments: str | int) -> Untyped:
         return self._store.script(SCRIPTS[script], arguments)
+
+
+def check_batch_id(batch: str) -> None:
+    """Raise UsageError for what is not the id of a batch."""
+    if not BATCH_ID.fullmatch(batch):
+        raise UsageError(f"{quoted(batch)} is not the id of a batch.")
 
 
 def back_off_s(tries: int) -> float:

@@ -191,9 +191,18 @@ class Store:
         with self._answering():
             self._redis.zadd(key, {member: score}, nx=True)
 
+    def unrank(self, key: str, member: str) -> None:
+        """Remove a member from a sorted set; safe to repeat."""
+        with self._answering():
+            self._redis.zrem(key, member)
+
     def highest(self, key: str, count: int) -> list[str]:
         """Return the members of a sorted set with the highest scores, highest first."""
         return list(self._read([], "zrevrange", key, 0, count - 1))
+
+    def lowest(self, key: str, count: int) -> list[str]:
+        """Return the members of a sorted set with the lowest scores, lowest first."""
+        return list(self._read([], "zrange", key, 0, count - 1))
 
     def ranked_from(self, key: str, score: float) -> list[str]:
         """Return the members of a sorted set with at least this score, lowest first."""

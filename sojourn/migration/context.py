@@ -42,6 +42,7 @@ class Host:
         cluster = Cluster(settings)
         self.ledger, self.registry = cluster.ledger, cluster.registry
         self.queue, self.batches = cluster.queue, cluster.batches
+        self.requests = cluster.requests
 
     @property
     def worker_file(self) -> Path:

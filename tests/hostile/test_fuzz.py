@@ -21,11 +21,11 @@ from sojourn.cluster import account, counters, ledger, records
 from sojourn.cluster.batches import Part, Record
 from sojourn.cluster.registry import HostInfo, Pace, Window
 from sojourn.log import JsonFormatter, TextFormatter
+from sojourn.messaging.signing import HEADER, sign
 from sojourn.model import Plan
 from sojourn.text import cleaned, one_line, printable
 from web.rows import row
 from workflows import border
-from workflows.signing import HEADER, sign
 
 KEY = "a key for tests that is long enough"
 

@@ -11,12 +11,12 @@ from typing import Any, cast
 import pytest
 from redis import Redis as Client
 
+from sojourn.messaging.freshness import QUEUE
+from sojourn.messaging.signing import HEADER, sign
 from tasks.step import link
 from tests.conftest import eventually
 from tests.integration.conftest import KEY, Cluster
 from tests.integration.steps import marker, zeroth
-from workflows.freshness import QUEUE
-from workflows.signing import HEADER, sign
 
 Raw = dict[str, Any]
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from sojourn.client import drain, migrate_many
 from sojourn.cluster.batches import Batches, BatchState, Part
 from sojourn.cluster.placement import Planned
 from sojourn.cluster.queue import Counts
@@ -23,7 +24,7 @@ from tests.conftest import eventually
 from tests.integration.conftest import Cluster, Redis
 from tests.integration.steps import act, let_go
 from tests.integration.test_capacity import sojourn
-from workflows.batch import _look_after, abort_batch, drain, migrate_many, resume_batch
+from workflows.batch import _look_after, abort_batch, resume_batch
 from workflows.join import finish
 
 HOSTS = ("alpha", "beta", "gamma")
@@ -94,15 +95,11 @@ def test_a_plan_from_beginning_to_end(cluster: Cluster, batches: Batches) -> Non
 
 
 def test_bad_lines_are_all_named_and_nothing_begins(cluster: Cluster, batches: Batches) -> None:
-    """One error for the whole plan."""
-    answer = migrate_many.delay(
-        [*lines(1100, 2), {"pid": 0, "source": "alpha"}, {"source": "beta"}]
-    )
+    """One error for the whole plan, at the call."""
+    before = batches.latest(100)
     with pytest.raises(UsageError, match=r"(?s)line 3.*line 4"):
-        answer.get(timeout=20)
-    record = batches.record(answer.id)
-    assert record is not None
-    assert (record.state, record.total) == (BatchState.REFUSED, 0)
+        migrate_many.delay([*lines(1100, 2), {"pid": 0, "source": "alpha"}, {"source": "beta"}])
+    assert batches.latest(100) == before
 
 
 def test_what_nothing_matches_is_a_bad_line(cluster: Cluster) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sojourn.client import migrate
 from sojourn.cluster.queue import Counts, Entry
 from sojourn.errors import MigrationError
 from sojourn.model import Failure, State
@@ -15,7 +16,6 @@ from sojourn.state.message import Message
 from tests.conftest import eventually
 from tests.integration.conftest import Cluster, Redis
 from tests.integration.steps import let_go
-from workflows.migrate import migrate
 from workflows.recover import abort
 
 EMPTY = Counts(0, 0, 0, 0)

@@ -18,9 +18,12 @@ import pytest
 from celery.exceptions import TimeoutError as NoAnswer
 from redis import Redis as Client
 
+from sojourn.client import migrate
 from sojourn.cluster.batches import Batches, Part
 from sojourn.cluster.queue import SCRIPTS, Counts, Entry
 from sojourn.errors import MigrationError
+from sojourn.messaging.client import the_client
+from sojourn.messaging.names import DRAIN
 from sojourn.model import Json, Phase, Role, State, Verdict
 from sojourn.state.facts import Facts
 from sojourn.state.message import Message
@@ -29,8 +32,6 @@ from tests.conftest import eventually
 from tests.integration.conftest import Cluster, Redis
 from tests.integration.steps import let_go, marker
 from tests.integration.test_signing import meant_for
-from workflows.batch import drain
-from workflows.migrate import migrate
 from workflows.recover import abort
 
 #: How long a test watches that nothing is done: about seven looks of each reconciler.
@@ -274,7 +275,7 @@ def test_a_recorded_drain(cluster: Cluster, attacker: Any, sleepers: list[int]) 
     """Put back into the queue, it drains nothing, whichever host takes it."""
     trees, shared = cluster.place / "alpha.trees", cluster.app.conf.task_default_queue
     trees.write_text(json.dumps(sleepers[:1]))
-    answer = drain.apply_async(kwargs={"host": "alpha"}, queue="recorded")
+    answer = the_client().send_task(DRAIN, (), {"host": "alpha"}, queue="recorded")
     recorded = json.loads(eventually(lambda: attacker.rpop("recorded")))
     meant_for(recorded, shared)
     attacker.lpush(shared, json.dumps(recorded))

@@ -11,13 +11,13 @@ from typing import Any, cast
 import pytest
 from redis import Redis as Client
 
+from sojourn.messaging.freshness import QUEUE, UNTIL
+from sojourn.messaging.signing import HEADER, sign
 from sojourn.state.message import Message
 from tasks.step import link
 from tests.conftest import eventually
 from tests.integration.conftest import KEY, Cluster
 from tests.integration.steps import first, marker, zeroth
-from workflows.freshness import QUEUE, UNTIL
-from workflows.signing import HEADER, sign
 
 Raw = dict[str, Any]
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from sojourn.client import migrate
 from sojourn.errors import MigrationError
 from tests.conftest import eventually
 from tests.integration.conftest import Cluster, Redis
-from workflows.migrate import migrate
 
 pytest.importorskip(
     "opentelemetry.instrumentation.celery", reason="the extra `otel` is not installed"

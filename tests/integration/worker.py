@@ -10,13 +10,14 @@ import os
 import sys
 
 from sojourn.log import configure
+from sojourn.messaging.application import shared_queue
 from sojourn.migration.context import this_host
 from sojourn.preflight import candidate
 from sojourn.settings import load
 from tests.integration import steps
 from workers.lane import Lane, run
 from workers.reconciler import Reconciler
-from workflows.app import shared_queue, the_app
+from workflows.app import the_app
 from workflows.pipelines import PIPELINES
 
 

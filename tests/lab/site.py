@@ -22,10 +22,10 @@ from lab.host import Host, within
 from lab.lab import Lab
 from lab.plan import OUTSIDE
 from lab.workload import Workload
+from sojourn.messaging.application import shared_queue
 from sojourn.security.tls import for_redis
 from sojourn.settings import Settings, variable
 from sojourn.system.run import Completed, run, spawn
-from workflows.app import shared_queue
 
 MIGRATION_S = 90
 

@@ -1,0 +1,1 @@
+"""Celery as Sojourn's programs and its workers use it: signed messages, sealed results."""

@@ -1,0 +1,99 @@
+"""What workers do with the calls of other programs (``sojourn.client``): they are queued.
+
+Only workers import this module: other programs have tasks of the same names, which send these.
+"""
+
+from __future__ import annotations
+
+import time
+
+from celery import shared_task
+from celery.exceptions import Ignore
+
+from sojourn.cluster.client import Cluster
+from sojourn.cluster.planfile import from_json
+from sojourn.cluster.queue import Entry
+from sojourn.errors import SojournError
+from sojourn.messaging import names
+from sojourn.migration.context import Host, this_host
+from sojourn.model import Json, Plan, Untyped
+from sojourn.state.message import Message
+from workflows.answer import not_begun
+from workflows.batch import DRAIN, PLAN, abort_batch, lines_of_drain, plan_batch
+from workflows.dispatch import dispatch
+from workflows.recover import give_up
+
+
+@shared_task(name=names.MIGRATE, bind=True)
+def migrate(self: Untyped, **asked: Untyped) -> None:
+    """Queue a migration as a batch of its own; it begins at once if there is room on both hosts.
+
+    The options are the fields of ``sojourn.model.Plan``, which checks them. The id of the task is
+    the id of the migration. The result is stored by ``conclude`` when both hosts have come to rest:
+    the finished migration as a plain dict, or MigrationError. Malformed options raise UsageError.
+    If this worker dies before the migration is queued, it never begins.
+    """
+    host = this_host()
+    plan = Plan.from_json({**host.settings.limits, **asked})
+    message = Message(self.request.id, plan)
+    account = host.ledger.account(message.id)
+    if account and account.state.definite:
+        raise Ignore  # it was aborted while this message was queued
+    if account is None or account.plan != plan:
+        host.ledger.open(message.id, message.plan)
+    try:
+        host.registry.check(message.plan)
+    except SojournError as error:
+        not_begun(self.app, message, error)
+        raise Ignore from None
+    host.queue.put([_entry(host, message)])
+    dispatch()
+    # Celery then stores no result for this task; ``conclude`` will, under the same id.
+    raise Ignore
+
+
+def _entry(host: Host, message: Message) -> Entry:
+    """Return a migration for the queue, where it waits for the time that its caller asked for."""
+    begins = host.requests.of(message.id).not_before
+    delay_s = max(0.0, begins - time.time()) if begins is not None else 0.0
+    return Entry(message.id, message.id, message.plan.to_json(), delay_s=delay_s)
+
+
+@shared_task(name=names.MIGRATE_MANY, bind=True)
+def migrate_many(self: Untyped, plan: list[Json], by: str = "") -> None:
+    """Plan the batch of these lines, which are as in a plan file (``sojourn.cluster.planfile``).
+
+    Nothing begins if one of them is malformed: UsageError names all that are. The result is stored
+    when the last part has ended: what each migration came to; those that failed raise nothing.
+    """
+    plan_batch(self.request.id, PLAN, plan, by)
+    raise Ignore
+
+
+@shared_task(name=names.DRAIN, bind=True)
+def drain(self: Untyped, host: str, by: str = "", **options: Untyped) -> None:
+    """Cordon a host, and plan the batch of all that can be moved away from it.
+
+    ``options`` are fields of a Plan. The result names what stays there and why.
+    """
+    # Before the cordon: a malformed request changes nothing.
+    lines = lines_of_drain(host, **options)
+    from_json(lines)
+    this_host().registry.cordon(host)
+    plan_batch(self.request.id, DRAIN, lines, by)
+    raise Ignore
+
+
+@shared_task(name=names.REVOKE, ignore_result=True)
+def revoke(about: str, *, terminate: bool) -> None:
+    """Give up a migration, or a batch; with ``terminate`` those of it that are under way too.
+
+    What has ended stays as it is. If this worker dies, nothing more is given up.
+    """
+    host = this_host()
+    account = host.ledger.account(about)
+    if account is None:
+        if host.batches.record(about):
+            abort_batch(about, roll_back=terminate)
+    elif not account.state.definite:
+        give_up(Cluster(), Message(about, account.plan), "Its caller revoked it.")
