@@ -13,8 +13,8 @@ from sojourn.migration.context import this_host
 from sojourn.migration.result import error_of, result_of
 from sojourn.model import Failure, Json, State, Untyped
 from sojourn.state.message import Message
-from workflows.following import follow
 from workflows.join import concluded
+from workflows.outcome import store
 
 log = logging.getLogger("sojourn.conclude")
 
@@ -35,9 +35,7 @@ def answer(app: Untyped, account: Account | None, result: Json) -> None:
     if account and account.part:
         return
     outcome = result if State(result["state"]).arrived else error_of(result)
-    # The task ``sojourn.migrate`` left its result open (``Ignore``). It has the migration's id.
-    app.backend.store_result(result["id"], outcome, _celery_state(result))
-    follow(app, result["id"])
+    store(app, result["id"], outcome, _celery_state(result), (result["total_ms"] or 0) / 1000)
 
 
 def _celery_state(result: Json) -> str:

@@ -29,8 +29,8 @@ from workflows.call import Call
 from workflows.canvas import queue_of
 from workflows.conclude import close
 from workflows.dispatch import dispatch
-from workflows.following import follow
 from workflows.join import entry_of, finish, part_of
+from workflows.outcome import store
 from workflows.planning import Placed, find
 from workflows.recover import NEVER_BEGUN, abort
 from workflows.survey import survey
@@ -168,9 +168,7 @@ def _refuse(batch: str, error: SojournError) -> None:
     this_host().batches.refuse(
         batch, {"code": error.code, "message": error.message, "hint": error.hint}
     )
-    app = the_app()
-    app.backend.store_result(batch, error, states.FAILURE)
-    follow(app, batch)
+    store(the_app(), batch, error, states.FAILURE, 0)
 
 
 @shared_task(name="sojourn.abort_batch", base=Call)

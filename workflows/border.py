@@ -12,17 +12,19 @@ read are passed on, without arguments; all others are refused.
 from __future__ import annotations
 
 import base64
+import contextlib
 import logging
 import re
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 import orjson
 
-from sojourn.messaging import freshness
+from sojourn.messaging import freshness, names
 from sojourn.messaging.signing import is_signed
-from sojourn.model import Json, Untyped
+from sojourn.model import MIGRATION_ID, Json, Untyped
 
 log = logging.getLogger("sojourn.border")
 
@@ -80,6 +82,7 @@ class Border:
     def __init__(self, key: str, count: Callable[[str], None]) -> None:
         self._key, self._count = key, count
         self._logged = _Allowance(LOGGED_AT_ONCE, LOGGED_PER_S)
+        self._replied = _Allowance(LOGGED_AT_ONCE, LOGGED_PER_S)
 
     def message(self, answer: Answer) -> Answer:
         """Return the answer to a BRPOP as Kombu may read it, None for what it must not read.
@@ -94,6 +97,20 @@ class Border:
         except Refused as refusal:
             self._refuse(refusal, f"queue {queue!r}")
             return None
+
+    def reply(self, answer: Answer) -> tuple[str, str] | None:
+        """Return where the caller of a message that was refused looks for its result, and one.
+
+        None unless it is a call without a signature: a program that has Celery and not Sojourn may
+        have sent it, and would wait for ever. That it is answered decides nothing.
+        """
+        if answer is None or not self._replied.allows():
+            return None
+        with contextlib.suppress(Refused):
+            headers = _parsed(answer[1], LARGEST_CONTROL_BYTES).get("headers")
+            if isinstance(headers, dict) and headers.get("task") in names.CALLS:
+                return _reply(headers.get("id"))
+        return None
 
     def control(self, answer: Untyped) -> Untyped:
         """Return what was published on a channel as Kombu may read it, None for what it must not.
@@ -151,6 +168,24 @@ def rebuilt(key: str, queue: str, raw: bytes) -> bytes:
         raise Refused(UNSIGNED, f"Refused an unsigned or wrongly signed message for {task}.")
     _check_fresh(headers, queue)
     return _packed(headers, body, queue)
+
+
+def _reply(task_id: object) -> tuple[str, str] | None:
+    """Return the key and the text of a result, as Celery keeps it, for a call of this id."""
+    if not isinstance(task_id, str) or not MIGRATION_ID.fullmatch(task_id):
+        return None
+    sentence = "The call was refused: it is not signed with the cluster's key."
+    hint = "Call it by `from sojourn import migrate`, with the cluster's settings."
+    error = {"exc_type": "UsageError", "exc_message": [sentence, hint]}
+    result: Json = {
+        "status": "FAILURE",
+        "result": {**error, "exc_module": "sojourn.errors"},
+        "traceback": None,
+        "children": [],
+        "date_done": datetime.now(UTC).isoformat(),
+        "task_id": task_id,
+    }
+    return f"celery-task-meta-{task_id}", orjson.dumps(result).decode()
 
 
 def _check_fresh(headers: Json, queue: str) -> None:

@@ -7,6 +7,7 @@ messages only once it has its places.
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 from celery import states
@@ -19,7 +20,7 @@ from sojourn.migration.context import Host, this_host
 from sojourn.model import Json, Plan, Role, State
 from sojourn.preflight.finding import CHECKS
 from workflows.app import the_app
-from workflows.following import follow
+from workflows.outcome import store
 
 #: The ends after which another try, at another time or on another host, may succeed.
 WORTH_ANOTHER_TRY = {State.ROLLED_BACK, State.UNREACHABLE}
@@ -66,9 +67,8 @@ def finish(batch: str) -> None:
     batches.rest(batch)
     record = batches.record(batch)
     if record and record.state.final:
-        app = the_app()
-        app.backend.store_result(batch, record.to_json(batches.ends(batch)), states.SUCCESS)
-        follow(app, batch)
+        result = record.to_json(batches.ends(batch))
+        store(the_app(), batch, result, states.SUCCESS, time.time() - record.created)
 
 
 def _tried_again(host: Host, record: Record, part: Part, result: Json) -> bool:

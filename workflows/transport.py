@@ -27,6 +27,10 @@ NAME = "sojourn+redis"
 REFUSED_AT_ONCE = 500
 
 
+#: For how long the answer to a call that was refused is kept, in seconds.
+REPLY_KEPT_S = 3600
+
+
 class Channel(redis.Channel):  # type: ignore[misc, unused-ignore]  # Kombu has no types
     """A channel that keeps its client for as long as its pool of connections.
 
@@ -72,10 +76,19 @@ class Channel(redis.Channel):  # type: ignore[misc, unused-ignore]  # Kombu has 
             for _ in range(REFUSED_AT_ONCE):
                 if admitted or not answer:
                     break
+                self._reply(client, answer)
                 queue, raw = answer[0], client.rpop(answer[0])
                 answer = None if raw is None else (queue, raw)
                 admitted = self.border.message(answer)
         return admitted
+
+    def _reply(self, client: Untyped, refused: Answer) -> None:
+        """Answer a call that was refused, unless its result is there already."""
+        assert self.border
+        if reply := self.border.reply(refused):
+            key, text = reply
+            client.set(key, text, ex=REPLY_KEPT_S, nx=True)
+            client.publish(key, text)
 
     @contextlib.contextmanager
     def conn_or_acquire(self, client: Untyped = None) -> Iterator[Untyped]:

@@ -5,6 +5,7 @@ What a program would write runs in a process of its own, whose application is th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -206,6 +207,40 @@ def test_a_task_that_is_sent_by_name(shop: Shop) -> None:
         print(json.dumps(sent.get(timeout=30)["owner"]))
     """)
     assert found == "beta"
+
+
+def test_a_call_without_a_signature(cluster: Cluster, shop: Shop) -> None:
+    """A program that has Celery and not Sojourn learns that it was refused, and why."""
+    ours, queue = cluster.redis.url, cluster.app.conf.task_default_queue
+    found = shop.runs(f"""
+        from celery import Celery
+        stranger = Celery("stranger", broker="{ours}", backend="{ours}", set_as_current=False)
+        sent = stranger.send_task("sojourn.migrate", kwargs=to_beta(145), queue="{queue}")
+        print(json.dumps(str(sent.get(timeout=30, propagate=False))))
+    """)
+    assert "it is not signed with the cluster's key" in found
+    assert not [account for account in cluster.ledger.latest(1000) if account.plan.pid == 145]
+
+
+def test_the_end_in_flower(cluster: Cluster, shop: Shop) -> None:
+    """Monitors see a call end when its migration does, with its result."""
+    ended: dict[str, str] = {}
+
+    def record(event: dict[str, Any]) -> None:
+        ended[event["uuid"]] = event["result"]
+
+    def sees(task: str) -> bool:
+        drained.drain_events(timeout=20)
+        return task in ended
+
+    with cluster.app.connection_for_read() as connection:
+        receiver = cluster.app.events.Receiver(connection, handlers={"task-succeeded": record})
+        with receiver.consumer_context() as (drained, _, _):
+            with contextlib.suppress(TimeoutError):
+                drained.drain_events(timeout=1)  # only then it has subscribed
+            moved = shop.runs("print(json.dumps(migrate.delay(**to_beta(146)).get(timeout=30)))")
+            eventually(lambda: sees(moved["id"]), within_s=20)
+    assert "'owner': 'beta'" in ended[moved["id"]]
 
 
 def test_the_program_stays_as_it_is(shop: Shop) -> None:
