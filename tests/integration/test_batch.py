@@ -19,7 +19,7 @@ from sojourn.cluster.placement import Planned
 from sojourn.cluster.queue import Counts
 from sojourn.errors import UsageError
 from sojourn.migration.context import this_host
-from sojourn.model import Json, State
+from sojourn.model import State
 from tests.conftest import eventually
 from tests.integration.conftest import Cluster, Redis
 from tests.integration.steps import act, let_go
@@ -54,7 +54,7 @@ def emptied(cluster: Cluster) -> Iterator[None]:
     eventually(lambda: cluster.queue.counts() == Counts(0, 0, 0, 0), within_s=20)
 
 
-def lines(first: int, count: int, **more: Any) -> list[Json]:
+def lines(first: int, count: int, **more: Any) -> list[Any]:
     """Return lines of a plan, from alpha to beta."""
     return [
         {"pid": first + each, "source": "alpha", "destination": "beta", **more}
@@ -278,6 +278,7 @@ def test_tried_three_times(
     failed, arrived = result["migrations"]
     assert (failed["state"], failed["tries"]) == ("rolled back", 3)
     assert (arrived["state"], arrived["tries"]) == ("completed", 1)
+    assert failed["failure"]
     assert "second broke" in failed["failure"]["message"]
 
 
@@ -379,4 +380,5 @@ def test_a_destination_that_dies_while_others_wait_for_it(
     assert (end["state"], end["tries"]) == ("completed", 2)
     assert end["destination"] not in {dies, "alpha"}
     assert (reported["state"], reported["tries"], reported["owner"]) == ("unreachable", 3, "alpha")
+    assert reported["failure"]
     assert dies in reported["failure"]["message"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -99,15 +100,15 @@ class Shop:
 
     def celery(self, command: str) -> subprocess.CompletedProcess[str]:
         """Run a command of Celery's on Sojourn's own application."""
-        argv = [CELERY, "-A", "sojourn.celery", command]
+        argv = [str(CELERY), "-A", "sojourn.celery", command]
         env = os.environ | self.environment
         return subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
 
-    def runs(self, program: str, **more: str) -> Any:
-        """Run a program, and return what it prints as JSON."""
+    def runs(self, program: str, *, last: bool = False) -> Any:
+        """Run a program, and return what it prints, or what it prints at last, as JSON."""
         done = subprocess.run(
             [sys.executable, "-c", BEGINNING + textwrap.dedent(program)],
-            env=os.environ | self.environment | more,
+            env=os.environ | self.environment,
             cwd=PROJECT,
             capture_output=True,
             text=True,
@@ -115,7 +116,7 @@ class Shop:
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        return json.loads(done.stdout.splitlines()[-1] if last else done.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -423,3 +424,54 @@ def test_celerys_own_commands(shop: Shop) -> None:
     worker = shop.celery("worker")
     assert worker.returncode
     assert "is no `celery worker`" in worker.stderr
+
+
+def blocks() -> list[str]:
+    """Return the programs that the page about Celery shows."""
+    page = (ROOT / "docs" / "celery.md").read_text()
+    return re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+
+
+#: What is done with the views that the page shows.
+USED = {
+    "from django": """
+from django.conf import settings
+settings.configure()
+assert b'"QUEUED"' in move(None, 4260).content
+assert move(None, 1).status_code == 400
+""",
+    "from flask": """
+client = web.test_client()
+name = client.post("/move/4261").json["id"]
+assert client.get(f"/moved/{name}").json.keys() == {"state", "ended"}
+""",
+}
+
+
+@pytest.mark.parametrize("block", blocks(), ids=lambda block: block.splitlines()[0])
+def test_the_page(shop: Shop, block: str) -> None:
+    """Each program of docs/celery.md runs in the other project."""
+    used = next((code for begins, code in USED.items() if block.startswith(begins)), "")
+    assert shop.runs(f"{block}{used}\nprint()\nprint('null')", last=True) is None
+
+
+def test_the_types(tmp_path: Path) -> None:
+    """Mypy knows what callers write and read, and sees what is wrong."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from sojourn import drain, migrate, migrate_many\n"
+        "result = migrate.delay(pid=1, source='a', destination='b', mode='post-copy').get()\n"
+        "reveal_type(result['downtime_ms'])\n"
+        "reveal_type(migrate_many.delay([{'pid': 1, 'source': 'a'}]).get()['counts'])\n"
+        "drain.delay('a', tcp_established=True)\n"
+        "migrate.delay(pid='1', source='a', destination='b')\n"
+        "migrate.delay(pid=1, source='a')\n"
+        "drain.delay('a', speed=3)\n"
+        "result['down_time']\n"
+    )
+    argv = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path), str(program)]
+    found = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    lines = [line.removeprefix(str(program)) for line in found.splitlines()]
+    assert 'Revealed type is "float | None"' in lines[0]
+    assert 'Revealed type is "dict[str, int]"' in lines[1]
+    assert [line.split(":")[1] for line in lines[2:-1] if "error" in line] == ["6", "7", "8", "9"]

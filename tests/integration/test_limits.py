@@ -25,7 +25,7 @@ from workflows.conclude import close
 #: What the settings of all hosts have.
 SITE_MBIT, SITE_FREEZE_S = 700, 50.0
 
-ROUTE = {"pid": 4242, "source": "alpha", "destination": "beta"}
+ROUTE: Any = {"pid": 4242, "source": "alpha", "destination": "beta"}
 
 #: An end of a migration that has sent 100 MB within a second.
 ENDED: Facts = {
@@ -136,7 +136,7 @@ def test_the_mode_from_the_command_line(cluster: Cluster, command: str) -> None:
 
 def test_of_a_plan_file(cluster: Cluster) -> None:
     """Each line has its own."""
-    lines = [ROUTE, {**ROUTE, "pid": 4243, "bandwidth_mbit": 100, "max_freeze_s": 7.5}]
+    lines: list[Any] = [ROUTE, {**ROUTE, "pid": 4243, "bandwidth_mbit": 100, "max_freeze_s": 7.5}]
     result = migrate_many.delay(lines).get(timeout=30)
     found = {end["pid"]: limits(cluster, end["id"]) for end in result["migrations"]}
     assert found == {4242: (SITE_MBIT, SITE_FREEZE_S), 4243: (100, 7.5)}
