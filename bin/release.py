@@ -64,7 +64,7 @@ PROGRAM = """\
 from sojourn.errors import MigrationError
 from sojourn.model import Plan, State
 from sojourn.settings import Settings, load
-from workflows import migrate
+from sojourn import migrate
 
 plan: Plan = Plan(4242, "alpha", "beta")
 state: State = State.COMPLETED

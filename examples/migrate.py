@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sys
 
+from sojourn import migrate
 from sojourn.errors import MigrationError
-from workflows import migrate
 
 
 def main(pid: str, source: str, destination: str) -> int:
