@@ -28,7 +28,7 @@ REQUEST = "request"
 
 #: For how long a process that sends what follows keeps others from it, in seconds; and how many
 #: that are owed are looked at in one go.
-SENDING_S, MOST_OWED = 30.0, 100
+SENDING_S, MOST_OWED = 10.0, 100
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import pytest
 from redis import Redis as Client
 
 from sojourn.cluster.queue import Counts
+from sojourn.cluster.requests import Request, Requests
 from sojourn.model import State
 from sojourn.system.run import Child, spawn
 from tests.conftest import eventually
@@ -336,6 +337,24 @@ def test_revoked_too_late(cluster: Cluster, shop: Shop) -> None:
         print(json.dumps([moved.state, moved.get()["owner"]]))
     """)
     assert found == ["SUCCESS", "beta"]
+
+
+def test_what_a_dead_process_still_owes(cluster: Cluster, shop: Shop) -> None:
+    """If it died after the end and before it sent what follows, a reconciler sends that."""
+    moved, follows = shop.runs("""
+        from sojourn.messaging import follow_up
+        from sojourn.settings import load
+        moved = migrate.delay(**to_beta(185)).get(timeout=30)["id"]
+        mail = notify.s().set(task_id="the-late-mail")
+        print(json.dumps([
+            moved, follow_up.written(app, load().redis_url, moved, {"link": [mail]})
+        ]))
+    """)
+    requests = Requests(cluster.store, 3600)
+    requests.keep(moved, Request(follow_up=follows))
+    requests.owe(moved)
+    eventually(lambda: shop.results.exists("celery-task-meta-the-late-mail"), within_s=40)
+    eventually(lambda: requests.owed() == [])
 
 
 def test_batches(shop: Shop) -> None:
