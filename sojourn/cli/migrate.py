@@ -159,8 +159,6 @@ def _migrate_one(plan: Plan, *, dry_run: bool, detach: bool, json: bool) -> None
 
     check_workers(plan)
     bookmark, migration = cluster.ledger.bookmark(), str(uuid4())
-    # Opened before its message is sent, so that it can be shown and aborted while that is queued.
-    cluster.ledger.open(migration, plan)
     call.apply_async(kwargs=plan.to_json(), task_id=migration)
     if detach:
         output.as_json({"id": migration}) if json else console.print(migration)

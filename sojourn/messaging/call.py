@@ -131,8 +131,15 @@ def _one(args: Iterable[Untyped], kwargs: Json) -> Json:
 
 
 def _record_one(cluster: Cluster, task_id: str, asked: Json) -> None:
-    """Record a migration as queued."""
-    cluster.ledger.open(task_id, Plan.from_json({**load().limits, **asked}))
+    """Record a migration as queued, unless it was before; then it is only sent again.
+
+    Raises UsageError for an id that another migration has.
+    """
+    plan, known = Plan.from_json({**load().limits, **asked}), cluster.ledger.account(task_id)
+    if known is None:
+        cluster.ledger.open(task_id, plan)
+    elif known.plan != plan:
+        raise UsageError(f"Another migration has the id {task_id}: {known.plan.describe()}.")
 
 
 def _many(args: Iterable[Untyped], kwargs: Json) -> Json:

@@ -144,14 +144,31 @@ def test_chains(shop: Shop) -> None:
         last = chain(find.s("103"), migrate.s(destination="beta"))()
         on = chain(migrate.s(**to_beta(104)), migrate.s(destination="alpha"), notify.s())()
         odd = chain(migrate.s(**to_beta(105)), migrate.s(), notify.s())()
+        lost = chain(find.s("106"), migrate.s(), notify.s())()
         print(json.dumps([
             after.get(timeout=30), between.get(timeout=30),
             last.get(timeout=30)["owner"], on.get(timeout=30),
             str(odd.get(timeout=30, propagate=False)),
+            str(lost.get(timeout=30, propagate=False)),
         ]))
     """)
     assert found[:4] == ["101 runs on beta", "102 runs on beta", "beta", "104 runs on alpha"]
-    assert "needs destination" in found[4]
+    assert all("needs destination" in why for why in found[4:])
+
+
+def test_the_same_call_again(cluster: Cluster, shop: Shop) -> None:
+    """It is one migration, however often it is sent; another one cannot have its id."""
+    name = "00000107-0000-4000-8000-000000000000"
+    found = shop.runs(f"""
+        calls = [migrate.apply_async(kwargs=to_beta(107), task_id="{name}") for _ in range(3)]
+        moved = [call.get(timeout=30)["id"] for call in calls]
+        calls.append(migrate.apply_async(kwargs=to_beta(107), task_id="{name}"))
+        print(json.dumps([moved, calls[-1].state, refused(
+            lambda: migrate.apply_async(kwargs=to_beta(108), task_id="{name}"))]))
+    """)
+    assert found[:2] == [[name] * 3, "SUCCESS"]
+    assert "Another migration has the id" in found[2]
+    assert len(acts(cluster.place, name)) == len(set(acts(cluster.place, name)))
 
 
 def test_links(shop: Shop) -> None:
