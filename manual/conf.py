@@ -10,15 +10,25 @@ from sojourn import __version__
 
 project = "Sojourn"
 release = __version__
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "sphinx_copybutton"]
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/*.md", "docs/**/*.md"]
-html_theme = "alabaster"
+html_theme = "furo"
+html_title = f"Sojourn {release}"
 html_theme_options = {
-    "description": "Moves running Linux processes between hosts",
-    "page_width": "1100px",
+    "navigation_with_keys": True,
+    # There is no public repository that a button could lead to.
+    "top_of_page_buttons": [],
+    "light_css_variables": {"color-brand-primary": "#1d5fa8", "color-brand-content": "#1d5fa8"},
+    "dark_css_variables": {"color-brand-primary": "#7ab7ff", "color-brand-content": "#7ab7ff"},
 }
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_show_copyright = False
+html_copy_source = False
+
+# What is pasted is the command, without the prompt in front of it.
+copybutton_prompt_text = "$ "
 
 # Headings are found by the anchors that GitHub gives them, so that one link works in both places.
 myst_heading_anchors = 4

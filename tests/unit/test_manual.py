@@ -63,4 +63,6 @@ def test_html_is_made_without_a_warning(tmp_path: Path) -> None:
     ]
     done = run(argv, deadline_s=240, check=False, cwd=CHECKOUT, env=environment())
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Migrate it" in (tmp_path / "docs/tutorial.html").read_text()
+    tutorial = (tmp_path / "docs/tutorial.html").read_text()
+    for expected in ("Migrate it", "copybutton.js", "site.css", "data-theme"):
+        assert expected in tutorial
