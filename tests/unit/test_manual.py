@@ -66,3 +66,4 @@ def test_html_is_made_without_a_warning(tmp_path: Path) -> None:
     tutorial = (tmp_path / "docs/tutorial.html").read_text()
     for expected in ("Migrate it", "copybutton.js", "site.css", "data-theme"):
         assert expected in tutorial
+    assert 'id="sojournindoubt"' in (tmp_path / "docs/alerts.html").read_text()
