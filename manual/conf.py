@@ -48,6 +48,9 @@ def _add_contents(_: Sphinx, page: str, source: list[str]) -> None:
 
 
 def _contents(caption: str, text: str) -> str:
-    """Return a hidden table of contents, with a page once, as Sphinx requires."""
-    links = dict.fromkeys(re.findall(r"\]\(([\w./-]+)\.md\)", text))
+    """Return a hidden table of contents of the pages that begin a row, if there are any."""
+    # Sphinx requires that a page is listed once.
+    links = dict.fromkeys(re.findall(r"^\| \[[^]]*\]\(([\w./-]+)\.md", text, re.MULTILINE))
+    if not links:
+        return ""
     return f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(links) + "\n```\n"
