@@ -48,9 +48,11 @@ def _add_contents(_: Sphinx, page: str, source: list[str]) -> None:
 
 
 def _contents(caption: str, text: str) -> str:
-    """Return a hidden table of contents of the pages that begin a row, if there are any."""
-    # Sphinx requires that a page is listed once.
-    links = dict.fromkeys(re.findall(r"^\| \[[^]]*\]\(([\w./-]+)\.md", text, re.MULTILINE))
-    if not links:
+    """Return a hidden table of contents of the pages that begin a row, by the titles there."""
+    rows = re.findall(r"^\| \[([^]]*)\]\(([\w./-]+)\.md", text, re.MULTILINE)
+    if not rows:
         return ""
-    return f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(links) + "\n```\n"
+    # Sphinx requires that a page is listed once.
+    titles = {page: title.replace("`", "") for title, page in reversed(rows)}
+    entries = "\n".join(f"{titles[page]} <{page}>" for page in dict.fromkeys(p for _, p in rows))
+    return f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{entries}\n```\n"
