@@ -39,6 +39,8 @@ def announce(host: Host, criu: str, *, again: bool) -> bool:
     except StoreUnreachable as error:
         log.warning("%s", error)
         return again
+    if cordon:
+        log.info("%s begins cordoned: nothing goes here until `sojourn uncordon`.", host.name)
     if not again:
         _remember(host.settings)
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -89,8 +90,11 @@ def test_a_host_is_announced_with_what_it_has(site: Cluster, worker: Child) -> N
     assert len(_children(worker.pid)) == len(PROCESSES)
 
 
-def test_a_host_that_begins_cordoned(redis: Redis, tmp_path: Path) -> None:
+def test_a_host_that_begins_cordoned(
+    redis: Redis, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """It is cordoned at its first announcement; an operator's ``uncordon`` outlasts a restart."""
+    caplog.set_level(logging.INFO)
     site = Cluster(redis, tmp_path, hosts=("gamma",), cordoned=True)
     host = Host(site.settings("gamma"))
     assert announcement.announce(host, "4.2.1", again=False)
@@ -99,6 +103,7 @@ def test_a_host_that_begins_cordoned(redis: Redis, tmp_path: Path) -> None:
     for again in (True, False):  # the same worker, and one that was started again
         assert announcement.announce(host, "4.2.1", again=again)
         assert not site.registry.alive()["gamma"].cordoned
+    assert caplog.text.count("gamma begins cordoned") == 1
 
 
 def test_a_host_on_a_full_disk_is_cordoned_once(redis: Redis, tmp_path: Path) -> None:
