@@ -60,7 +60,7 @@ programs: ## migrate programs of Debian's packages and write docs/programs.md (r
 docs: ## generate parts of docs/, man pages and HTML, links checked: build/docs/index.html
 	@bin/setup
 	@$(BIN)/python -m manual
-	@$(BIN)/sphinx-build --fail-on-warning --quiet -c manual . build
+	@$(BIN)/sphinx-build --fail-on-warning --quiet --fresh-env --write-all -c manual . build
 
 record: ## record make demo as docs/images/demo.svg (root)
 	@bin/setup lab
