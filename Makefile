@@ -9,7 +9,7 @@ FIRST := $(wildcard tests/lab/test_[a-o]*.py)
 SECOND := $(filter-out tests/lab, $(RINGS)) $(wildcard tests/lab/test_[p-z]*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage lint wheel release docs faults soak programs bench freeze storm control clean
+.PHONY: help demo test coverage lint wheel release docs faults soak programs record bench freeze storm control clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,7 +60,11 @@ programs: ## migrate programs of Debian's packages and write docs/programs.md (r
 docs: ## generate parts of docs/, man pages and HTML, links checked: build/docs/index.html
 	@bin/setup
 	@$(BIN)/python -m manual
-	@$(BIN)/sphinx-build --fail-on-warning --quiet -c manual . build
+	@$(BIN)/sphinx-build --fail-on-warning --quiet --fresh-env --write-all -c manual . build
+
+record: ## record make demo as docs/images/demo.svg (root)
+	@bin/setup lab
+	@$(BIN)/python -m manual.recording $(ARGS)
 
 bench: freeze storm ## measure what the next two do, one after the other (root)
 

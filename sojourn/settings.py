@@ -163,6 +163,11 @@ class Settings(BaseSettings):
     announce_s: float = Field(
         default=2, gt=0, le=3600, description="How often a worker announces its host."
     )
+    cordoned: bool = Field(
+        default=False,
+        description="Cordon this host when its worker announces it for the very first time: "
+        "nothing goes there until `sojourn uncordon`. Later starts change nothing.",
+    )
     max_outgoing: int = Field(
         default=2,
         ge=1,
@@ -226,6 +231,11 @@ class Settings(BaseSettings):
     def taken(self) -> Path:
         """The directory in which this host notes which messages it has begun."""
         return self.state_dir / "taken"
+
+    @property
+    def announced(self) -> Path:
+        """The file that is there once this host has announced itself."""
+        return self.state_dir / "announced"
 
     @property
     def limits(self) -> Json:

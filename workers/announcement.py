@@ -34,11 +34,28 @@ def announce(host: Host, criu: str, *, again: bool) -> bool:
     mark = identity.kept_mark(host)
     try:
         identity.guard(host, announced=again)
-        host.registry.announce(describe(host, criu), host.settings.announce_s, mark)
+        cordon = not again and _begins_cordoned(host.settings)
+        host.registry.announce(describe(host, criu), host.settings.announce_s, mark, cordon=cordon)
     except StoreUnreachable as error:
         log.warning("%s", error)
         return again
+    if cordon:
+        log.info("%s begins cordoned: nothing goes here until `sojourn uncordon`.", host.name)
+    if not again:
+        _remember(host.settings)
     return True
+
+
+def _begins_cordoned(settings: Settings) -> bool:
+    """Whether this host is to be cordoned now: at its first announcement, and at no later one."""
+    return settings.cordoned and not settings.announced.exists()
+
+
+def _remember(settings: Settings) -> None:
+    """Remember that this host has announced itself, so that no later start cordons it."""
+    # A full disk does not keep a host from working: at worst its next start cordons it once more.
+    with contextlib.suppress(OSError):
+        settings.announced.touch()
 
 
 def withdraw(host: Host) -> None:

@@ -126,10 +126,12 @@ class Registry:
         self._store, self._caller = store, Endpoint("this machine", cluster)
         self._sealed = Sealed(store)
 
-    def announce(self, info: HostInfo, every_s: float, mark: Mark | None = None) -> None:
+    def announce(
+        self, info: HostInfo, every_s: float, mark: Mark | None = None, *, cordon: bool = False
+    ) -> None:
         """Announce a host, in its name, until it misses some, with how far its journal is.
 
-        Raises StoreUnreachable.
+        With ``cordon`` nobody sees it announced before it is cordoned. Raises StoreUnreachable.
         """
         seal = replace(self._sealed.seal, host=info.name)
         announced = seal.close(ANNOUNCEMENT, info.name, asdict(info))
@@ -140,6 +142,7 @@ class Registry:
         self._store.write(
             [
                 ("SADD", KNOWN, info.name),
+                *([("HSET", CORDONED, info.name, self._cordon(info.name))] if cordon else []),
                 ("SET", _key(info.name), announced, *expiry),
                 ("SET", ROOM + info.name, room, *expiry),
                 *([("SET", _mark(info.name), marked)] if marked else []),
@@ -216,13 +219,15 @@ class Registry:
     def cordon(self, name: str) -> None:
         """Let nothing new go to a host, silent or not. Raises UsageError for an unknown host."""
         self._check_known(name)
-        cordon = self._sealed.text(CORDON, name, {"host": name})
-        self._store.put_fields(CORDONED, {name: cordon})
+        self._store.put_fields(CORDONED, {name: self._cordon(name)})
 
     def uncordon(self, name: str) -> None:
         """Let migrations go to a host again. Raises UsageError for an unknown host."""
         self._check_known(name)
         self._store.write([("HDEL", CORDONED, name)])
+
+    def _cordon(self, name: str) -> str:
+        return self._sealed.text(CORDON, name, {"host": name})
 
     def check(self, plan: Plan) -> None:
         """Refuse a plan that cannot work between its hosts, before anything is sent to them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -14,9 +15,11 @@ from urllib.request import urlopen
 import pytest
 from redis import Redis as Client
 
+from sojourn.migration.context import Host
 from sojourn.system.run import Child, spawn
 from tests.conftest import eventually
 from tests.integration.conftest import Cluster, Redis
+from workers import announcement
 
 #: What the worker asks of CRIU when it starts.
 CRIU = "#!/bin/sh\necho Version: 4.2.1\n"
@@ -85,6 +88,33 @@ def test_a_host_is_announced_with_what_it_has(site: Cluster, worker: Child) -> N
     assert (info.criu, info.cluster) == ("4.2.1", site.settings("alpha").cluster)
     assert (site.settings("alpha").runtime_dir / "worker.pid").read_text() == str(worker.pid)
     assert len(_children(worker.pid)) == len(PROCESSES)
+
+
+def test_a_host_that_begins_cordoned(
+    redis: Redis, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is cordoned at its first announcement; an operator's ``uncordon`` outlasts a restart."""
+    caplog.set_level(logging.INFO)
+    site = Cluster(redis, tmp_path, hosts=("gamma",), cordoned=True)
+    host = Host(site.settings("gamma"))
+    assert announcement.announce(host, "4.2.1", again=False)
+    assert site.registry.alive()["gamma"].cordoned
+    site.registry.uncordon("gamma")
+    for again in (True, False):  # the same worker, and one that was started again
+        assert announcement.announce(host, "4.2.1", again=again)
+        assert not site.registry.alive()["gamma"].cordoned
+    assert caplog.text.count("gamma begins cordoned") == 1
+
+
+def test_a_host_on_a_full_disk_is_cordoned_once(redis: Redis, tmp_path: Path) -> None:
+    """A worker that cannot remember its first announcement does not cordon at each later one."""
+    site = Cluster(redis, tmp_path, hosts=("delta",), cordoned=True)
+    host = Host(site.settings("delta"))
+    host.settings.announced.symlink_to("/dev/full/announced")
+    assert announcement.announce(host, "4.2.1", again=False)
+    site.registry.uncordon("delta")
+    assert announcement.announce(host, "4.2.1", again=True)
+    assert not site.registry.is_cordoned("delta")
 
 
 def test_each_process_that_dies_is_restarted(site: Cluster, worker: Child) -> None:

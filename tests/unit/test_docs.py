@@ -22,6 +22,16 @@ REFERENCE = CHECKOUT / "docs/reference"
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
+#: The longest line of a page, and the most sentences of a paragraph or of an item of a list.
+COLUMNS, SENTENCES = 100, 4
+
+#: What begins an item of a list, and what is not prose: rows of tables, headings, comments.
+ITEM = re.compile(r"\s*([-*]|\d+\.) ")
+NOT_PROSE = ("|", "#", "<!--")
+
+#: The end of a sentence: what follows begins with a capital, with code, a link or emphasis.
+END = re.compile(r"""[.!?][)"*_”]*(?= [A-Z`*\[“0-9]|$)""")
+
 
 def commands(
     command: Any = None, path: tuple[str, ...] = ("sojourn",)
@@ -142,3 +152,48 @@ def test_every_path_of_the_checkout_that_is_named_exists(page: Path) -> None:
 def test_no_line_of_a_page_ends_in_blanks() -> None:
     """Markdown turns them into line breaks."""
     assert not [page for page in PAGES if re.search(r"[ \t]$", page.read_text(), re.MULTILINE)]
+
+
+def _paragraphs(page: Path) -> Iterator[str]:
+    """Yield each paragraph, and each item of a list, in one line without what is code."""
+    for block in re.split(r"\n\s*\n", INDENTED.sub("\n\n", page.read_text())):
+        lines: list[str] = []
+        for line in block.splitlines():
+            if ITEM.match(line) and lines:
+                yield _prose(lines)
+                lines = []
+            lines.append(line)
+        yield _prose(lines)
+
+
+def _prose(lines: list[str]) -> str:
+    return re.sub(r"`[^`]*`", "`code`", " ".join(" ".join(lines).split()))
+
+
+#: Blocks of code, also those in items of lists.
+INDENTED = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
+def test_no_paragraph_has_more_than_four_sentences(page: Path) -> None:
+    """More than that is a list, a table or two paragraphs."""
+    prose = [text for text in _paragraphs(page) if not text.startswith(NOT_PROSE)]
+    assert [text for text in prose if len(END.findall(text)) > SENTENCES] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
+def test_no_line_is_too_long(page: Path) -> None:
+    """Only a row of a table cannot be wrapped."""
+    lines = enumerate(page.read_text().splitlines(), start=1)
+    assert [
+        number for number, line in lines if len(line) > COLUMNS and not line.startswith("|")
+    ] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
+def test_the_text_of_a_link_is_a_title(page: Path) -> None:
+    """It says what is there, in words: not a path, an address or a name in code alone."""
+    text = INDENTED.sub("", page.read_text())
+    titles = re.findall(r"(?<!\!)\[([^\]]*)\]\([^)\s]+\)", text)
+    bare = re.compile(r"`?(https?://\S+|[\w.-]+(/[\w.-]*)+|[\w-]+\.[a-z]{2,5})`?|`[^`]*`")
+    assert [title for title in titles if bare.fullmatch(title)] == []
