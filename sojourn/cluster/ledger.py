@@ -5,9 +5,10 @@ Keys:
 ``sojourn:migration:<id>``  hash: ``plan``, ``state``, ``created``, ``owner``, ``failure``,
                             ``result``, ``resolved`` (sealed), ``part`` (its batch and line there),
                             ``progress`` (how far the step under way has come; gone at the end),
-                            ``counted`` (counted in ``sojourn.cluster.counters``) and one field
-                            ``step:<role>:<name>`` per step, each as JSON; expires some days after
-                            the end
+                            ``counted`` (counted in ``sojourn.cluster.counters``), one field
+                            ``step:<role>:<name>`` per step and one field
+                            ``notice:<hash>`` per notice of its end and receiver, each as JSON;
+                            expires some days after the end
 ``sojourn:migrations``      sorted set: ids by the time of the request
 ``sojourn:open``            hash: state by id, of those that have not ended or need a clean-up
 ``sojourn:ledger:<host>``   present while this ledger has what the host's journal knows; gone when
@@ -23,6 +24,7 @@ but an operator's word (``resolved``), which is sealed.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import time
@@ -154,6 +156,14 @@ class Ledger:
             # once.
             if self._store.put_field_once(key(migration), "failure", json.dumps(asdict(failure))):
                 self._store.write([_event(migration, "failure", asdict(failure))])
+
+    def record_notice(self, migration: str, receiver: str, notice: Json) -> None:
+        """Record what became of a notice of the end; of ``receiver`` only a hash is kept."""
+        # A web address may hold a secret.
+        which = f"{notice['id']} {receiver}".encode()
+        field = f"notice:{hashlib.sha256(which).hexdigest()[:16]}"
+        expiry: Command = ["EXPIRE", key(migration), self._keep_s]
+        self._record(migration, "notice", notice, {field: notice}, [expiry])
 
     def close(self, migration: str, result: Json) -> None:
         """Record the end of a migration, and when it expires; count it if the end is definite."""

@@ -13,7 +13,7 @@ import pytest
 
 from sojourn.cli.history import Line
 from sojourn.cli.profile import to_json
-from sojourn.cluster.account import Account, Event
+from sojourn.cluster.account import Account, Event, NoticeRecord
 from sojourn.cluster.batches import BatchState, Record
 from sojourn.cluster.registry import HostInfo
 from sojourn.log import CONTEXT, JsonFormatter
@@ -49,7 +49,7 @@ def names(kind: type) -> set[str]:
 @pytest.mark.parametrize(
     ("heading", "expected"),
     [
-        ("A finished migration", {*result_of(MESSAGE, None), *State}),
+        ("A finished migration", {*result_of(MESSAGE, None), *State, *names(NoticeRecord)}),
         ("A step", names(StepRecord)),
         ("A failure", names(Failure)),
         (
