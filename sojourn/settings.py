@@ -194,6 +194,11 @@ class Settings(BaseSettings):
         ge=1,
         description="How long a finished migration stays in the ledger, and its logs on its hosts.",
     )
+    audit_days: int = Field(
+        default=90,
+        ge=1,
+        description="How long a host keeps what it was asked, and by whom.",
+    )
     metrics_address: str = Field(
         default="127.0.0.1", description="The address on which a worker serves its metrics."
     )
@@ -264,6 +269,11 @@ class Settings(BaseSettings):
     def outbox(self) -> Path:
         """The file of what this host owes to them."""
         return self.state_dir / "notices.db"
+
+    @property
+    def audit(self) -> Path:
+        """The directory in which this host notes what it was asked, and by whom."""
+        return self.state_dir / "audit"
 
     @property
     def taken(self) -> Path:

@@ -48,10 +48,10 @@ def not_begun(app: Untyped, message: Message, error: SojournError) -> None:
     failure = asdict(Failure(error.code, error.message, error.hint))
     end = {"state": state, "owner": message.plan.source, "failure": failure}
     result = {**result_of(message, None), **end}
-    on_end(None, result)
+    account = host.ledger.account(message.id)
+    on_end(account, result)
     host.ledger.close(message.id, result)
     log_end(message, result)
-    account = host.ledger.account(message.id)
     answer(app, account, result)
     concluded(account.part if account else None, result)
     # Last: if this process dies before, the lease expires, and whoever takes the migration next

@@ -26,6 +26,7 @@ from sojourn.migration.context import Host, this_host
 from sojourn.model import Failure, Json, Plan, Untyped
 from sojourn.state.message import Message
 from workflows.app import the_app
+from workflows.audit import audited, caller_of
 from workflows.call import Call
 from workflows.canvas import queue_of
 from workflows.conclude import close
@@ -59,7 +60,9 @@ def migrate_many(self: Untyped, plan: list[Json], by: str = "") -> None:
     malformed: ``.get()`` raises one UsageError that names all that are. The result has what each
     migration came to; those that failed raise nothing.
     """
-    _plan(self.request.id, PLAN, plan, by)
+    caller = caller_of(self.request)
+    with audited(caller, "migrate many", self.request.id):
+        _plan(self.request.id, PLAN, plan, by or str(caller))
     # The caller gets its answer when the last part has ended: ``finish`` stores the result.
     raise Ignore
 
@@ -71,11 +74,13 @@ def drain(self: Untyped, host: str, by: str = "", **options: Untyped) -> None:
     ``options`` are fields of a Plan. The host is cordoned, and stays so. The result names what
     stays there and why.
     """
-    # Before the cordon: a malformed request changes nothing.
-    lines = lines_of_drain(host, **options)
-    from_json(lines)
-    this_host().registry.cordon(host)
-    _plan(self.request.id, DRAIN, lines, by)
+    caller = caller_of(self.request)
+    with audited(caller, "drain", self.request.id, str(host)):
+        # Before the cordon: a malformed request changes nothing.
+        lines = lines_of_drain(host, **options)
+        from_json(lines)
+        this_host().registry.cordon(host)
+        _plan(self.request.id, DRAIN, lines, by or str(caller))
     raise Ignore
 
 
@@ -199,9 +204,11 @@ def _refuse(batch: str, error: SojournError) -> None:
     the_app().backend.store_result(batch, error, states.FAILURE)
 
 
-@shared_task(name="sojourn.abort_batch", base=Call)
-def abort_batch(batch: str, *, roll_back: bool) -> None:
+@shared_task(name="sojourn.abort_batch", bind=True, base=Call)
+def abort_batch(self: Untyped, batch: str, *, roll_back: bool) -> None:
     """Begin nothing more of a batch; what is under way goes on to its end, or is aborted too."""
+    how = "what is under way is aborted too" if roll_back else "what is under way goes on"
+    this_host().audit.record(caller_of(self.request), "abort batch", batch, how)
     this_host().batches.abort(batch, roll_back=roll_back)
     _give_up(batch)
 
@@ -242,10 +249,11 @@ def _withdrawn(host: Host, part: Part) -> bool:
     return True
 
 
-@shared_task(name="sojourn.resume_batch", base=Call)
-def resume_batch(batch: str) -> None:
+@shared_task(name="sojourn.resume_batch", bind=True, base=Call)
+def resume_batch(self: Untyped, batch: str) -> None:
     """Go on with a paused batch; of one that has ended, begin again what did not arrive."""
     host = this_host()
+    host.audit.record(caller_of(self.request), "resume batch", batch)
     record = host.batches.record(batch)
     if record and record.state in {BatchState.ABORTED, BatchState.FINISHED}:
         _reopen(host, record)

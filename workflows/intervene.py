@@ -65,7 +65,7 @@ def abort(cluster: Cluster, account: Account, who: str) -> Answer:
     # Before the request is sent, or its end could come first and be waited for in vain.
     bookmark = cluster.ledger.bookmark()
     waits = cluster.queue.standing(account.id) in WAITS
-    recover.abort(Message(account.id, account.plan), waits=waits)
+    recover.abort(Message(account.id, account.plan), by=who, waits=waits)
     return _await_end(cluster, bookmark, account, SILENCE_S)
 
 

@@ -27,13 +27,18 @@ def on_end(account: Account | None, result: Json) -> None:
     settings = this_host().settings
     if not settings.end_targets or (account and _has(account, result)):
         return
-    part = account.part if account else None
-    notice = notice_of(result, settings.host, time.time(), batch=part and part["batch"])
+    notice = notice_of(result, settings.host, time.time(), **_asked(account))
     try:
         Outbox(settings.outbox).owe(notice, settings.end_targets)
     except (sqlite3.Error, OSError) as error:
         context = {"migration": notice.migration, "host": settings.host, "step": "on_end"}
         log.error("Nobody is called for the end %r: %s", notice.state, error, extra=context)
+
+
+def _asked(account: Account | None) -> Json:
+    """Return who asked for a migration, as they claim, and as part of which batch."""
+    part = account.part if account else None
+    return {"asked_by": account and account.asked_by, "batch": part and part["batch"]}
 
 
 def _has(account: Account, result: Json) -> bool:

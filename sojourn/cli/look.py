@@ -106,15 +106,16 @@ def show(
         show_profile(account, as_json=json)
         return
     if json:
-        output.as_json(
-            account.to_json() | {"notices": [asdict(notice) for notice in account.notices]}
-        )
+        notices = [asdict(notice) for notice in account.notices]
+        output.as_json(account.to_json() | {"asked_by": account.asked_by, "notices": notices})
         return
     console.print(
         f"[bold]{account.plan.describe()}[/]  {coloured(account.state)}  [dim]{account.id}[/]"
     )
     console.print(account.where, soft_wrap=True)
     console.print(f"[dim]mode[/] {account.plan.how}", soft_wrap=True)
+    if account.asked_by:
+        console.print(f"[dim]asked for by[/] {escape(account.asked_by)}", soft_wrap=True)
     if account.resolved:
         console.print(escape(sentence(account.resolved, account.plan)), soft_wrap=True)
     console.print(timeline.draw(account.steps))

@@ -48,6 +48,7 @@ class Account:
     part: Json | None = None
     progress: Json | None = None
     notices: tuple[NoticeRecord, ...] = ()
+    asked_by: str | None = None
 
     @property
     def window(self) -> str:
@@ -139,6 +140,7 @@ def read_account(migration: str, encoded: Mapping[str, str]) -> Account | None:
         part=asdict(part) if (part := records.of(_Part, fields.get("part"))) else None,
         progress=records.of(Numbers, fields.get("progress")),
         notices=_notices(fields),
+        asked_by=records.of(str, fields.get("asked_by")),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sojourn.cluster.account import Account
+from sojourn.cluster.audit import Trail
 from sojourn.cluster.batches import Batches
 from sojourn.cluster.ledger import Ledger
 from sojourn.cluster.queue import Queue
@@ -22,6 +23,7 @@ class Cluster:
         self.registry = Registry(store, settings.cluster)
         self.queue = Queue(store, settings.lease_s, settings.keep_s)
         self.batches = Batches(store, settings.keep_s)
+        self.audit = Trail(store, settings.audit, settings.host)
 
     def find(self, prefix: str) -> Account:
         """Return the one migration whose id begins with ``prefix``. Raises UsageError otherwise."""

@@ -4,6 +4,7 @@ Keys:
 
 ``sojourn:migration:<id>``  hash: ``plan``, ``state``, ``created``, ``owner``, ``failure``,
                             ``result``, ``resolved`` (sealed), ``part`` (its batch and line there),
+                            ``asked_by`` (who, as they claim),
                             ``progress`` (how far the step under way has come; gone at the end),
                             ``counted`` (counted in ``sojourn.cluster.counters``), one field
                             ``step:<role>:<name>`` per step and one field
@@ -127,15 +128,23 @@ class Ledger:
         word = self._store.field(key(migration), "resolved")
         return (self._sealed.content(WORD, migration, word) if word else None) or {}
 
-    def refuse_resolution(self, migration: str, decision: Json, why: str) -> None:
-        """Log and count, once, that an operator's decision is not acted upon here."""
-        self._sealed.refuse(WORD, migration, json.dumps(decision), why)
+    def refuse_resolution(self, migration: str, decision: Json, why: str) -> bool:
+        """Log and count that an operator's decision is not acted upon here; False if that was done.
+
+        Each process does so once.
+        """
+        return self._sealed.refuse(WORD, migration, json.dumps(decision), why)
 
     def record_step(self, migration: str, role: str, step: StepRecord) -> None:
         """Record that a step began, ended or failed."""
         record = vars(step)
         event = {"role": role, **record}
         self._record(migration, "step", event, {f"step:{role}:{step.name}": record})
+
+    def record_caller(self, migration: str, caller: str) -> None:
+        """Record who asked for a migration, as they claim."""
+        with self._tolerating_absence(migration, "caller"):
+            self._store.write([_written(migration, {"asked_by": caller})])
 
     def record_owner(self, migration: str, owner: str) -> None:
         """Record which host owns the process, while the migration goes on."""

@@ -13,6 +13,7 @@ from sojourn.model import State
 from sojourn.notices.outbox import Outbox
 from sojourn.notices.target import Target
 from sojourn.state.message import Message
+from sojourn.system.caller import current
 from tests.conftest import eventually
 from tests.integration.conftest import Cluster, Redis
 from tests.integration.test_capacity import sojourn
@@ -91,7 +92,7 @@ def test_both_are_called_and_people_see_it(cluster: Cluster, receiver: Receiver)
     assert (cluster.place / f"{message.id}.ended").read_text() == "completed\n"
     result = cluster.app.AsyncResult(message.id).get(timeout=10)
     (notice,) = receiver.notices
-    assert notice["data"] == result | {"batch": None}
+    assert notice["data"] == result | {"batch": None, "asked_by": str(current())}
     assert {each.outcome for each in noted(cluster, message.id).values()} == {"delivered"}
     shown = json.loads(sojourn(cluster, "show", message.id, "--json").stdout)
     assert {each["answer"] for each in shown["notices"]} >= {"it ended with exit code 0"}
