@@ -16,6 +16,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -41,6 +42,9 @@ ENTRY = "audit entry"
 #: How large the file of a day may become, and how long a text of an entry: a crowd of requests must
 #: not fill the disk that the journal needs.
 MOST_BYTES, LONGEST = 64_000_000, 300
+
+#: The name of a day's file.
+DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\.jsonl")
 
 #: What becomes of a request.
 ACCEPTED, REFUSED = "accepted", "refused"
@@ -131,7 +135,7 @@ class Trail:
         for fields in self._store.newest(STREAM, KEPT):
             name, text = fields.get("id", ""), fields.get("entry", "")
             entry = records.of(Entry, self._sealed.content(ENTRY, name, text))
-            if entry and entry.id == name and entry.at >= since:
+            if entry and entry.at >= since:
                 found[name] = entry  # what somebody has put there twice counts once
         return sorted(found.values(), key=lambda entry: entry.at)
 
@@ -163,7 +167,12 @@ class Trail:
         )
 
     def _files(self) -> list[Path]:
-        return sorted(self._directory.glob("????-??-??.jsonl"))
+        try:
+            # Not by a pattern, which would find nothing in a directory that may not be read.
+            files = sorted(self._directory.iterdir())
+        except FileNotFoundError:
+            return []
+        return [file for file in files if DAY.fullmatch(file.name)]
 
 
 def _short(text: str) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from sojourn.cluster.audit import ACCEPTED, MOST_BYTES, REFUSED, STREAM, Entry, Trail
 from sojourn.cluster.client import Cluster as Client
+from sojourn.cluster.queue import Standing
 from sojourn.errors import Aborted, MigrationError, UsageError
 from sojourn.model import Failure, State
 from sojourn.system.caller import Caller, acting_for
@@ -63,7 +64,7 @@ def about(cluster: Cluster, trail: Trail, subject: str) -> list[tuple[str, str, 
         )
         return [(entry.action, entry.outcome, str(entry.caller)) for entry in of_it]
 
-    eventually(lambda: asked(own(cluster)) == asked(trail.copies()))
+    eventually(lambda: asked(own(cluster)) == asked(trail.copies()), within_s=30)
     return asked(own(cluster))
 
 
@@ -130,7 +131,8 @@ def test_an_abort(cluster: Cluster, trail: Trail) -> None:
     act(cluster.place, runs.id, {"first": "wait"})
     for message in (waits, runs):
         migrate.apply_async(kwargs=message.plan.to_json(), task_id=message.id)
-    eventually(lambda: any("first" in line for line in cluster.acts(runs)), within_s=30)
+    eventually(lambda: any("first" in line for line in cluster.acts(runs)), within_s=60)
+    eventually(lambda: cluster.queue.standing(waits.id) is Standing.WAITING, within_s=60)
     account = cluster.ledger.account(waits.id)
     assert account is not None
     assert intervene.abort(Client(cluster.settings("tester")), account, "bob@ops2").sentence
@@ -138,7 +140,7 @@ def test_an_abort(cluster: Cluster, trail: Trail) -> None:
     recover.abort(runs, by="bob@ops2")
     let_go(cluster.place, runs.id)
     for message in (waits, runs):
-        eventually(lambda each=message: cluster.state(each) is State.ABORTED, within_s=30)  # type: ignore[misc]
+        eventually(lambda each=message: cluster.state(each) is State.ABORTED, within_s=60)  # type: ignore[misc]
         assert about(cluster, trail, message.id) == [
             ("migrate", ACCEPTED, "alice@ops1"),
             ("abort", ACCEPTED, "bob@ops2"),
@@ -167,6 +169,10 @@ def test_a_cordon_is_recorded_by_its_host(cluster: Cluster) -> None:
     assert "uncordon" in rows
     assert json.loads(sojourn(cluster, "audit", "--here", "--json").stdout) == []
     assert sojourn(cluster, "audit", "--here", "--host", "beta").returncode == 2
+    cluster.settings("tester").state_dir.mkdir(exist_ok=True)
+    cluster.settings("tester").audit.touch()
+    unread = sojourn(cluster, "audit", "--here")
+    assert (unread.returncode, "cannot be read" in unread.stderr) == (1, True)
 
 
 def test_what_somebody_puts_into_redis_is_not_shown(cluster: Cluster, trail: Trail) -> None:
