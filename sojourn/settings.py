@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -26,6 +26,7 @@ from sojourn.environment import export
 from sojourn.environment import variable as variable  # noqa: PLC0414
 from sojourn.errors import UsageError
 from sojourn.model import LONGEST_FREEZE_S, MAX_BANDWIDTH_MBIT, MAX_FREEZE_S, Json
+from sojourn.notices.target import Target, secret_of, targets
 from sojourn.security.tls import for_redis
 
 DEFAULT_CONFIG = Path("/etc/sojourn/sojourn.toml")
@@ -198,6 +199,11 @@ class Settings(BaseSettings):
         ge=1,
         description="How long a finished migration stays in the ledger, and its logs on its hosts.",
     )
+    audit_days: int = Field(
+        default=90,
+        ge=1,
+        description="How long a host keeps what it was asked, and by whom.",
+    )
     metrics_address: str = Field(
         default="127.0.0.1", description="The address on which a worker serves its metrics."
     )
@@ -223,9 +229,56 @@ class Settings(BaseSettings):
         description="Who may use Flower, as `user:password`; without it Flower listens on loopback "
         "only, and its pages have no buttons.",
     )
+    on_end: str = Field(
+        default="",
+        description="Who is called when a migration has ended: executables by their absolute "
+        "paths, and web addresses (`https://…`), separated by spaces.",
+    )
+    on_end_secret: SecretStr = Field(
+        default=SecretStr(""),
+        # Else it would not be missed where there is none.
+        validate_default=True,
+        description="The secret by which web addresses know who calls: 24 to 64 bytes in base64.",
+    )
+    on_end_timeout_s: float = Field(
+        default=10,
+        gt=0,
+        le=300,
+        description="How long one call may take before it counts as failed and is repeated.",
+    )
     log_format: Literal["text", "json"] = Field(
         default="text", description="Log lines for people or for machines."
     )
+
+    @field_validator("on_end")
+    @classmethod
+    def _check_targets(cls, text: str) -> str:
+        targets(text)
+        return text
+
+    @field_validator("on_end_secret")
+    @classmethod
+    def _check_secret(cls, secret: SecretStr, others: ValidationInfo) -> SecretStr:
+        """Refuse a secret that is none, or that is missing where a web address is called."""
+        called = targets(others.data.get("on_end", ""))
+        if secret.get_secret_value() or any(target.is_webhook for target in called):
+            secret_of(secret.get_secret_value())
+        return secret
+
+    @property
+    def end_targets(self) -> tuple[Target, ...]:
+        """Whom this host calls when it has recorded the end of a migration."""
+        return targets(self.on_end)
+
+    @property
+    def outbox(self) -> Path:
+        """The file of what this host owes to them."""
+        return self.state_dir / "notices.db"
+
+    @property
+    def audit(self) -> Path:
+        """The directory in which this host notes what it was asked, and by whom."""
+        return self.state_dir / "audit"
 
     @property
     def taken(self) -> Path:

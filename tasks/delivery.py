@@ -155,7 +155,9 @@ class Delivery:
 
     def _answer(self, migration: Migration) -> Message:
         # What is pending is not kept: the next attempt may do it.
-        if why := migration.contradicts(self.message.facts):
+        why = migration.contradicts(self.message.facts)
+        migration.note_decision(self.message.facts, why)
+        if why:
             raise StepFailed(why)
         lasting = self.message.facts.copy()
         lasting.pop("pending", None)

@@ -12,8 +12,10 @@ from sojourn.cluster.batches import BatchState, Record
 from sojourn.cluster.client import Cluster
 from sojourn.errors import HostUnreachable, SojournError, UsageError
 from sojourn.model import Role
+from sojourn.system.caller import Caller, acting_for
 from web.pages import account_of
 from workflows import batch, intervene
+from workflows.audit import note_of, note_of_host
 
 #: How long a drain may take to find out what will be moved.
 PLANNED_S = 20.0
@@ -60,12 +62,14 @@ def resolve(cluster: Cluster, request: Request) -> Effect:
 def cordon(cluster: Cluster, request: Request) -> Effect:
     """Let no new migration go to a host."""
     cluster.registry.cordon(request.subject)
+    note_of_host("cordon", request.subject)
     return Effect(f"{request.subject} is cordoned: nothing new goes there.")
 
 
 def uncordon(cluster: Cluster, request: Request) -> Effect:
     """Let migrations go to a host again."""
     cluster.registry.uncordon(request.subject)
+    note_of_host("uncordon", request.subject)
     return Effect(f"{request.subject} takes migrations again.")
 
 
@@ -91,6 +95,7 @@ def pause(cluster: Cluster, request: Request) -> Effect:
     _check_state(cluster, request, "paused", BatchState.RUNNING)
     cluster.batches.turn(request.subject, BatchState.PAUSED, BatchState.RUNNING)
     cluster.queue.pause(request.subject)
+    note_of("pause batch", request.subject)
     return Effect("The batch is paused: what is under way goes on, nothing more begins.")
 
 
@@ -123,6 +128,12 @@ ACTIONS: dict[tuple[str, str], Action] = {
     ("batch", "resume"): resume,
     ("batch", "abort"): abort_batch,
 }
+
+
+def act(action: Action, cluster: Cluster, request: Request) -> Effect:
+    """Do an action in the name of the operator, not of the user of this web server."""
+    with acting_for(Caller.named(request.operator)):
+        return action(cluster, request)
 
 
 def _role(name: str) -> Role:

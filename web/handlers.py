@@ -32,7 +32,7 @@ from sojourn.cluster.metrics import CONTENT_TYPE
 from sojourn.errors import SojournError, StoreUnreachable, UsageError
 from sojourn.model import Json, Untyped
 from sojourn.text import cleaned, printable
-from web.actions import ACTIONS, Effect, Request
+from web.actions import ACTIONS, Effect, Request, act
 from web.feed import Feed, Listener
 from web.pages import BatchPage, HostPage, MigrationPage, Page, Surroundings, account_of
 from workflows.logs import logs_of
@@ -313,7 +313,7 @@ class Button(Ours):
         request = Request(name, self.operator, fields)
         log.info("%s asks to %s %s %s", request.operator, action_name, kind, name)
         try:
-            effect: Effect = await self.apart(action, self.cluster, request)
+            effect: Effect = await self.apart(act, action, self.cluster, request)
         except SojournError as error:
             self.set_status(503 if isinstance(error, StoreUnreachable) else 409)
             self.write(cleaned({"sentence": error.message, "hint": error.hint}))

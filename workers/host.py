@@ -15,6 +15,8 @@ a pool's process    Celery reports its step as failed, and starts another proces
                     host moves stalled migrations on.
 ``metrics``         Only where a port is set for it. It is restarted, and loses nothing, since it
                     reads the journal. Migrations do not need it.
+``courier``         Only where somebody is called after the end. It is restarted, and goes on with
+                    what is owed. Migrations do not need it.
 
 Migrated processes, a CRIU at work, and the holder of a page channel end with none of these.
 """
@@ -29,6 +31,7 @@ from functools import partial
 from sojourn.log import configure
 from sojourn.migration.context import Host, this_host
 from workers import announcement, identity, metrics
+from workers.courier import Courier
 from workers.lane import DEAF_S, Reports, consume, lanes
 from workers.readiness import Readiness, notify_systemd
 from workers.reconciler import Reconciler
@@ -39,7 +42,7 @@ from workflows.app import the_app, trace_here
 from workflows.border import REASONS
 
 #: The children that are not lanes, as the log and the metric of restarts name them.
-RECONCILER, METRICS = "reconciler", "metrics"
+RECONCILER, METRICS, COURIER = "reconciler", "metrics", "courier"
 
 #: Warnings of Celery that mean nothing here: that a worker is root, which it must be; and that TLS
 #: has no options, since Celery leaves the address out of the configuration to hide its password.
@@ -77,7 +80,7 @@ class Vital:
         names = [lane.name for lane in lanes(host)]
         self.readiness, self.hearing = Readiness(), Hearing(names)
         self.refused = Counts([(name, reason) for name in names for reason in REASONS])
-        children = (*names, RECONCILER, METRICS)
+        children = (*names, RECONCILER, METRICS, COURIER)
         self.restarts = Counts([(name, cause) for name in children for cause in CAUSES])
         self._deaf: set[str] = set()
 
@@ -112,7 +115,8 @@ def _work(host: Host, criu: str) -> None:
     """Keep the children running and the host announced until the worker is asked to end."""
     vital, tidying = Vital(host), Tidying(host)
     needed = _lanes_and_reconciler(host, vital)
-    supervisor = Supervisor(needed | _metrics_server(host, vital), vital.restarts)
+    beside = _metrics_server(host, vital) | _courier(host)
+    supervisor = Supervisor(needed | beside, vital.restarts)
     supervisor.start()
     announced = False
     try:
@@ -146,6 +150,17 @@ def _metrics_server(host: Host, vital: Vital) -> dict[str, Body]:
     if not host.settings.metrics_port:
         return {}
     return {METRICS: partial(_serve_metrics, vital)}
+
+
+def _courier(host: Host) -> dict[str, Body]:
+    """Return the child that delivers notices of ends, none where nobody is to be called."""
+    return {COURIER: _deliver_notices} if host.settings.end_targets else {}
+
+
+def _deliver_notices() -> None:
+    """Be the courier."""
+    # A host of its own: connections to Redis must not cross a fork.
+    Courier(this_host()).run()
 
 
 def _serve_metrics(vital: Vital) -> None:

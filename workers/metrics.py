@@ -25,6 +25,8 @@ from prometheus_client.registry import Collector
 from sojourn.cluster import counters
 from sojourn.cluster.metrics import counter, gauge, histogram
 from sojourn.migration.context import Host
+from sojourn.notices.outbox import Outbox
+from sojourn.notices.target import Target
 from sojourn.state.journal import Journal
 
 log = logging.getLogger("sojourn.metrics")
@@ -89,8 +91,22 @@ SILENT = gauge(
     *("host", "lane"),
 )
 
+CALLS = counter(
+    *("sojourn_worker_notices", "Attempts to call somebody after an end, by what came of them."),
+    *("host", "target", "outcome"),
+)
+OWED = gauge(
+    "sojourn_worker_notices_owed",
+    "Notices of ends that are still to be delivered.",
+    "host",
+    "target",
+)
+
 #: Every family that a worker serves.
-FAMILIES = (PHASES, HELD, SLOTS, FROZEN, WINDOW, STEPS, TOOK, RESTARTS, REFUSED, SILENT)
+FAMILIES = (
+    *(PHASES, HELD, SLOTS, FROZEN, WINDOW, STEPS, TOOK, RESTARTS, REFUSED, SILENT),
+    *(CALLS, OWED),
+)
 
 #: The kinds of things that a journal holds.
 KINDS = ("slot", "mount", "tree", "unit", "name", "file")
@@ -148,6 +164,23 @@ class HostCollector(Collector):
         yield RESTARTS.valued(((name, *what), count) for what, count in counted.restarts.items())
         yield REFUSED.valued(((name, *what), count) for what, count in counted.refused.items())
         yield SILENT.valued(((name, lane), age) for lane, age in counted.silent_s.items())
+        yield from _notices(self._host)
+
+
+def _notices(host: Host) -> Iterator[Metric]:
+    """Yield what came of calls after an end, and what is owed, as the host's outbox has it."""
+    if not host.settings.end_targets:
+        return
+    outbox = Outbox(host.settings.outbox)
+    # Two addresses may differ in what their names leave out.
+    calls: Counter[tuple[str, ...]] = Counter()
+    owed: Counter[tuple[str, ...]] = Counter()
+    for (where, outcome), number in outbox.counted().items():
+        calls[host.name, Target(where).name, outcome] += number
+    for where, number in outbox.waiting().items():
+        owed[host.name, Target(where).name] += number
+    yield CALLS.valued(sorted(calls.items()))
+    yield OWED.valued(sorted(owed.items()))
 
 
 def _age(since: float | None) -> float:

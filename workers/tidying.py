@@ -1,4 +1,4 @@
-"""Removes from a host the logs of old migrations, and which messages it has begun long ago."""
+"""Removes from a host what is old: logs, its audit trail, which messages it has begun."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from sojourn.criu import logs
 from sojourn.messaging.freshness import Taken
 from sojourn.migration.context import Host
+from sojourn.settings import SECONDS_PER_DAY
 
 log = logging.getLogger("sojourn.worker")
 
@@ -31,6 +32,7 @@ class Tidying:
 
     def _tidy(self) -> None:
         Taken(self._host.settings.taken).forget_late_ones()
+        self._host.audit.forget(time.time() - self._host.settings.audit_days * SECONDS_PER_DAY)
         # A row that is not final may still be diagnosed from its logs, however old they are.
         needed = {entry.id for entry in self._host.journal.unfinished()}
         before = time.time() - self._host.settings.keep_s

@@ -13,13 +13,14 @@ from celery.exceptions import Ignore
 from sojourn.cluster.client import Cluster
 from sojourn.cluster.planfile import from_json
 from sojourn.cluster.queue import Entry
-from sojourn.errors import SojournError
+from sojourn.errors import SojournError, UsageError
 from sojourn.messaging import names
 from sojourn.migration.context import Host, this_host
 from sojourn.model import Json, Plan, Untyped
 from sojourn.state.message import Message
 from workflows.answer import not_begun
-from workflows.batch import DRAIN, PLAN, abort_batch, lines_of_drain, plan_batch
+from workflows.audit import audited, caller_of
+from workflows.batch import DRAIN, PLAN, lines_of_drain, plan_batch, stop
 from workflows.dispatch import dispatch
 from workflows.recover import give_up
 
@@ -33,23 +34,35 @@ def migrate(self: Untyped, **asked: Untyped) -> None:
     the finished migration as a plain dict, or MigrationError. Malformed options raise UsageError.
     If this worker dies before the migration is queued, it never begins.
     """
-    host = this_host()
-    plan = Plan.from_json({**host.settings.limits, **asked})
-    message = Message(self.request.id, plan)
-    account = host.ledger.account(message.id)
+    host, caller = this_host(), caller_of(self.request)
+    message = _checked(self.request, asked)
+    what, account = message.plan.describe(), host.ledger.account(message.id)
     if account and account.state.definite:
         raise Ignore  # it was aborted while this message was queued
-    if account is None or account.plan != plan:
+    if account is None or account.plan != message.plan:
         host.ledger.open(message.id, message.plan)
+    host.ledger.record_caller(message.id, str(caller))
     try:
         host.registry.check(message.plan)
     except SojournError as error:
+        host.audit.record(caller, "migrate", message.id, what, error.message)
         not_begun(self.app, message, error)
         raise Ignore from None
+    host.audit.record(caller, "migrate", message.id, what)
     host.queue.put([_entry(host, message)])
     dispatch()
     # Celery then stores no result for this task; ``conclude`` will, under the same id.
     raise Ignore
+
+
+def _checked(request: Untyped, asked: Json) -> Message:
+    """Return the migration that was asked for. Raises UsageError, which is recorded too."""
+    host = this_host()
+    try:
+        return Message(request.id, Plan.from_json({**host.settings.limits, **asked}))
+    except UsageError as error:
+        host.audit.record(caller_of(request), "migrate", request.id, "", error.message)
+        raise
 
 
 def _entry(host: Host, message: Message) -> Entry:
@@ -66,7 +79,9 @@ def migrate_many(self: Untyped, plan: list[Json], by: str = "") -> None:
     Nothing begins if one of them is malformed: UsageError names all that are. The result is stored
     when the last part has ended: what each migration came to; those that failed raise nothing.
     """
-    plan_batch(self.request.id, PLAN, plan, by)
+    caller = caller_of(self.request)
+    with audited(caller, "migrate many", self.request.id):
+        plan_batch(self.request.id, PLAN, plan, by or str(caller))
     raise Ignore
 
 
@@ -76,24 +91,27 @@ def drain(self: Untyped, host: str, by: str = "", **options: Untyped) -> None:
 
     ``options`` are fields of a Plan. The result names what stays there and why.
     """
-    # Before the cordon: a malformed request changes nothing.
-    lines = lines_of_drain(host, **options)
-    from_json(lines)
-    this_host().registry.cordon(host)
-    plan_batch(self.request.id, DRAIN, lines, by)
+    caller = caller_of(self.request)
+    with audited(caller, "drain", self.request.id, str(host)):
+        # Before the cordon: a malformed request changes nothing.
+        lines = lines_of_drain(host, **options)
+        from_json(lines)
+        this_host().registry.cordon(host)
+        plan_batch(self.request.id, DRAIN, lines, by or str(caller))
     raise Ignore
 
 
-@shared_task(name=names.REVOKE, ignore_result=True)
-def revoke(about: str, *, terminate: bool) -> None:
+@shared_task(name=names.REVOKE, bind=True, ignore_result=True)
+def revoke(self: Untyped, about: str, *, terminate: bool) -> None:
     """Give up a migration, or a batch; with ``terminate`` those of it that are under way too.
 
     What has ended stays as it is. If this worker dies, nothing more is given up.
     """
-    host = this_host()
+    host, caller = this_host(), caller_of(self.request)
     account = host.ledger.account(about)
     if account is None:
         if host.batches.record(about):
-            abort_batch(about, roll_back=terminate)
+            stop(about, roll_back=terminate, by=caller)
     elif not account.state.definite:
-        give_up(Cluster(), Message(about, account.plan), "Its caller revoked it.")
+        message = Message(about, account.plan)
+        give_up(Cluster(), message, f"Revoked by {caller}.", by=str(caller))

@@ -14,6 +14,7 @@ from sojourn.migration.result import error_of, result_of
 from sojourn.model import Failure, Json, State, Untyped
 from sojourn.state.message import Message
 from workflows.join import concluded
+from workflows.notify import on_end
 from workflows.outcome import store
 
 log = logging.getLogger("sojourn.conclude")
@@ -56,9 +57,10 @@ def not_begun(app: Untyped, message: Message, error: SojournError) -> None:
     failure = asdict(Failure(error.code, error.message, error.hint))
     end = {"state": state, "owner": message.plan.source, "failure": failure}
     result = {**result_of(message, None), **end}
+    account = host.ledger.account(message.id)
+    on_end(account, result)
     host.ledger.close(message.id, result)
     log_end(message, result)
-    account = host.ledger.account(message.id)
     answer(app, account, result)
     concluded(account.part if account else None, result)
     # Last: if this process dies before, the lease expires, and whoever takes the migration next

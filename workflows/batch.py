@@ -24,7 +24,9 @@ from sojourn.errors import Aborted, HostUnreachable, SojournError
 from sojourn.migration.context import Host, this_host
 from sojourn.model import Failure, Json, Plan, Untyped
 from sojourn.state.message import Message
+from sojourn.system.caller import Caller
 from workflows.app import the_app
+from workflows.audit import caller_of
 from workflows.call import Call
 from workflows.canvas import queue_of
 from workflows.conclude import close
@@ -171,9 +173,16 @@ def _refuse(batch: str, error: SojournError) -> None:
     store(the_app(), batch, error, states.FAILURE, 0)
 
 
-@shared_task(name="sojourn.abort_batch", base=Call)
-def abort_batch(batch: str, *, roll_back: bool) -> None:
+@shared_task(name="sojourn.abort_batch", bind=True, base=Call)
+def abort_batch(self: Untyped, batch: str, *, roll_back: bool) -> None:
     """Begin nothing more of a batch; what is under way goes on to its end, or is aborted too."""
+    stop(batch, roll_back=roll_back, by=caller_of(self.request))
+
+
+def stop(batch: str, *, roll_back: bool, by: Caller) -> None:
+    """Record that somebody has aborted a batch, and do it."""
+    how = "what is under way is aborted too" if roll_back else "what is under way goes on"
+    this_host().audit.record(by, "abort batch", batch, how)
     this_host().batches.abort(batch, roll_back=roll_back)
     _give_up(batch)
 
@@ -214,10 +223,11 @@ def _withdrawn(host: Host, part: Part) -> bool:
     return True
 
 
-@shared_task(name="sojourn.resume_batch", base=Call)
-def resume_batch(batch: str) -> None:
+@shared_task(name="sojourn.resume_batch", bind=True, base=Call)
+def resume_batch(self: Untyped, batch: str) -> None:
     """Go on with a paused batch; of one that has ended, begin again what did not arrive."""
     host = this_host()
+    host.audit.record(caller_of(self.request), "resume batch", batch)
     record = host.batches.record(batch)
     if record and record.state in {BatchState.ABORTED, BatchState.FINISHED}:
         _reopen(host, record)

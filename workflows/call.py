@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from sojourn.messaging.names import BY
 from sojourn.model import Untyped
+from sojourn.system import caller
 from workflows.app import SojournTask, the_app
 
 
@@ -13,4 +15,5 @@ class Call(SojournTask):
         """Send the task, as Celery's own method does, from any program."""
         # The caller's program may have a current application of its own, with another broker.
         ours = the_app().tasks[self.name]
-        return super(Call, ours).apply_async(*args, **kwargs)
+        headers = {BY: caller.current().to_json(), **(kwargs.pop("headers", None) or {})}
+        return super(Call, ours).apply_async(*args, headers=headers, **kwargs)

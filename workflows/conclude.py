@@ -18,6 +18,7 @@ from sojourn.state.message import Message
 from workflows.answer import answer, log_end
 from workflows.dispatch import make_room
 from workflows.join import concluded
+from workflows.notify import on_end
 
 #: How long the pace of a migration between two hosts is kept for estimates: thirty days.
 PACE_KEPT_S = 30 * 86_400
@@ -47,6 +48,7 @@ def close(app: Untyped, message: Message) -> Json:
         ledger.record_state(message.id, account.state)
         _leave_the_queue(account, account.result)
         return account.result
+    on_end(account, result)  # before the ledger has it: what is owed must not be forgotten
     _enter(message, result)
     answer(app, account, result)
     _leave_the_queue(account, result)
@@ -63,7 +65,9 @@ def record_doubt(message: Message, why: str) -> None:
     account = ledger.account(message.id)
     failure = asdict(Failure("IN_DOUBT", why))
     doubt = {"state": State.IN_DOUBT, "owner": None, "failure": failure}
-    _leave_the_queue(account, {**result_of(message, account), **doubt})
+    result = {**result_of(message, account), **doubt}
+    on_end(account, result)
+    _leave_the_queue(account, result)
 
 
 def _enter(message: Message, result: Json) -> None:

@@ -58,7 +58,7 @@ def abort(cluster: Cluster, account: Account, who: str) -> Answer:
     """
     # Before the request is sent, or its end could come first and be waited for in vain.
     bookmark = cluster.ledger.bookmark()
-    recover.give_up(cluster, Message(account.id, account.plan), f"Aborted by {who}.")
+    recover.give_up(cluster, Message(account.id, account.plan), f"Aborted by {who}.", by=who)
     return _await_end(cluster, bookmark, account, SILENCE_S)
 
 

@@ -15,6 +15,7 @@ from sojourn.migration.context import this_host
 from sojourn.model import Failure, Phase, Plan, Role, Untyped, Verdict
 from sojourn.state.facts import Facts
 from sojourn.state.message import Message
+from sojourn.system.caller import Caller
 from workflows.app import the_app
 from workflows.canvas import linked, send
 from workflows.conclude import close
@@ -36,22 +37,27 @@ def settle(message: Message, expires_s: float) -> Untyped:
     return send(linked(SETTLE, message, expires=expires_s), message.id)
 
 
-def abort(message: Message, *, waits: bool = False) -> Untyped:
+def abort(message: Message, *, by: str = "", waits: bool = False) -> Untyped:
     """Give the migration up if that is still possible, by the source alone or by the verdict.
 
-    One that ``waits`` in the queue is taken out of it; then no host need answer.
+    One that ``waits`` in the queue is taken out of it; then no host need answer. ``by`` names the
+    operator who asks, for the audit trail.
     """
+    message = message.with_facts({"aborted_by": by} if by else {})
     the_app()  # an operator's program has none yet, and the canvas would go to no broker of ours
     if waits:
         return withdraw.delay(message.to_text())
     return send(linked(ABORT, message, end=abort_there.name), message.id)
 
 
-def give_up(cluster: Cluster, message: Message, why: str) -> None:
-    """Abort a migration, or take it out of the queue, and record why. Raises StoreUnreachable."""
+def give_up(cluster: Cluster, message: Message, why: str, *, by: str) -> None:
+    """Abort a migration, or take it out of the queue; record why, and who asked for it.
+
+    Raises StoreUnreachable.
+    """
     # The first failure that is recorded stays: the steps that this interrupts add none of theirs.
     cluster.ledger.record_failure(message.id, Failure(Aborted.code, why))
-    abort(message, waits=cluster.queue.standing(message.id) in WAITS)
+    abort(message, by=by, waits=cluster.queue.standing(message.id) in WAITS)
 
 
 @shared_task(name="sojourn.withdraw", bind=True, ignore_result=True)
@@ -59,9 +65,17 @@ def withdraw(self: Untyped, handed: str) -> None:
     """Take a migration out of the queue and record its end; abort it if it has begun already."""
     message = Message.from_text(handed)
     if this_host().queue.remove(message.id):
+        _note_abort(message)
         close(self.app, message.with_facts(NEVER_BEGUN))
     else:
         abort(message)
+
+
+def _note_abort(message: Message) -> None:
+    """Keep in the audit trail that an operator has asked for this."""
+    if by := message.facts.get("aborted_by"):
+        caller = Caller.named(by)
+        this_host().audit.record(caller, "abort", message.id, message.plan.describe())
 
 
 @shared_task(name="sojourn.abort_there", bind=True, ignore_result=True)
@@ -71,6 +85,7 @@ def abort_there(self: Untyped, handed: str) -> None:
     What is known without the destination is recorded at once, since it may never answer.
     """
     message = Message.from_text(handed)
+    _note_abort(message)
     alone = message.facts.get("source_phase") == Phase.RESUMED
     if alone or message.plan.destination not in this_host().registry.alive():
         close(self.app, message)

@@ -9,6 +9,7 @@ import typer
 
 from sojourn import __version__
 from sojourn.cli import (
+    audit,
     capacity,
     check,
     doctor,
@@ -68,6 +69,7 @@ logs.add_to(app)
 intervene.add_to(app)
 many.add_to(app)
 capacity.add_to(app)
+audit.add_to(app)
 metrics.add_to(app)
 serve.add_to(app)
 

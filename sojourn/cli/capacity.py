@@ -27,6 +27,9 @@ def cordon(host: HostName) -> None:
     Exit status: 0; 2 no such host.
     """
     Cluster().registry.cordon(host)
+    from workflows.audit import note_of_host
+
+    note_of_host("cordon", host)
     console.print(f"{host} is cordoned: nothing new goes there.")
 
 
@@ -36,4 +39,7 @@ def uncordon(host: HostName) -> None:
     Exit status: 0; 2 no such host.
     """
     Cluster().registry.uncordon(host)
+    from workflows.audit import note_of_host
+
+    note_of_host("uncordon", host)
     console.print(f"{host} takes migrations again.")

@@ -71,7 +71,7 @@ def history(
 
     Exit status: 0; 2 usage; 1 if Redis does not answer.
     """
-    lines = summed(Cluster().ledger.results(_instant(since, time.time()) if since else 0))
+    lines = summed(Cluster().ledger.results(instant(since, time.time()) if since else 0))
     if json:
         output.as_json([asdict(line) for line in lines])
     elif lines:
@@ -152,7 +152,7 @@ def _table(lines: Sequence[Line], *, wide: bool) -> Table:
     return table
 
 
-def _instant(since: str, now: float) -> float:
+def instant(since: str, now: float) -> float:
     """Return what ``--since`` means, in seconds since the epoch. Raises UsageError."""
     # A span first: what is left is a date, of which Python accepts many forms (ISO 8601).
     span = re.fullmatch(r"(\d+)([smhd])", since)

@@ -14,7 +14,7 @@ from sojourn import units
 from sojourn.cli import completion, output, timeline
 from sojourn.cli.options import Id
 from sojourn.cli.output import coloured, console
-from sojourn.cluster.account import Account
+from sojourn.cluster.account import Account, NoticeRecord
 from sojourn.cluster.client import Cluster
 from sojourn.cluster.registry import HostInfo
 from sojourn.decision import sentence
@@ -106,13 +106,16 @@ def show(
         show_profile(account, as_json=json)
         return
     if json:
-        output.as_json(account.to_json())
+        notices = [asdict(notice) for notice in account.notices]
+        output.as_json(account.to_json() | {"asked_by": account.asked_by, "notices": notices})
         return
     console.print(
         f"[bold]{account.plan.describe()}[/]  {coloured(account.state)}  [dim]{account.id}[/]"
     )
     console.print(account.where, soft_wrap=True)
     console.print(f"[dim]mode[/] {account.plan.how}", soft_wrap=True)
+    if account.asked_by:
+        console.print(f"[dim]asked for by[/] {escape(account.asked_by)}", soft_wrap=True)
     if account.resolved:
         console.print(escape(sentence(account.resolved, account.plan)), soft_wrap=True)
     console.print(timeline.draw(account.steps))
@@ -124,6 +127,18 @@ def show(
             f"[dim]The logs of both hosts:[/] sojourn logs {account.id[:8]}",
             soft_wrap=True,
         )
+    for notice in account.notices:
+        console.print(_called(notice), soft_wrap=True)
+
+
+def _called(notice: NoticeRecord) -> str:
+    """Return what became of the call after the end."""
+    colour = {"delivered": "green", "failed": "yellow"}.get(notice.outcome, "red")
+    again = ", it is tried again" if notice.outcome == "failed" else ""
+    return (
+        f"[dim]on_end[/] {escape(notice.state)}: [{colour}]{escape(notice.outcome)}[/] from "
+        f"{escape(notice.host)}, attempt {notice.tries}{again}: {escape(notice.answer)}"
+    )
 
 
 def hosts(json: AsJson = False) -> None:

@@ -226,6 +226,9 @@ def queue(
             raise UsageError(
                 f"Migration {account.id} is not queued.", "`sojourn queue` shows those that are."
             )
+        from workflows.audit import note_of
+
+        note_of("change the priority of", account.id, f"to {priority}")
     limits = Limits.of(cluster.registry.hosts(), load().max_migrations)
     waiting = cluster.queue.waiting(limits, count)
     if json:
@@ -296,6 +299,9 @@ def _pause(cluster: Cluster, record: Record) -> None:
     if not cluster.batches.turn(record.id, BatchState.PAUSED, BatchState.RUNNING):
         raise UsageError(f"The batch is {record.state}; it cannot be paused.")
     cluster.queue.pause(record.id)
+    from workflows.audit import note_of
+
+    note_of("pause batch", record.id)
 
 
 def _resume(record: Record) -> None:

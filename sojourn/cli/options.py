@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
 from typing import Annotated
 
 import typer
@@ -11,6 +9,7 @@ import typer
 from sojourn.cli import completion
 from sojourn.model import DEFAULT_MODE, Json
 from sojourn.settings import load
+from sojourn.system import caller
 
 Source = Annotated[
     str,
@@ -90,7 +89,7 @@ def limited(**given: str | float | None) -> Json:
 
 def operator() -> str:
     """Return the person at this command line, as journals and ledger name operators."""
-    return f"{getpass.getuser()}@{socket.gethostname()}"
+    return str(caller.current())
 
 
 Id = Annotated[

@@ -12,6 +12,23 @@ from sojourn.model import MIGRATION_ID, Failure, Json, Plan, State, StepRecord, 
 
 
 @dataclass(frozen=True)
+class NoticeRecord:
+    """What became of a notice of an end, as one host has sent it to one receiver.
+
+    ``outcome`` is delivered, failed (it is tried again) or given up, ``answer`` a sentence.
+    """
+
+    id: str
+    state: str
+    target: str
+    outcome: str
+    tries: int
+    answer: str
+    host: str
+    at: float
+
+
+@dataclass(frozen=True)
 class Account:
     """A migration as the ledger had it at one instant.
 
@@ -30,6 +47,8 @@ class Account:
     resolved: Json | None = None
     part: Json | None = None
     progress: Json | None = None
+    notices: tuple[NoticeRecord, ...] = ()
+    asked_by: str | None = None
 
     @property
     def window(self) -> str:
@@ -61,8 +80,8 @@ class Account:
 class Event:
     """Something that happened to a migration or a batch.
 
-    ``kind`` is state, step, progress or failure; for a batch it is batch, and ``migration`` the
-    batch's id.
+    ``kind`` is state, step, progress, failure or notice; for a batch it is batch, and
+    ``migration`` the batch's id.
     """
 
     migration: str
@@ -94,6 +113,7 @@ SHAPES: dict[str, Any] = {
     "step": StepRecord,
     "progress": Numbers,
     "failure": Failure,
+    "notice": NoticeRecord,
     "batch": Json,
 }
 
@@ -119,6 +139,8 @@ def read_account(migration: str, encoded: Mapping[str, str]) -> Account | None:
         result=records.result(fields.get("result")),
         part=asdict(part) if (part := records.of(_Part, fields.get("part"))) else None,
         progress=records.of(Numbers, fields.get("progress")),
+        notices=_notices(fields),
+        asked_by=records.of(str, fields.get("asked_by")),
     )
 
 
@@ -127,6 +149,15 @@ def _steps(fields: Json) -> tuple[StepRecord, ...]:
         records.of(StepRecord, value) for name, value in fields.items() if name.startswith("step:")
     )
     return tuple(sorted((step for step in found if step), key=lambda step: step.started))
+
+
+def _notices(fields: Json) -> tuple[NoticeRecord, ...]:
+    found = (
+        records.of(NoticeRecord, value)
+        for name, value in fields.items()
+        if name.startswith("notice:")
+    )
+    return tuple(sorted((notice for notice in found if notice), key=lambda notice: notice.at))
 
 
 def read_event(fields: Mapping[str, str]) -> Event | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sojourn.cluster.account import Account
+from sojourn.cluster.audit import Trail
 from sojourn.cluster.batches import Batches
 from sojourn.cluster.ledger import Ledger
 from sojourn.cluster.queue import Queue
@@ -24,6 +25,7 @@ class Cluster:
         self.queue = Queue(store, settings.lease_s, settings.keep_s)
         self.batches = Batches(store, settings.keep_s)
         self.requests = Requests(store, settings.keep_s)
+        self.audit = Trail(store, settings.audit, settings.host)
 
     def find(self, prefix: str) -> Account:
         """Return the one migration whose id begins with ``prefix``. Raises UsageError otherwise."""

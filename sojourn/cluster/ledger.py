@@ -4,10 +4,12 @@ Keys:
 
 ``sojourn:migration:<id>``  hash: ``plan``, ``state``, ``created``, ``owner``, ``failure``,
                             ``result``, ``resolved`` (sealed), ``part`` (its batch and line there),
+                            ``asked_by`` (who, as they claim),
                             ``progress`` (how far the step under way has come; gone at the end),
-                            ``counted`` (counted in ``sojourn.cluster.counters``) and one field
-                            ``step:<role>:<name>`` per step, each as JSON; expires some days after
-                            the end
+                            ``counted`` (counted in ``sojourn.cluster.counters``), one field
+                            ``step:<role>:<name>`` per step and one field
+                            ``notice:<hash>`` per notice of its end and receiver, each as JSON;
+                            expires some days after the end
 ``sojourn:migrations``      sorted set: ids by the time of the request
 ``sojourn:open``            hash: state by id, of those that have not ended or need a clean-up
 ``sojourn:ledger:<host>``   present while this ledger has what the host's journal knows; gone when
@@ -23,6 +25,7 @@ but an operator's word (``resolved``), which is sealed.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import time
@@ -125,15 +128,23 @@ class Ledger:
         word = self._store.field(key(migration), "resolved")
         return (self._sealed.content(WORD, migration, word) if word else None) or {}
 
-    def refuse_resolution(self, migration: str, decision: Json, why: str) -> None:
-        """Log and count, once, that an operator's decision is not acted upon here."""
-        self._sealed.refuse(WORD, migration, json.dumps(decision), why)
+    def refuse_resolution(self, migration: str, decision: Json, why: str) -> bool:
+        """Log and count that an operator's decision is not acted upon here; False if that was done.
+
+        Each process does so once.
+        """
+        return self._sealed.refuse(WORD, migration, json.dumps(decision), why)
 
     def record_step(self, migration: str, role: str, step: StepRecord) -> None:
         """Record that a step began, ended or failed."""
         record = vars(step)
         event = {"role": role, **record}
         self._record(migration, "step", event, {f"step:{role}:{step.name}": record})
+
+    def record_caller(self, migration: str, caller: str) -> None:
+        """Record who asked for a migration, as they claim."""
+        with self._tolerating_absence(migration, "caller"):
+            self._store.write([_written(migration, {"asked_by": caller})])
 
     def record_owner(self, migration: str, owner: str) -> None:
         """Record which host owns the process, while the migration goes on."""
@@ -154,6 +165,14 @@ class Ledger:
             # once.
             if self._store.put_field_once(key(migration), "failure", json.dumps(asdict(failure))):
                 self._store.write([_event(migration, "failure", asdict(failure))])
+
+    def record_notice(self, migration: str, receiver: str, notice: Json) -> None:
+        """Record what became of a notice of the end; of ``receiver`` only a hash is kept."""
+        # A web address may hold a secret.
+        which = f"{notice['id']} {receiver}".encode()
+        field = f"notice:{hashlib.sha256(which).hexdigest()[:16]}"
+        expiry: Command = ["EXPIRE", key(migration), self._keep_s]
+        self._record(migration, "notice", notice, {field: notice}, [expiry])
 
     def close(self, migration: str, result: Json) -> None:
         """Record the end of a migration, and when it expires; count it if the end is definite."""

@@ -214,6 +214,10 @@ class Store:
             last = self._redis.xrevrange(stream, count=1)
         return str(last[0][0]) if last else "0-0"
 
+    def newest(self, stream: str, count: int) -> list[dict[str, str]]:
+        """Return the last entries of a stream, newest first."""
+        return [dict(fields) for _, fields in self._read([], "xrevrange", stream, "+", "-", count)]
+
     def read(self, stream: str, after: str, *, wait_s: float) -> list[tuple[str, dict[str, str]]]:
         """Return the entries behind ``after``; wait at most ``wait_s`` for the first one.
 

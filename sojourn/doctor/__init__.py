@@ -64,6 +64,7 @@ def _of_the_place(settings: Settings) -> Iterator[tuple[str, Callable[[], Answer
     yield "certificates", lambda: place.certificates(settings)
     yield "state", lambda: place.state(settings.state_dir)
     yield "journal", lambda: place.journal(settings)
+    yield "on_end", lambda: list(place.on_end(settings))
 
 
 def _of_the_cluster(settings: Settings) -> Iterator[tuple[str, Callable[[], Answer]]]:

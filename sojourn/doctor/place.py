@@ -7,12 +7,14 @@ import ipaddress
 import os
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from sojourn import units
 from sojourn.cluster import age
 from sojourn.doctor.finding import Finding, failure, ok, warning
 from sojourn.errors import ChannelFailed
+from sojourn.notices.target import Target, unsafe
 from sojourn.security.tls import Certificates, TlsIdentity, until
 from sojourn.settings import Settings
 from sojourn.state import mark as marks
@@ -125,6 +127,31 @@ def _proved(settings: Settings, us: TlsIdentity) -> float:
         connect(settings.address, listener.port, b"", "images", us) as peer,
     ):
         return until(peer)
+
+
+def on_end(settings: Settings) -> Iterator[Finding]:
+    """Check whom this host calls after the end of a migration."""
+    if not settings.end_targets:
+        yield ok("on_end", "nobody is called after the end of a migration")
+    for target in settings.end_targets:
+        yield _webhook(target) if target.is_webhook else _executable(Path(target.where))
+
+
+def _webhook(target: Target) -> Finding:
+    if target.url.scheme == "http" and not _is_loopback(target.url.hostname or ""):
+        sentence = f"{target.name} is called without encryption: what is sent can be read."
+        return warning("on_end", sentence, "Use an address with https.")
+    return ok("on_end", f"{target.name} is called, signed with `on_end_secret`")
+
+
+def _executable(file: Path) -> Finding:
+    try:
+        why = unsafe(file)
+    except OSError as error:
+        why = f"{file} cannot be run: {error.strerror}."
+    if why:
+        return failure("on_end", why, f"chown root {file}; chmod 0755 {file}, and so above it.")
+    return ok("on_end", f"{file} is root's, and is run as root")
 
 
 def state(directory: Path) -> Finding:

@@ -10,12 +10,21 @@ from functools import cache, cached_property
 from sojourn.cluster.client import Cluster
 from sojourn.errors import UsageError
 from sojourn.messaging.application import Application
-from sojourn.model import Untyped
+from sojourn.messaging.names import BY
+from sojourn.model import Json, Untyped
 from sojourn.settings import Settings, load
+from sojourn.system import caller
 
 
 class Client(Application):
     """Celery for a program that calls: no worker can be made of it."""
+
+    def send_task(
+        self, *arguments: Untyped, headers: Json | None = None, **options: Untyped
+    ) -> Untyped:
+        """Send a task, and who asks for it."""
+        claimed = {BY: caller.current().to_json(), **(headers or {})}
+        return super().send_task(*arguments, headers=claimed, **options)
 
     @cached_property
     def AsyncResult(self) -> Untyped:  # noqa: N802  (the name is Celery's)

@@ -7,3 +7,6 @@ REVOKE = "sojourn.revoke"
 
 #: What programs call.
 CALLS = (MIGRATE, MIGRATE_MANY, DRAIN)
+
+#: The header of a message with who asks, as they claim; it is signed with the rest.
+BY = "sojourn-by"

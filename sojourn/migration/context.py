@@ -19,6 +19,7 @@ from sojourn.state.entry import Entry
 from sojourn.state.facts import Facts
 from sojourn.state.journal import Journal
 from sojourn.system import process
+from sojourn.system.caller import Caller
 from sojourn.transfer import channel, pager, rebuilder, sender
 from sojourn.transfer.holder import Assignment
 from sojourn.transfer.image_directory import ImageDirectory
@@ -43,6 +44,7 @@ class Host:
         self.ledger, self.registry = cluster.ledger, cluster.registry
         self.queue, self.batches = cluster.queue, cluster.batches
         self.requests = cluster.requests
+        self.audit = cluster.audit
 
     @property
     def worker_file(self) -> Path:
@@ -125,10 +127,25 @@ class Migration:
         decision = self.host.ledger.resolution(self.id)
         if not decision or decision["resolved_at"] <= self.facts.get("resolved_at", 0):
             return
-        if why := self.contradicts(cast("Facts", decision)):
-            self.host.ledger.refuse_resolution(self.id, decision, why)
+        known = cast("Facts", decision)
+        if why := self.contradicts(known):
+            # It is found again and again, and is reported once.
+            if self.host.ledger.refuse_resolution(self.id, decision, why):
+                self.note_decision(known, why)
         else:
+            self.note_decision(known)
             self.learn(**decision)
+
+    def note_decision(self, facts: Facts, refused: str = "") -> None:
+        """Keep in the audit trail that an operator's decision has come here, if there is a new one.
+
+        ``refused`` is why it is not acted upon.
+        """
+        if facts.get("resolved_at") in {None, self.facts.get("resolved_at")}:
+            return
+        caller = Caller.named(facts.get("resolved_by", ""))
+        what = f"{self.plan.describe()}: the {facts.get('resolved')} is dead"
+        self.host.audit.record(caller, "resolve", self.id, what, refused)
 
     def contradicts(self, decision: Facts) -> str:
         """Return why a decision is not acted upon, unless by force: its dead host is not dead.

@@ -157,6 +157,12 @@ class EndFacts(TypedDict, total=False):
     settling: float
 
 
+class Abort(TypedDict, total=False):
+    """An operator's request to give the migration up: who asked."""
+
+    aborted_by: str
+
+
 class Resolution(TypedDict, total=False):
     """An operator's word: which host is dead for good, who decided it, and when."""
 
@@ -177,6 +183,7 @@ class Facts(
     CopyImagesFacts,
     RestoreFacts,
     EndFacts,
+    Abort,
     Resolution,
     total=False,
 ):

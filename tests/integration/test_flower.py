@@ -11,9 +11,11 @@ from dataclasses import asdict, dataclass, replace
 
 import pytest
 
+from sojourn.cluster.audit import Trail
 from sojourn.model import Phase, Role, State
 from sojourn.state.message import Message
 from sojourn.system.process import identity
+from tests.conftest import eventually
 from tests.integration.conftest import PLAN, Cluster, Redis
 from tests.integration.door import Answer, Flower
 
@@ -145,6 +147,16 @@ def test_a_decision_by_post_is_acted_on(doubt: Doubt) -> None:
     assert doubt.cluster.state(doubt.message) is State.ROLLED_BACK
     assert doubt.cluster.phase(doubt.message, "alpha") == Phase.RESUMED
     assert doubt.cluster.ledger.resolution(doubt.message.id)["resolved_by"] == "ann in Flower"
+    trail = Trail(doubt.cluster.store, doubt.cluster.settings("alpha").audit, "alpha")
+    (asked,) = (entry for entry in trail.own() if entry.subject == doubt.message.id)
+    assert (asked.action, str(asked.caller)) == ("resolve", "ann in Flower")
+    assert asked.what == "pid 4242 from alpha to beta: the destination is dead"
+    headers = doubt.flower.door.token()
+    assert doubt.flower.door.ask("/migrations/host/alpha/cordon", {}, headers=headers).code == 200
+    eventually(lambda: "cordon" in {entry.action for entry in trail.own()})
+    (asked,) = (entry for entry in trail.own() if entry.action == "cordon")
+    assert (asked.subject, str(asked.caller)) == ("alpha", "ann in Flower")
+    doubt.cluster.registry.uncordon("alpha")
 
 
 @pytest.mark.parametrize(

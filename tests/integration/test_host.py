@@ -24,7 +24,7 @@ from workers import announcement
 #: What the worker asks of CRIU when it starts.
 CRIU = "#!/bin/sh\necho Version: 4.2.1\n"
 
-PROCESSES = {"main", "frozen", "reconciler", "metrics"}
+PROCESSES = {"main", "frozen", "reconciler", "metrics", "courier"}
 
 
 def _free_port() -> int:
@@ -39,7 +39,15 @@ def site(redis: Redis, tmp_path: Path) -> Cluster:
     criu.write_text(CRIU)
     criu.chmod(0o755)
     port = _free_port()
-    return Cluster(redis, tmp_path, hosts=("alpha",), criu=criu, announce_s=0.2, metrics_port=port)
+    return Cluster(
+        redis,
+        tmp_path,
+        hosts=("alpha",),
+        criu=criu,
+        announce_s=0.2,
+        metrics_port=port,
+        on_end="/bin/true",
+    )
 
 
 @pytest.fixture

@@ -341,6 +341,12 @@ def test_the_destination_is_dead(site: Site, case: Case) -> None:
         r"@.* declared beta, the destination, dead for good at ",
         site.sojourn("show", case.id).stdout,
     )
+    trail = [entry for entry in case.command("audit").answer if entry["subject"] == case.id]
+    assert {(entry["action"], entry["outcome"]) for entry in trail} == {
+        (action, "accepted") for action in ("migrate", "abort", "resolve")
+    }
+    decided = {entry["host"] for entry in trail if entry["action"] == "resolve"}
+    assert decided == {"alpha", "beta"}, "each host keeps what it was asked"
 
 
 def test_a_destination_that_was_not_dead(site: Site, case: Case) -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from sojourn.cli.history import Line
 from sojourn.cli.profile import to_json
-from sojourn.cluster.account import Account, Event
+from sojourn.cluster.account import Account, Event, NoticeRecord
+from sojourn.cluster.audit import Entry
 from sojourn.cluster.batches import BatchState, Record
 from sojourn.cluster.registry import HostInfo
 from sojourn.log import CONTEXT, JsonFormatter
@@ -49,7 +50,7 @@ def names(kind: type) -> set[str]:
 @pytest.mark.parametrize(
     ("heading", "expected"),
     [
-        ("A finished migration", {*result_of(MESSAGE, None), *State}),
+        ("A finished migration", {*result_of(MESSAGE, None), *State, *names(NoticeRecord)}),
         ("A step", names(StepRecord)),
         ("A failure", names(Failure)),
         (
@@ -63,7 +64,7 @@ def names(kind: type) -> set[str]:
             {*(names(Event) - {"id", "data"}), *names(Failure), *names(StepRecord), *names(Line)},
         ),
         ("A batch", {*Record("", "plan", {}, "", 0, BatchState.RUNNING).to_json({}), *BatchState}),
-        ("Other commands", names(HostInfo)),
+        ("Other commands", {*names(HostInfo), *names(Entry), "time"}),
     ],
 )
 def test_every_field_of_json_is_documented(heading: str, expected: Collection[str]) -> None:
