@@ -29,7 +29,7 @@ from sojourn.errors import ChannelFailed, FreezeTooLong, Refused, SojournError
 from sojourn.migration import carried, freeze, frozen, interrupted, names, signal_masks, written
 from sojourn.migration.context import Migration
 from sojourn.migration.source import fate, resume_original, retire_original, tree_as_it_was
-from sojourn.model import Json, Phase, Verdict
+from sojourn.model import Json, Phase, Role, Verdict
 from sojourn.preflight import same_file
 from sojourn.state.facts import DumpFacts, Facts
 from sojourn.state.message import Outcome
@@ -80,8 +80,13 @@ def dump(migration: Migration) -> Outcome:
 
 @step(deadline_s=60, undo=True)
 def resume(migration: Migration) -> Outcome:
-    """Resume the process if this host may; from ``released`` on the verdict decides."""
+    """Resume the process if this host may; from ``released`` on the verdict decides.
+
+    In place of one that will never come stands an operator's decision.
+    """
     verdict = migration.facts.get("verdict")
+    if migration.is_declared_dead(Role.DESTINATION):
+        verdict = Verdict.REFUSED
     if verdict == Verdict.RESTORED and migration.must_keep_original():
         there = migration.plan.destination
         return Outcome(

@@ -14,7 +14,7 @@ import time
 
 from sojourn.errors import ChannelFailed, SojournError, StoreUnreachable, Temporary
 from sojourn.log import working_on
-from sojourn.migration import serving
+from sojourn.migration import answers, serving
 from sojourn.migration.context import Host, Migration
 from sojourn.migration.recovery import (
     RESUMED_ALONE,
@@ -268,7 +268,8 @@ class Reconciler:
             self._record_doubt(entry, f"{other} does not answer")
         elif self._is_overdue(entry, known):
             self._record_doubt(entry, f"{other} announces itself, and gives no verdict")
-        settle(Message(entry.id, entry.plan, known), self.host.settings.stall_s)
+        answer = answers.given(Migration(self.host, entry))
+        settle(Message(entry.id, entry.plan, known | answer), self.host.settings.stall_s)
         # This changes the row, so the next attempt comes ``stall_s`` later, as the first did.
         self.host.journal.learn(entry, {"settling": entry.facts.get("settling", time.time())})
 

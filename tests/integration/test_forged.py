@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from celery.exceptions import TimeoutError as NoAnswer
@@ -22,11 +22,13 @@ from sojourn.cluster.batches import Batches, Part
 from sojourn.cluster.queue import SCRIPTS, Counts, Entry
 from sojourn.errors import MigrationError
 from sojourn.model import Json, Phase, Role, State, Verdict
+from sojourn.security.seal import Seal
 from sojourn.state.facts import Facts
 from sojourn.state.message import Message
 from sojourn.system.process import identity
+from tasks.dump import resume
 from tests.conftest import eventually
-from tests.integration.conftest import Cluster, Redis
+from tests.integration.conftest import KEY, Cluster, Redis
 from tests.integration.steps import let_go, marker
 from tests.integration.test_signing import meant_for
 from workflows.batch import drain
@@ -159,9 +161,9 @@ def test_an_abort_of_a_batch(cluster: Cluster, attacker: Any) -> None:
     eventually(lambda: cluster.state(ours) is State.COMPLETED, within_s=60)
 
 
-def in_doubt(cluster: Cluster) -> Message:
-    """Return a migration whose images alpha has released to gamma, which is dead."""
-    message = cluster.migration(os.getpid(), destination="gamma")
+def in_doubt(cluster: Cluster, destination: str = "gamma") -> Message:
+    """Return a migration whose images alpha has released to a host that is dead."""
+    message = cluster.migration(os.getpid(), destination=destination)
     journal = cluster.journal("alpha")
     entry = journal.open(message.id, Role.SOURCE, message.plan)
     entry = journal.learn(entry, {"root": asdict(identity(os.getpid()))})
@@ -215,6 +217,57 @@ def test_a_word_on_a_host_that_lives(cluster: Cluster) -> None:
         eventually(lambda: cluster.phase(doubt, "alpha") == Phase.RESUMED, within_s=60)
     finally:
         cluster.registry.withdraw("gamma")
+
+
+def asked_to_resume(cluster: Cluster, message: Message, **facts: Any) -> None:
+    """Send alpha a message, signed with the key, and wait until that was taken."""
+    told = Message(message.id, message.plan, cast("Facts", facts))
+    cluster.send(resume, told, "alpha.frozen").get(timeout=60, propagate=False)
+
+
+def answer(host: str, message: Message, verdict: Verdict) -> str:
+    """Return the answer of a host about a migration, with the key that this host has."""
+    return Seal(KEY, host).close("answer", message.id, {"verdict": verdict})
+
+
+def test_a_verdict_of_another_host(cluster: Cluster) -> None:
+    """Only the host that the plan in our own journal names gives the verdict, for its migration."""
+    doubt, other = in_doubt(cluster, "delta"), in_doubt(cluster, "delta")
+    for verdict in Verdict:
+        forged: dict[str, Json] = {
+            "nobody's": {},
+            "a third host's": {"destination_answer": answer("beta", doubt, verdict)},
+            "its own": {"destination_answer": answer("alpha", doubt, verdict)},
+            "another's": {"destination_answer": answer("delta", other, verdict)},
+            "no text": {"destination_answer": {"verdict": verdict}},
+        }
+        for said in forged.values():
+            asked_to_resume(cluster, doubt, verdict=verdict, unsettled=False, **said)
+            assert cluster.phase(doubt, "alpha") == Phase.RELEASED, said
+    assert f"The answer of {doubt.id} was sealed by beta, not by delta." in cluster.log("alpha")
+    assert "of delta without an answer that delta has sealed" in cluster.log("alpha")
+    assert refused(cluster, "answer") >= 5
+    genuine = answer("delta", doubt, Verdict.REFUSED)
+    # What stands beside the answer does not count.
+    asked_to_resume(cluster, doubt, verdict=Verdict.RESTORED, destination_answer=genuine)
+    assert cluster.phase(doubt, "alpha") == Phase.RESUMED
+
+
+def test_a_word_on_a_host_that_answered(cluster: Cluster) -> None:
+    """It is not dead, whatever an operator was shown: that word counts never, another one may."""
+    doubt, other = in_doubt(cluster, "epsilon"), in_doubt(cluster, "epsilon")
+    said = Seal(KEY, "epsilon").close("answer", other.id, {"phase": "reserved"})
+    asked_to_resume(cluster, other, destination_answer=said)
+    decided = word()
+    cluster.ledger.record_resolution(doubt.id, decided)
+    reported(cluster, "ann@hub declared epsilon dead, but that host answered")
+    asked_to_resume(cluster, doubt, **decided)
+    assert cluster.phase(doubt, "alpha") == Phase.RELEASED
+    account = cluster.ledger.account(doubt.id)
+    assert account is not None
+    assert [(step.name, step.failed) for step in account.steps] == [("resolve", True)]
+    cluster.ledger.record_resolution(doubt.id, word(resolved_by_force=True))
+    eventually(lambda: cluster.phase(doubt, "alpha") == Phase.RESUMED, within_s=60)
 
 
 def test_the_plan_in_the_ledger(cluster: Cluster, attacker: Any) -> None:
