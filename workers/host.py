@@ -32,6 +32,7 @@ from workers import announcement, identity, metrics
 from workers.lane import DEAF_S, Reports, consume, lanes
 from workers.readiness import Readiness, notify_systemd
 from workers.reconciler import Reconciler
+from workers.refusals import Refusals
 from workers.shared import Counts, Hearing
 from workers.supervisor import CAUSES, Body, Supervisor
 from workers.tidying import Tidying
@@ -111,6 +112,7 @@ class Vital:
 def _work(host: Host, criu: str) -> None:
     """Keep the children running and the host announced until the worker is asked to end."""
     vital, tidying = Vital(host), Tidying(host)
+    refusals = Refusals(host.settings.runtime_dir, vital.refused)
     needed = _lanes_and_reconciler(host, vital)
     supervisor = Supervisor(needed | _metrics_server(host, vital), vital.restarts)
     supervisor.start()
@@ -119,6 +121,7 @@ def _work(host: Host, criu: str) -> None:
         while not supervisor.ending:
             vital.forget(supervisor.restart_dead())
             tidying.tidy_when_due()
+            refusals.keep()
             # A report ends the wait, so a host that has become ready is announced at once.
             vital.readiness.wait(host.settings.announce_s)
             if vital.has_deaf_lanes():

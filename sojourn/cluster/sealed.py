@@ -90,4 +90,4 @@ class Sealed:
         self._reported[which] = None
         log.warning("%s", why)
         with contextlib.suppress(StoreUnreachable):
-            self._store.write([counters.refusal(kind)])
+            self._store.write(counters.refusal(kind))
