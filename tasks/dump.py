@@ -26,7 +26,16 @@ from typing import cast
 
 from sojourn.criu import failure
 from sojourn.errors import ChannelFailed, FreezeTooLong, Refused, SojournError
-from sojourn.migration import carried, freeze, frozen, interrupted, names, signal_masks, written
+from sojourn.migration import (
+    carried,
+    freeze,
+    frozen,
+    interrupted,
+    names,
+    permission,
+    signal_masks,
+    written,
+)
 from sojourn.migration.context import Migration
 from sojourn.migration.source import fate, resume_original, retire_original, tree_as_it_was
 from sojourn.model import Json, Phase, Role, Verdict
@@ -42,6 +51,7 @@ from tasks.step import step
 @step(deadline_s=60, begins_in={Phase.OPEN}, in_freeze=True)
 def dump(migration: Migration) -> Outcome:
     """Dump the tree's memory through the page channel and leave it stopped."""
+    permission.check(migration)
     frozen.prepare()
     written.flush(member.identity.pid for member in process.tree(migration.plan.pid))
     _claim(migration)
