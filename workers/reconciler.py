@@ -231,8 +231,13 @@ class Reconciler:
 
         Its undo failed here, or the message for it was lost.
         """
+        if migration.phase is not Phase.RESERVED:
+            return False
         with contextlib.suppress(StoreUnreachable):
-            return migration.phase is Phase.RESERVED and self._is_ended(migration.id)
+            account = self.host.ledger.account(migration.id)
+            # Not the state, which anybody could have written.
+            result = account.result if account else None
+            return result is not None and State(result["state"]).definite
         return False
 
     def _report_end(self, migration: Migration) -> None:
