@@ -26,13 +26,13 @@ from sojourn.migration.context import Host, this_host
 from sojourn.model import Failure, Json, Plan, Untyped
 from sojourn.state.message import Message
 from workflows.app import the_app
-from workflows.call import Call
+from workflows.call import Call, CallOfOne
 from workflows.canvas import queue_of
 from workflows.conclude import close
 from workflows.dispatch import dispatch
 from workflows.join import entry_of, finish, part_of
 from workflows.planning import Placed, find
-from workflows.recover import NEVER_BEGUN, abort
+from workflows.recover import NEVER_BEGUN, abort, forestall
 from workflows.survey import survey
 
 PLAN, DRAIN = "plan", "drain"
@@ -199,7 +199,7 @@ def _refuse(batch: str, error: SojournError) -> None:
     the_app().backend.store_result(batch, error, states.FAILURE)
 
 
-@shared_task(name="sojourn.abort_batch", base=Call)
+@shared_task(name="sojourn.abort_batch", base=CallOfOne)
 def abort_batch(batch: str, *, roll_back: bool) -> None:
     """Begin nothing more of a batch; what is under way goes on to its end, or is aborted too."""
     this_host().batches.abort(batch, roll_back=roll_back)
@@ -239,10 +239,11 @@ def _withdrawn(host: Host, part: Part) -> bool:
     message = Message(part.migration, Plan.from_json(part.plan))
     host.ledger.record_failure(part.migration, ABORTED)
     close(the_app(), message.with_facts(NEVER_BEGUN))
+    forestall(message)
     return True
 
 
-@shared_task(name="sojourn.resume_batch", base=Call)
+@shared_task(name="sojourn.resume_batch", base=CallOfOne)
 def resume_batch(batch: str) -> None:
     """Go on with a paused batch; of one that has ended, begin again what did not arrive."""
     host = this_host()

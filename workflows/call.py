@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from sojourn.cluster.client import Cluster
 from sojourn.model import Untyped
 from workflows.app import SojournTask, the_app
+from workflows.canvas import queue_of
 
 
 class Call(SojournTask):
@@ -14,3 +16,16 @@ class Call(SojournTask):
         # The caller's program may have a current application of its own, with another broker.
         ours = the_app().tasks[self.name]
         return super(Call, ours).apply_async(*args, **kwargs)
+
+
+class CallOfOne(Call):
+    """A task that one host takes, by its own queue, and so can be begun only once.
+
+    A host remembers which messages it has begun, and no other host takes those of its own queue.
+    One that was recorded in the shared queue could be put back there, for another worker.
+    """
+
+    def apply_async(self, *args: Untyped, **kwargs: Untyped) -> Untyped:
+        """Send the task to the host that has the least to do. Raises HostUnreachable."""
+        queue = queue_of(Cluster().registry.least_busy(), frozen=False)
+        return super().apply_async(*args, **{"queue": queue, **kwargs})
