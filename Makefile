@@ -9,7 +9,7 @@ FIRST := $(wildcard tests/lab/test_[a-o]*.py)
 SECOND := $(filter-out tests/lab, $(RINGS)) $(wildcard tests/lab/test_[p-z]*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage lint wheel release docs faults soak programs record bench freeze storm control clean
+.PHONY: help demo test coverage lint wheel release docs faults soak programs record bench freeze storm control seals clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +79,10 @@ storm: ## measure how post-copy bears that all memory is touched at once (root)
 control: ## measure queue, canvas and journals without CRIU: 10,000 migrations, 1,000 hosts
 	@bin/setup
 	@$(BIN)/python benchmarks/control_plane.py $(ARGS)
+
+seals: ## measure what seals, signatures and answers cost a migration
+	@bin/setup
+	@$(BIN)/python benchmarks/seals.py $(ARGS)
 
 clean: ## remove the demo's lab, .venv and caches; the hosts' root stays in /var/cache/sojourn
 	@if [ -e /run/sojourn-lab/demo ]; then $(BIN)/sojourn lab down --name demo; fi

@@ -159,7 +159,8 @@ class Settings(BaseSettings):
         default=600,
         gt=0,
         le=86400,
-        description="The same for a migration before the freeze, while the process runs.",
+        description="The same for a migration before the freeze, while the process runs. A host "
+        "that has answered within that time is not dead, unless `sojourn resolve` is forced.",
     )
     announce_s: float = Field(
         default=2, gt=0, le=3600, description="How often a worker announces its host."

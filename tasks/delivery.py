@@ -17,6 +17,7 @@ import time
 from dataclasses import replace
 
 from sojourn.errors import JournalFailed, JournalLost, PhaseConflict, SojournError, Temporary
+from sojourn.migration import answers
 from sojourn.migration.context import Host, Migration
 from sojourn.model import Failure, Phase, Role, StepRecord
 from sojourn.state.entry import Entry
@@ -109,9 +110,18 @@ class Delivery:
         """
         placed = self.record.fail(failure)
         if self.step.undo:
-            return self.message.with_facts({"pending": [f"{placed.host}: {placed.message}"]})
+            pending = Facts(pending=[f"{placed.host}: {placed.message}"])
+            return self.message.with_facts(pending | self._last_answer())
         self.host.ledger.record_failure(self.message.id, placed)
         raise StepFailed(failure.message)
+
+    def _last_answer(self) -> Facts:
+        """Return this host's answer after a failure; none where its journal has none."""
+        with contextlib.suppress(JournalFailed):
+            entry = self.host.journal.entry(self.message.id, self.record.role)
+            if entry:
+                return answers.given(Migration(self.host, entry))
+        return {}
 
     def _lock(self) -> contextlib.AbstractContextManager[None]:
         if not self.step.locks:
@@ -154,17 +164,16 @@ class Delivery:
         return self.record.role is Role.DESTINATION and PREPARED in self.message.facts
 
     def _answer(self, migration: Migration) -> Message:
+        lasting = answers.believed(migration, self.message.facts)
+        if migration.refuses_resolution(lasting):
+            raise StepFailed(f"{self.step.name} was not done: {self.host.name} refused the word.")
+        migration.note_decision(lasting)
         # What is pending is not kept: the next attempt may do it.
-        why = migration.contradicts(self.message.facts)
-        migration.note_decision(self.message.facts, why)
-        if why:
-            raise StepFailed(why)
-        lasting = self.message.facts.copy()
         lasting.pop("pending", None)
         outcome = self.host.journal.outcome(migration.entry, self.step.name)
         if outcome is not None and outcome.lasts:
             migration.learn(**lasting)
-            return self.message.with_facts(outcome.facts)
+            return self._handed_on(migration, outcome)
         # The facts are written with the start: whoever recovers the migration needs them too.
         migration.entry = self.record.begin(migration.entry, lasting)
         return self._attempt(migration)
@@ -189,7 +198,10 @@ class Delivery:
             return self.give_up(Failure("DEFECT", sentence, hint))
         # Outside of the time limit: its alarm must not interrupt the record of what was done.
         self.record.end(migration.entry, outcome)
-        return self.message.with_facts(outcome.facts)
+        return self._handed_on(migration, outcome)
+
+    def _handed_on(self, migration: Migration, outcome: Outcome) -> Message:
+        return self.message.with_facts(outcome.facts | answers.given(migration))
 
     def _work(self, migration: Migration) -> Outcome:
         """Do the work within its time; the named instants are where tests kill things."""

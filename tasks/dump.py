@@ -26,10 +26,19 @@ from typing import cast
 
 from sojourn.criu import failure
 from sojourn.errors import ChannelFailed, FreezeTooLong, Refused, SojournError
-from sojourn.migration import carried, freeze, frozen, interrupted, names, signal_masks, written
+from sojourn.migration import (
+    carried,
+    freeze,
+    frozen,
+    interrupted,
+    names,
+    permission,
+    signal_masks,
+    written,
+)
 from sojourn.migration.context import Migration
 from sojourn.migration.source import fate, resume_original, retire_original, tree_as_it_was
-from sojourn.model import Json, Phase, Verdict
+from sojourn.model import Json, Phase, Role, Verdict
 from sojourn.preflight import same_file
 from sojourn.state.facts import DumpFacts, Facts
 from sojourn.state.message import Outcome
@@ -42,6 +51,7 @@ from tasks.step import step
 @step(deadline_s=60, begins_in={Phase.OPEN}, in_freeze=True)
 def dump(migration: Migration) -> Outcome:
     """Dump the tree's memory through the page channel and leave it stopped."""
+    permission.check(migration)
     frozen.prepare()
     written.flush(member.identity.pid for member in process.tree(migration.plan.pid))
     _claim(migration)
@@ -80,8 +90,13 @@ def dump(migration: Migration) -> Outcome:
 
 @step(deadline_s=60, undo=True)
 def resume(migration: Migration) -> Outcome:
-    """Resume the process if this host may; from ``released`` on the verdict decides."""
+    """Resume the process if this host may; from ``released`` on the verdict decides.
+
+    In place of one that will never come stands an operator's decision.
+    """
     verdict = migration.facts.get("verdict")
+    if migration.is_declared_dead(Role.DESTINATION):
+        verdict = Verdict.REFUSED
     if verdict == Verdict.RESTORED and migration.must_keep_original():
         there = migration.plan.destination
         return Outcome(

@@ -11,7 +11,7 @@ With ``stop_unit`` the source also keeps the process's supervisor from starting 
 from __future__ import annotations
 
 from sojourn.errors import Refused, SojournError, Temporary
-from sojourn.migration import settling, unit
+from sojourn.migration import permission, settling, unit
 from sojourn.migration.context import Migration
 from sojourn.model import Role
 from sojourn.state.message import Outcome
@@ -24,6 +24,7 @@ from tasks.step import step
 @step(deadline_s=60, retries=8)
 def reserve(migration: Migration) -> Outcome:
     """Take a slot and mount the tmpfs, sized from the tree's memory on the destination."""
+    permission.check(migration)
     # First what may have to be waited for: an attempt that is retried has nothing to undo.
     _take_slot(migration)
     _check_room(migration, _needed_bytes(migration))

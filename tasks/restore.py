@@ -24,7 +24,7 @@ import contextlib
 import time
 
 from sojourn.errors import CommandTimedOut, CriuFailed, FreezeTooLong, ImagesIncomplete
-from sojourn.migration import destination, settling
+from sojourn.migration import destination, permission, settling
 from sojourn.migration.context import Migration
 from sojourn.migration.rebuilding import resumed_at
 from sojourn.model import Phase, Verdict
@@ -42,6 +42,7 @@ def restore(migration: Migration) -> Outcome:
     # A second delivery, whose first one died before it could record its outcome.
     if migration.phase is Phase.RESTORED:
         return _arrived(migration, Facts(resumed_at=resumed_at(migration)))
+    permission.check(migration)
     if not migration.plan.post_copy:
         _await_page_server(migration)
     migration.directory.check(migration.facts["manifest"])

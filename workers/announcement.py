@@ -28,7 +28,7 @@ log = logging.getLogger("sojourn.worker")
 def announce(host: Host, criu: str, *, again: bool) -> bool:
     """Announce the host until the next announcement is due; without Redis only log it.
 
-    ``again``: this worker has done so before. Return whether it has now. Raises NameTaken,
+    ``again``: this worker has done so before. Return whether Redis took it. Raises NameTaken,
     JournalLost.
     """
     mark = identity.kept_mark(host)
@@ -38,7 +38,7 @@ def announce(host: Host, criu: str, *, again: bool) -> bool:
         host.registry.announce(describe(host, criu), host.settings.announce_s, mark, cordon=cordon)
     except StoreUnreachable as error:
         log.warning("%s", error)
-        return again
+        return False
     if cordon:
         log.info("%s begins cordoned: nothing goes here until `sojourn uncordon`.", host.name)
     if not again:

@@ -7,8 +7,8 @@ What happens when one of its processes dies:
 ``main``            The lane for most steps and for planning. The kernel kills its pool with it;
                     how far the steps came is in the journal. It is restarted, and the host is
                     not announced until the lane takes steps again. A lane that lives but
-                    has not listened to Redis for ``DEAF_S`` is deaf: the host is not
-                    announced until it listens again.
+                    has not listened to Redis for ``DEAF_S``, while that answers, is deaf: the
+                    host is not announced until it listens again.
 ``frozen``          The lane for the steps that a stopped tree waits for. The same as ``main``.
 a pool's process    Celery reports its step as failed, and starts another process.
 ``reconciler``      It is restarted and begins from the journal again. Until then nobody on this
@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -35,7 +36,8 @@ from workers.courier import Courier
 from workers.lane import DEAF_S, Reports, consume, lanes
 from workers.readiness import Readiness, notify_systemd
 from workers.reconciler import Reconciler
-from workers.shared import Counts, Hearing
+from workers.refusals import Refusals
+from workers.shared import Clock, Counts, Hearing
 from workers.supervisor import CAUSES, Body, Supervisor
 from workers.tidying import Tidying
 from workflows.app import the_app, trace_here
@@ -76,9 +78,10 @@ def start(host: Host) -> None:
 class Vital:
     """What shows whether the children of a worker do their work; they write it, all may read it."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, clock: Clock = time.monotonic) -> None:
         names = [lane.name for lane in lanes(host)]
-        self.readiness, self.hearing = Readiness(), Hearing(names)
+        self.readiness, self.hearing = Readiness(), Hearing(names, clock)
+        self._clock, self._away_at = clock, float("-inf")
         self.refused = Counts([(name, reason) for name in names for reason in REASONS])
         children = (*names, RECONCILER, METRICS, COURIER)
         self.restarts = Counts([(name, cause) for name in children for cause in CAUSES])
@@ -89,9 +92,19 @@ class Vital:
         self.readiness.forget(names)
         self.hearing.forget(names)
 
+    def note_away(self) -> None:
+        """Note that Redis does not answer this process either."""
+        self._away_at = self._clock()
+
     def has_deaf_lanes(self) -> bool:
-        """Whether a lane has stopped listening to Redis; each is logged once."""
-        deaf = {name for name, silent_s in self.hearing.items() if silent_s > DEAF_S}
+        """Whether a lane has stopped listening to a Redis that answers; each is logged once.
+
+        When a cut has healed the lanes have ``DEAF_S`` to come back, as this process has.
+        """
+        answers_s = self._clock() - self._away_at
+        deaf = {
+            name for name, silent_s in self.hearing.items() if min(silent_s, answers_s) > DEAF_S
+        }
         for name in deaf - self._deaf:
             log.error(
                 "Lane %s has not listened to Redis for %g s: this host is not announced until it "
@@ -114,6 +127,7 @@ class Vital:
 def _work(host: Host, criu: str) -> None:
     """Keep the children running and the host announced until the worker is asked to end."""
     vital, tidying = Vital(host), Tidying(host)
+    refusals = Refusals(host.settings.runtime_dir, vital.refused)
     needed = _lanes_and_reconciler(host, vital)
     beside = _metrics_server(host, vital) | _courier(host)
     supervisor = Supervisor(needed | beside, vital.restarts)
@@ -123,12 +137,16 @@ def _work(host: Host, criu: str) -> None:
         while not supervisor.ending:
             vital.forget(supervisor.restart_dead())
             tidying.tidy_when_due()
+            refusals.keep()
             # A report ends the wait, so a host that has become ready is announced at once.
             vital.readiness.wait(host.settings.announce_s)
             if vital.has_deaf_lanes():
                 announcement.withdraw(host)
             elif vital.readiness.includes(needed):
-                announced = announcement.announce(host, criu, again=announced)
+                reached = announcement.announce(host, criu, again=announced)
+                announced = announced or reached
+                if not reached:
+                    vital.note_away()
     finally:
         if announced:  # or it is another machine's
             announcement.withdraw(host)

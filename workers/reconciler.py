@@ -15,7 +15,7 @@ import time
 from sojourn.errors import ChannelFailed, SojournError, StoreUnreachable, Temporary
 from sojourn.log import working_on
 from sojourn.messaging.results import await_none
-from sojourn.migration import serving
+from sojourn.migration import answers, serving
 from sojourn.migration.context import Host, Migration
 from sojourn.migration.recovery import (
     RESUMED_ALONE,
@@ -233,8 +233,13 @@ class Reconciler:
 
         Its undo failed here, or the message for it was lost.
         """
+        if migration.phase is not Phase.RESERVED:
+            return False
         with contextlib.suppress(StoreUnreachable):
-            return migration.phase is Phase.RESERVED and self._is_ended(migration.id)
+            account = self.host.ledger.account(migration.id)
+            # Not the state, which anybody could have written.
+            result = account.result if account else None
+            return result is not None and State(result["state"]).definite
         return False
 
     def _report_end(self, migration: Migration) -> None:
@@ -270,7 +275,8 @@ class Reconciler:
             self._record_doubt(entry, f"{other} does not answer")
         elif self._is_overdue(entry, known):
             self._record_doubt(entry, f"{other} announces itself, and gives no verdict")
-        settle(Message(entry.id, entry.plan, known), self.host.settings.stall_s)
+        answer = answers.given(Migration(self.host, entry))
+        settle(Message(entry.id, entry.plan, known | answer), self.host.settings.stall_s)
         # This changes the row, so the next attempt comes ``stall_s`` later, as the first did.
         self.host.journal.learn(entry, {"settling": entry.facts.get("settling", time.time())})
 

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.sharedctypes import RawArray
 
 Labels = tuple[str, ...]
+
+#: Returns seconds, as ``time.monotonic`` does.
+Clock = Callable[[], float]
 
 
 class Counts(Mapping[Labels, int]):
@@ -40,14 +43,15 @@ class Hearing(Mapping[str, float]):
     A lane that has never heard anything is not ready yet, which ``workers.readiness`` shows.
     """
 
-    def __init__(self, lanes: Sequence[str]) -> None:
+    def __init__(self, lanes: Sequence[str], clock: Clock = time.monotonic) -> None:
         self._places = {lane: place for place, lane in enumerate(lanes)}
+        self._clock = clock
         self._heard = RawArray(ctypes.c_double, len(lanes))
 
     def __getitem__(self, lane: str) -> float:
         heard = self._heard[self._places[lane]]
         # The monotonic clock is the same in all processes (clock_gettime(2)).
-        return max(0.0, time.monotonic() - heard) if heard else 0.0
+        return max(0.0, self._clock() - heard) if heard else 0.0
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -57,7 +61,7 @@ class Hearing(Mapping[str, float]):
 
     def note(self, lane: str) -> None:
         """Note that a lane listens to Redis now; called in that lane."""
-        self._heard[self._places[lane]] = time.monotonic()
+        self._heard[self._places[lane]] = self._clock()
 
     def forget(self, lanes: Sequence[str]) -> None:
         """Forget what was noted of lanes that have died."""

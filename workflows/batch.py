@@ -27,14 +27,14 @@ from sojourn.state.message import Message
 from sojourn.system.caller import Caller
 from workflows.app import the_app
 from workflows.audit import caller_of
-from workflows.call import Call
+from workflows.call import Call, CallOfOne
 from workflows.canvas import queue_of
 from workflows.conclude import close
 from workflows.dispatch import dispatch
 from workflows.join import entry_of, finish, part_of
 from workflows.outcome import store
 from workflows.planning import Placed, find
-from workflows.recover import NEVER_BEGUN, abort
+from workflows.recover import NEVER_BEGUN, abort, forestall
 from workflows.survey import survey
 
 PLAN, DRAIN = "plan", "drain"
@@ -173,7 +173,7 @@ def _refuse(batch: str, error: SojournError) -> None:
     store(the_app(), batch, error, states.FAILURE, 0)
 
 
-@shared_task(name="sojourn.abort_batch", bind=True, base=Call)
+@shared_task(name="sojourn.abort_batch", bind=True, base=CallOfOne)
 def abort_batch(self: Untyped, batch: str, *, roll_back: bool) -> None:
     """Begin nothing more of a batch; what is under way goes on to its end, or is aborted too."""
     stop(batch, roll_back=roll_back, by=caller_of(self.request))
@@ -220,10 +220,11 @@ def _withdrawn(host: Host, part: Part) -> bool:
     message = Message(part.migration, Plan.from_json(part.plan))
     host.ledger.record_failure(part.migration, ABORTED)
     close(the_app(), message.with_facts(NEVER_BEGUN))
+    forestall(message)
     return True
 
 
-@shared_task(name="sojourn.resume_batch", bind=True, base=Call)
+@shared_task(name="sojourn.resume_batch", bind=True, base=CallOfOne)
 def resume_batch(self: Untyped, batch: str) -> None:
     """Go on with a paused batch; of one that has ended, begin again what did not arrive."""
     host = this_host()

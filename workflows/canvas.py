@@ -91,9 +91,11 @@ def forward(
 
 
 def linked(
-    pipeline: Pipeline, message: Message, *, end: str = CONCLUDE, **options: Untyped
+    pipeline: Pipeline, message: Message, *, end: Untyped = CONCLUDE, **options: Untyped
 ) -> Untyped:
     """Return the canvas without an errback. ``options`` are Celery's, for each message.
+
+    ``end`` is the name or the signature of the last link; without one, the last step is it.
 
     The first step is handed the message, each other one what the one before returned, and the one
     behind a ``Both`` a list of what its sides returned (``Message.handed``).
@@ -103,7 +105,8 @@ def linked(
     whose = f"{message.plan.describe()}; migration {message.id}"
     options = {"ignore_result": True, "argsrepr": whose, **options}
     first, *others = [_link(row, message.plan, options) for row in pipeline.rows]
-    return chain(first.clone((message.to_text(),)), *others, signature(end))
+    ends = [signature(end)] if end else []
+    return chain(first.clone((message.to_text(),)), *others, *ends)
 
 
 def _link(row: Step | Both, plan: Plan, options: dict[str, Untyped]) -> Untyped:

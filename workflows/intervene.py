@@ -6,10 +6,11 @@ import time
 from dataclasses import dataclass
 from typing import cast
 
-from sojourn.cluster.account import Account
+from sojourn.cluster.account import Account, Event
 from sojourn.cluster.client import Cluster
 from sojourn.errors import UsageError
-from sojourn.model import Json, Role, State, Verdict, where_it_runs
+from sojourn.migration.context import RESOLVE
+from sojourn.model import Json, Role, State, where_it_runs
 from sojourn.state.facts import Facts
 from sojourn.state.message import Message
 from workflows import recover
@@ -82,8 +83,8 @@ def resolve(
 ) -> Answer:
     """Act on the decision that one host is dead for good.
 
-    Raises UsageError if it announces itself, unless forced; HostUnreachable if the other one does
-    not answer.
+    Raises UsageError if it announces itself or has answered the other one lately, unless forced;
+    HostUnreachable if the other one does not answer.
     """
     check_dead(cluster, account, gone, force=force)
     decision: Json = {
@@ -96,11 +97,8 @@ def resolve(
     bookmark = cluster.ledger.bookmark()
     # Before anything is done: each reconciler, and each restore, looks for it there.
     cluster.ledger.record_resolution(account.id, decision)
-    facts = cast("Facts", decision.copy())
-    if gone is Role.DESTINATION:
-        facts["verdict"] = Verdict.REFUSED
-    recover.resolve(Message(account.id, account.plan, facts), gone)
-    return _await_end(cluster, bookmark, account, ACT_S)
+    recover.resolve(Message(account.id, account.plan, cast("Facts", decision)), gone)
+    return _await_end(cluster, bookmark, account, ACT_S, decided=True)
 
 
 def effect_of_resolution(cluster: Cluster, account: Account, gone: Role) -> str:
@@ -128,16 +126,32 @@ def _other(role: Role) -> Role:
     return Role.SOURCE if role is Role.DESTINATION else Role.DESTINATION
 
 
-def _await_end(cluster: Cluster, bookmark: str, account: Account, patience_s: float) -> Answer:
-    """Wait for a known end; after ``patience_s`` accept a doubt, or a host that stays silent."""
+def _await_end(
+    cluster: Cluster, bookmark: str, account: Account, patience_s: float, *, decided: bool = False
+) -> Answer:
+    """Wait for a known end; after ``patience_s`` accept a doubt, or a host that stays silent.
+
+    Raises UsageError if a host refuses what an operator has ``decided``.
+    """
     until = time.monotonic() + patience_s
     for event in cluster.ledger.follow(bookmark):
-        ours = event and event.migration == account.id and event.kind == "state"
-        if event and ours and State(event.data["state"]).definite:
+        ours = event if event and event.migration == account.id else None
+        if ours and ours.kind == "state" and State(ours.data["state"]).definite:
             break
+        if ours and decided:
+            _raise_refusal(ours)
         if time.monotonic() > until and (answer := _in_doubt(cluster, account)):
             return answer
     return Answer(cluster.ledger.account(account.id) or account)
+
+
+def _raise_refusal(event: Event) -> None:
+    if event.kind == "step" and event.data["name"] == RESOLVE:
+        raise UsageError(
+            event.data["outcome"],
+            "If that host is switched off, and stays so: --force. Or decide again when it has been "
+            "silent for longer than `patience_s`.",
+        )
 
 
 def _in_doubt(cluster: Cluster, account: Account) -> Answer | None:

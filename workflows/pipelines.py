@@ -14,6 +14,7 @@ from tasks.copy_images import copy_images
 from tasks.dump import dump, interrupt, resume
 from tasks.examine import examine
 from tasks.fence import fence
+from tasks.forestall import forestall
 from tasks.page_sender import page_sender
 from tasks.page_server import page_server, stop_page_server
 from tasks.preflight import preflight
@@ -82,6 +83,9 @@ SETTLE = Pipeline(Step(decide, DESTINATION, frozen=True), *_BY_THE_VERDICT)
 #: then comes the destination.
 ABORT = Pipeline(Step(interrupt, SOURCE, frozen=True), Step(reclaim, SOURCE, frozen=True))
 ABORT_THERE = Pipeline(Step(refuse, DESTINATION, frozen=True), *_BY_THE_VERDICT)
+
+#: What was withdrawn or given up before it began. No tree is frozen by it.
+FORESTALL = Pipeline(Step(forestall, SOURCE))
 
 #: The source by itself, with a verdict or an operator's decision in the message.
 _SOURCE_ALONE = Pipeline(Step(resume, SOURCE, frozen=True), Step(release, SOURCE, frozen=True))

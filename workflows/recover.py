@@ -19,7 +19,7 @@ from sojourn.system.caller import Caller
 from workflows.app import the_app
 from workflows.canvas import linked, send
 from workflows.conclude import close
-from workflows.pipelines import ABORT, ABORT_THERE, IF_BACK, SETTLE, WITHOUT
+from workflows.pipelines import ABORT, ABORT_THERE, FORESTALL, IF_BACK, SETTLE, WITHOUT
 
 #: The facts of a migration that no host has a row of, and that none will be sent.
 NEVER_BEGUN: Facts = {"source_phase": Phase.RESUMED, "verdict": Verdict.REFUSED}
@@ -67,6 +67,7 @@ def withdraw(self: Untyped, handed: str) -> None:
     if this_host().queue.remove(message.id):
         _note_abort(message)
         close(self.app, message.with_facts(NEVER_BEGUN))
+        forestall(message)
     else:
         abort(message)
 
@@ -76,6 +77,11 @@ def _note_abort(message: Message) -> None:
     if by := message.facts.get("aborted_by"):
         caller = Caller.named(by)
         this_host().audit.record(caller, "abort", message.id, message.plan.describe())
+
+
+def forestall(message: Message) -> None:
+    """Let the source note that a migration which was taken out of the queue never begins."""
+    send(linked(FORESTALL, message, end=None), message.id)
 
 
 @shared_task(name="sojourn.abort_there", bind=True, ignore_result=True)
@@ -93,8 +99,9 @@ def abort_there(self: Untyped, handed: str) -> None:
 
 
 def report_given_up() -> None:
-    """Abort what reached its maximum of attempts and never began."""
-    # An abort leaves a final phase on the source: a message that comes late then begins nothing.
+    """End what reached its maximum of attempts and never began, if the source says so too."""
+    # The source then refuses a message that comes late. What the ledger shows decides nothing: it
+    # could lack the steps of a migration that is under way.
     host = this_host()
     for given_up in host.queue.given_up():
         account = host.ledger.account(given_up.entry.id)
@@ -105,11 +112,20 @@ def report_given_up() -> None:
                 f"{plan.source} was sent the migration {given_up.tries} times "
                 f"and never began it: {given_up.why}."
             )
-            failure = Failure("NOT_BEGUN", sentence, "Is the worker there overloaded?")
-            host.ledger.record_failure(account.id, failure)
-            abort(Message(account.id, plan))
+            end = end_unbegun.s(why=sentence)
+            send(linked(FORESTALL, Message(account.id, plan), end=end), account.id)
         # Last, so that what a dying process has not reported is found again.
         host.queue.end(given_up.entry.id)
+
+
+@shared_task(name="sojourn.end_unbegun", bind=True, ignore_result=True)
+def end_unbegun(self: Untyped, handed: str, why: str) -> None:
+    """Record that a migration has ended before it began; nothing if the source has begun it."""
+    message = Message.from_text(handed)
+    if message.facts.get("source_phase") == Phase.RESUMED:
+        failure = Failure("NOT_BEGUN", why, "Is the worker there overloaded?")
+        this_host().ledger.record_failure(message.id, failure)
+        close(self.app, message)
 
 
 def resolve(message: Message, dead: Role) -> Untyped:

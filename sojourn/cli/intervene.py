@@ -61,7 +61,7 @@ def resolve(
     ] = False,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Even if the worker of that host announces itself."),
+        typer.Option("--force", help="Even if that host announces itself, or answered lately."),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     json: AsJson = False,
@@ -69,9 +69,9 @@ def resolve(
     """Declare one of the two hosts of a migration dead, which only an operator can decide.
 
     Exactly one of them must be named. Declare only a host dead that is switched off and stays so:
-    if it still runs the process, there will be two. One whose worker announces itself is not dead:
-    that is refused, by the other host too, unless you add --force, since the host is there and
-    cannot decide.
+    if it still runs the process, there will be two. One whose worker announces itself is not dead,
+    nor one that has answered the other host within `patience_s`: that is refused, by the other host
+    too, unless you add --force.
 
     The command shows what it will do and asks for confirmation. Who decided, and when, is kept in
     the journals and shown by `sojourn show`. If the dead host comes back after all, the decision

@@ -9,6 +9,7 @@ from sojourn.cluster.ledger import Ledger
 from sojourn.cluster.queue import Queue
 from sojourn.cluster.registry import Registry
 from sojourn.cluster.requests import Requests
+from sojourn.cluster.sealed import Sealed
 from sojourn.cluster.store import Store
 from sojourn.errors import UsageError
 from sojourn.settings import Settings, load
@@ -20,6 +21,7 @@ class Cluster:
     def __init__(self, settings: Settings | None = None) -> None:
         settings = settings or load()
         store = Store.of(settings)
+        self.sealed = Sealed(store)
         self.ledger = Ledger(store, settings.keep_s)
         self.registry = Registry(store, settings.cluster)
         self.queue = Queue(store, settings.lease_s, settings.keep_s)

@@ -15,6 +15,7 @@ Keys:
 from __future__ import annotations
 
 import json
+import time
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -49,6 +50,9 @@ DURATIONS = {
     "wait": "wait_longest_ms",
 }
 
+#: What was not acted upon, by its kind, and when the first and the last was (seconds since 1970).
+REFUSED, REFUSED_FIRST, REFUSED_LAST = "refused", "refused_first", "refused_last"
+
 ABOVE = "+Inf"
 SUM = "sum"
 
@@ -60,7 +64,9 @@ LABELS = {
     "bytes": 3,
     "failures": 2,
     "faults": 2,
-    "refused": 1,
+    REFUSED: 1,
+    REFUSED_FIRST: 1,
+    REFUSED_LAST: 1,
     "step": 2,
     **dict.fromkeys(("freeze", "downtime", "migration", "settled", "wait"), 3),
 }
@@ -79,9 +85,12 @@ def command(migration_key: str, result: Json) -> list[str | float]:
     return ["EVAL", SCRIPTS["count"], 0, migration_key, KEY, *words]
 
 
-def refusal(kind: str) -> list[str | float]:
-    """Return the command that counts something from Redis that was not acted upon."""
-    return ["HINCRBYFLOAT", KEY, json.dumps(["refused", kind]), 1]
+def refusal(kind: str) -> Iterator[list[str | float]]:
+    """Yield the commands that count something from Redis that was not acted upon, and note when."""
+    now = time.time()
+    yield ["HINCRBYFLOAT", KEY, json.dumps([REFUSED, kind]), 1]
+    yield ["HSETNX", KEY, json.dumps([REFUSED_FIRST, kind]), now]
+    yield ["HSET", KEY, json.dumps([REFUSED_LAST, kind]), now]
 
 
 def of(result: Json) -> Iterator[Counted]:

@@ -3,7 +3,7 @@
 Keys:
 
 ``sojourn:migration:<id>``  hash: ``plan``, ``state``, ``created``, ``owner``, ``failure``,
-                            ``result``, ``resolved`` (sealed), ``part`` (its batch and line there),
+                            ``result`` and ``resolved`` (sealed), ``part`` (its batch and line),
                             ``asked_by`` (who, as they claim),
                             ``progress`` (how far the step under way has come; gone at the end),
                             ``counted`` (counted in ``sojourn.cluster.counters``), one field
@@ -19,7 +19,7 @@ Keys:
 
 A record in the ledger never fails a migration: if Redis does not answer, a warning is logged and
 the work goes on. All of it can be lost without endangering a process. Nobody acts on anything here
-but an operator's word (``resolved``), which is sealed.
+but an operator's word (``resolved``) and a migration's end (``result``), which are sealed.
 """
 
 from __future__ import annotations
@@ -53,8 +53,10 @@ OPEN_STATES = tuple(
     state for state in State if not state.definite or state is State.CLEANUP_PENDING
 )
 
-#: What a seal names an operator's decision on a dead host.
-WORD = "operator's word"
+#: What seals name an operator's decision on a dead host, and how a migration ended; the fields that
+#: hold them.
+WORD, RESULT = "operator's word", "end of a migration"
+SEALED = {"resolved", "result"}
 
 #: How many results are read in one round trip.
 READ_AT_ONCE = 500
@@ -126,14 +128,11 @@ class Ledger:
     def resolution(self, migration: str) -> Json:
         """Return an operator's decision as facts, empty without one. Raises StoreUnreachable."""
         word = self._store.field(key(migration), "resolved")
-        return (self._sealed.content(WORD, migration, word) if word else None) or {}
+        return self._opened(WORD, migration, word) or {}
 
-    def refuse_resolution(self, migration: str, decision: Json, why: str) -> bool:
-        """Log and count that an operator's decision is not acted upon here; False if that was done.
-
-        Each process does so once.
-        """
-        return self._sealed.refuse(WORD, migration, json.dumps(decision), why)
+    def refuse_resolution(self, migration: str, decision: Json, why: str) -> None:
+        """Log and count, once, that an operator's decision is not acted upon here."""
+        self._sealed.refuse(WORD, migration, json.dumps(decision), why)
 
     def record_step(self, migration: str, role: str, step: StepRecord) -> None:
         """Record that a step began, ended or failed."""
@@ -180,10 +179,10 @@ class Ledger:
         ended = {
             "state": result["state"],
             "owner": result["owner"],
-            "result": result,
             "failure": result["failure"],
         }
         also: list[Command] = [
+            ["HSET", key(migration), "result", self._sealed.text(RESULT, migration, result)],
             ["HDEL", key(migration), "progress"],
             ["EXPIRE", key(migration), self._keep_s],
             _placed(migration, state),
@@ -284,9 +283,10 @@ class Ledger:
         """
         ids = self._store.ranked_from(INDEX, since)
         for start in range(0, len(ids), READ_AT_ONCE):
-            keys = [key(migration) for migration in ids[start : start + READ_AT_ONCE]]
-            results = self._store.field_of_each(keys, "result")
-            found = (records.result(records.decoded(result)) for result in results)
+            some = ids[start : start + READ_AT_ONCE]
+            keys = [key(migration) for migration in some]
+            texts = self._store.field_of_each(keys, "result")
+            found = (self._result(*pair) for pair in zip(some, texts, strict=True))
             yield from (records.complete(result) for result in found if result)
 
     def counted(self) -> dict[tuple[str, ...], float]:
@@ -324,13 +324,19 @@ class Ledger:
         return self._sealed.text(WORD, migration, decision)
 
     def _account(self, migration: str, fields: Mapping[str, str]) -> Account | None:
-        """Return a migration; an operator's word that nobody has sealed is not shown either."""
-        others = {name: text for name, text in fields.items() if name != "resolved"}
+        """Return a migration, without an operator's word or a result that nobody has sealed."""
+        others = {name: text for name, text in fields.items() if name not in SEALED}
         account = read_account(migration, others)
-        if account is None or "resolved" not in fields:
+        if account is None or not SEALED & fields.keys():
             return account
-        word = self._sealed.content(WORD, migration, fields["resolved"])
-        return replace(account, resolved=word)
+        word = self._opened(WORD, migration, fields.get("resolved"))
+        return replace(account, resolved=word, result=self._result(migration, fields.get("result")))
+
+    def _result(self, migration: str, text: str | None) -> Json | None:
+        return records.result(self._opened(RESULT, migration, text))
+
+    def _opened(self, kind: str, migration: str, text: str | None) -> Json | None:
+        return self._sealed.content(kind, migration, text) if text else None
 
     def _record(
         self, migration: str, kind: str, event: Json, fields: Json, also: Sequence[Command] = ()

@@ -21,6 +21,7 @@ host takes more than its own slots allow.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -186,6 +187,16 @@ class Registry:
         another key than the caller.
         """
         return self._with_our_key(_present(name, self.hosts()))
+
+    def least_busy(self) -> str:
+        """Return the host with the fewest migrations under way, of those with the caller's key.
+
+        Raises HostUnreachable if none announces itself.
+        """
+        for info in sorted(self.alive().values(), key=lambda info: info.running):
+            with contextlib.suppress(Refused):
+                return self._with_our_key(info).name
+        raise HostUnreachable("No host announces itself.", "Start a worker: sojourn worker.")
 
     def remember(self, source: str, destination: str, pace: Pace, keep_s: float) -> None:
         """Keep how fast a migration was, if that can be measured. Raises StoreUnreachable."""

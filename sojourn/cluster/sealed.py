@@ -80,18 +80,14 @@ class Sealed:
         found = self.opened(kind, about, text, by=by, within_s=within_s)
         return found.content if found else None
 
-    def refuse(self, kind: str, about: str, text: str, why: str) -> bool:
-        """Log and count a record that is not acted upon, once in each process.
-
-        False if this process has done so before.
-        """
+    def refuse(self, kind: str, about: str, text: str, why: str) -> None:
+        """Log and count a record that is not acted upon, once in each process."""
         which = (kind, about, text)
         if which in self._reported:
-            return False
+            return
         while len(self._reported) >= REMEMBERED:
             del self._reported[next(iter(self._reported))]
         self._reported[which] = None
         log.warning("%s", why)
         with contextlib.suppress(StoreUnreachable):
-            self._store.write([counters.refusal(kind)])
-        return True
+            self._store.write(counters.refusal(kind))

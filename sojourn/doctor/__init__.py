@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from sojourn.cluster import refused
+from sojourn.cluster.ledger import Ledger
 from sojourn.cluster.registry import Registry
 from sojourn.cluster.store import Store
 from sojourn.criu.commands import Criu
-from sojourn.doctor import cluster, machine, place
+from sojourn.doctor import cluster, machine, place, refusals
 from sojourn.doctor.finding import Finding, Level, failure
 from sojourn.errors import SojournError, UsageError
 from sojourn.settings import Settings, config_file, load
@@ -65,6 +67,7 @@ def _of_the_place(settings: Settings) -> Iterator[tuple[str, Callable[[], Answer
     yield "state", lambda: place.state(settings.state_dir)
     yield "journal", lambda: place.journal(settings)
     yield "on_end", lambda: list(place.on_end(settings))
+    yield "messages", lambda: refusals.of_messages(refused.kept(settings.runtime_dir))
 
 
 def _of_the_cluster(settings: Settings) -> Iterator[tuple[str, Callable[[], Answer]]]:
@@ -79,6 +82,7 @@ def _of_the_cluster(settings: Settings) -> Iterator[tuple[str, Callable[[], Answ
     yield "worker", lambda: _worker(settings, Registry(store, settings.cluster))
     yield "peers", lambda: list(cluster.peers(settings, Criu(settings.criu).version(), hosts))
     yield "reach", lambda: list(cluster.reachable(settings.host, hosts))
+    yield "seals", lambda: refusals.of_records(Ledger(store, settings.keep_s).counted())
 
 
 def _worker(settings: Settings, registry: Registry) -> Finding:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from celery.app.control import Control as CelerysControl
 from celery.exceptions import TimeoutError as NoAnswer
 
+from sojourn.messaging import client
 from sojourn.messaging.names import REVOKE
 from sojourn.model import Untyped
 
@@ -34,11 +35,13 @@ class Control(CelerysControl):  # type: ignore[misc, unused-ignore]  # Celery ha
         """Withdraw or abort migrations; ``terminate``: of a batch, those under way too.
 
         With ``reply``, as ``AsyncResult.revoke(wait=True)`` has it, it returns when they have
-        ended, or after ``timeout`` seconds.
+        ended, or after ``timeout`` seconds. Raises HostUnreachable if there is no host.
         """
         ids = [task_id] if isinstance(task_id, str) else list(task_id)
+        # By the queue of one host: a request in the shared one could be put back for another.
+        host = client.the_cluster().registry.least_busy()
         for each in ids:
-            self.app.send_task(REVOKE, (each,), {"terminate": bool(terminate)})
+            self.app.send_task(REVOKE, (each,), {"terminate": bool(terminate)}, queue=host)
         for each in ids if reply else ():
             self._await(each, timeout)
 

@@ -12,7 +12,7 @@ from typing import Unpack, cast
 from sojourn.cluster.client import Cluster
 from sojourn.criu.commands import Criu
 from sojourn.errors import StoreUnreachable, Temporary
-from sojourn.model import Identity, Member, Phase, Plan, Role
+from sojourn.model import Identity, Json, Member, Phase, Plan, Role, StepRecord
 from sojourn.security.tls import TlsIdentity
 from sojourn.settings import Settings, load
 from sojourn.state.entry import Entry
@@ -27,6 +27,9 @@ from sojourn.transfer.image_directory import ImageDirectory
 #: How often, ten milliseconds apart, a migration's processes are killed before those that are left
 #: must be stuck in the kernel.
 KILL_ROUNDS = 200
+
+#: The name in timelines of an operator's decision that a host has refused.
+RESOLVE = "resolve"
 
 #: By what those are found that work for a migration, and end with it.
 WORKERS_VARIABLES = [process.MIGRATION_VARIABLE, rebuilder.VARIABLE]
@@ -45,6 +48,7 @@ class Host:
         self.queue, self.batches = cluster.queue, cluster.batches
         self.requests = cluster.requests
         self.audit = cluster.audit
+        self.sealed = cluster.sealed
 
     @property
     def worker_file(self) -> Path:
@@ -124,16 +128,11 @@ class Migration:
 
         Each counts once, and none that is older than the last. Raises StoreUnreachable.
         """
-        decision = self.host.ledger.resolution(self.id)
+        decision = cast("Facts", self.host.ledger.resolution(self.id))
         if not decision or decision["resolved_at"] <= self.facts.get("resolved_at", 0):
             return
-        known = cast("Facts", decision)
-        if why := self.contradicts(known):
-            # It is found again and again, and is reported once.
-            if self.host.ledger.refuse_resolution(self.id, decision, why):
-                self.note_decision(known, why)
-        else:
-            self.note_decision(known)
+        if not self.refuses_resolution(decision):
+            self.note_decision(decision)
             self.learn(**decision)
 
     def note_decision(self, facts: Facts, refused: str = "") -> None:
@@ -147,24 +146,53 @@ class Migration:
         what = f"{self.plan.describe()}: the {facts.get('resolved')} is dead"
         self.host.audit.record(caller, "resolve", self.id, what, refused)
 
-    def contradicts(self, decision: Facts) -> str:
-        """Return why a decision is not acted upon, unless by force: its dead host is not dead.
+    def refuses_resolution(self, facts: Facts) -> bool:
+        """Whether an operator's decision among these facts does not count here, since it is wrong.
 
-        Empty for a decision on this host, for one that has been acted upon before, and where it
-        cannot be known, since Redis does not answer.
+        One that was refused counts never again: the operator may decide once more, or force it.
         """
-        is_on_peer = "resolved" in decision and self.plan.host_of(decision["resolved"]) == self.peer
-        is_known = decision.get("resolved_at") == self.facts.get("resolved_at")
-        if not is_on_peer or is_known or decision.get("resolved_by_force"):
-            return ""
+        if not self._is_on_peer(facts) or facts.get("resolved_by_force"):
+            return False
+        if facts["resolved_at"] <= self.facts.get("resolution_refused", 0):
+            return True
+        sign = self._sign_of_life()
+        if sign:
+            self._refuse_resolution(facts, sign)
+        return bool(sign)
+
+    def _is_on_peer(self, facts: Facts) -> bool:
+        """Whether there is a decision on the other host that has not been acted upon here."""
+        is_known = facts.get("resolved_at") == self.facts.get("resolved_at")
+        return "resolved" in facts and not is_known and self.peer == self._declared(facts)
+
+    def _declared(self, facts: Facts) -> str:
+        return self.plan.host_of(facts["resolved"])
+
+    def _sign_of_life(self) -> str:
+        """Return what shows that the other host is not dead; empty where nothing is known.
+
+        Its announcement is in Redis, where it can be hidden; when it answered is known here.
+        """
         with contextlib.suppress(StoreUnreachable):
             if self.host.registry.are_alive(self.peer):
-                return (
-                    f"{decision['resolved_by']} declared {self.peer} dead, but that host announces "
-                    f"itself: {self.host.name} does nothing by it, and process {self.plan.pid} "
-                    "stays as it is."
-                )
+                return "announces itself"
+        silent_s = time.time() - self.host.journal.heard_at(self.peer)
+        if silent_s < self.host.settings.patience_s:
+            return f"answered {silent_s:.0f} s ago"
         return ""
+
+    def _refuse_resolution(self, decision: Facts, sign: str) -> None:
+        """Note, log, count and show that a decision does not count here."""
+        sentence = (
+            f"{decision['resolved_by']} declared {self.peer} dead, but that host {sign}: "
+            f"{self.host.name} does nothing by it, and process {self.plan.pid} stays as it is."
+        )
+        self.note_decision(decision, sentence)
+        self.learn(resolution_refused=decision["resolved_at"])
+        now, ledger = time.time(), self.host.ledger
+        ledger.refuse_resolution(self.id, cast("Json", decision), sentence)
+        shown = StepRecord(RESOLVE, self.host.name, now, now, sentence, failed=True)
+        ledger.record_step(self.id, self.role, shown)
 
     def is_declared_dead(self, role: Role) -> bool:
         """Whether an operator has declared the host of this role dead for good."""

@@ -21,6 +21,11 @@ ALL = "*"
 HINT = "Whoever administers {host} can permit it: `{setting}` in sojourn.toml there."
 
 
+def limits_leaving(settings: Settings) -> bool:
+    """Whether this host has a setting by which something may not leave."""
+    return any((settings.leave_users, settings.leave_units, settings.allowed_modes))
+
+
 def may_leave(plan: Plan, members: Sequence[Process], settings: Settings) -> Iterator[Finding]:
     """Yield why a tree may not leave this host, by what each of its processes is."""
     users = {member.user_name or str(member.user) for member in members}

@@ -175,6 +175,21 @@ class Resolution(TypedDict, total=False):
     resolved_by_force: bool
 
 
+class Answers(TypedDict, total=False):
+    """What each host answers, under its own seal, and what this host notes of the other's.
+
+    The last three are a host's own: it takes them from no message.
+    """
+
+    source_answer: str
+    destination_answer: str
+    #: When the last answer of the other host was sealed, by its clock, and when it came, by ours.
+    answered_at: float
+    heard_at: float
+    #: When the operator's decision was made that this host has refused; none up to it counts.
+    resolution_refused: float
+
+
 class Facts(
     ExamineFacts,
     PreflightFacts,
@@ -185,6 +200,7 @@ class Facts(
     EndFacts,
     Abort,
     Resolution,
+    Answers,
     total=False,
 ):
     """All that is known of a migration beyond its plan and its phases."""

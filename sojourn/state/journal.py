@@ -188,6 +188,15 @@ class Journal:
         """Wait at a fail point if a test has armed it (``sojourn.state.commit.pause``)."""
         pause(str(self.path), migration, instant)
 
+    def heard_at(self, peer: str) -> float:
+        """Return when the last answer of another host came, on any migration; 0 if none has."""
+        (heard,) = self._db.execute(
+            "SELECT max(json_extract(facts, '$.heard_at')) FROM migration "
+            "WHERE ? IN (json_extract(plan, '$.source'), json_extract(plan, '$.destination'))",
+            (peer,),
+        ).fetchone()
+        return float(heard or 0)
+
     def learn(self, entry: Entry, facts: Facts) -> Entry:
         """Record what other hosts or earlier steps reported of this migration."""
         self._db.execute(

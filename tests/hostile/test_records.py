@@ -172,6 +172,26 @@ def test_an_entry_whose_lease_ends(redis: Redis, raw: Client, field: str, odd: s
     assert _id(1) in [_taken(queue) for _ in range(4)]
 
 
+@pytest.mark.parametrize("odd", [*ODD, "missing"])
+@pytest.mark.parametrize("field", ENTRY)
+def test_an_entry_that_is_under_way(
+    site: client.Cluster, raw: Client, field: str, odd: str
+) -> None:
+    """Whatever stands in its place, the other keeps its places, and both can be forgotten."""
+    names = [_id(0), _id(1)]
+    site.queue.put([Entry(name, name, PLAN.to_json()) for name in names])
+    assert {_taken(site.queue), _taken(site.queue)} == {*names}
+    raw.hdel(f"sojourn:queue:entry:{_id(0)}", field)
+    if odd in ODD:
+        raw.hset(f"sojourn:queue:entry:{_id(0)}", field, ODD[odd])
+    raw.zadd("sojourn:queue:taken", {_id(1): 1})
+    assert site.queue.hold(names, "alpha") >= 1
+    assert (raw.zscore("sojourn:queue:taken", _id(1)) or 0) > 1
+    for name in names:
+        site.queue.end(name)
+        assert site.queue.standing(name) is None
+
+
 def _taken(queue: Queue) -> str | None:
     """Return what is handed out; None for nothing, or where a script cannot read an entry."""
     try:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sojourn.migration.answers import ANSWERS
 from sojourn.model import Role
 from sojourn.state.message import Message, Outcome
 from tasks.policy import HostStep
@@ -45,12 +46,17 @@ def _failure(cluster: Cluster, message: Message) -> tuple[str, str]:
     return account.failure.code, account.failure.message
 
 
+def _said(text: str) -> dict[str, Any]:
+    """Return the facts of a message, without what is sealed anew each time."""
+    facts = Message.from_text(text).facts
+    return {name: fact for name, fact in facts.items() if name not in ANSWERS.values()}
+
+
 def test_twice(cluster: Cluster) -> None:
     """A step that is delivered twice is done once, and both answers are the same."""
     message = cluster.message()
-    answers = [_sent(cluster, zeroth, message, "alpha").result for _ in range(2)]
-    assert answers[0] == answers[1]
-    assert Message.from_text(answers[0]).facts == {"zeroth_source": "alpha"}
+    answers = [_said(_sent(cluster, zeroth, message, "alpha").result) for _ in range(2)]
+    assert answers == [{"zeroth_source": "alpha"}] * 2
     assert cluster.acts(message) == ["zeroth@alpha"]
 
 
@@ -70,7 +76,7 @@ def test_two_at_once(cluster: Cluster) -> None:
     eventually(lambda: {answer.id for answer in answers} <= cluster.under_way())
     assert cluster.acts(message) == ["zeroth@alpha"]
     let_go(cluster.place, message.id)
-    assert answers[0].get(timeout=10) == answers[1].get(timeout=10)
+    assert _said(answers[0].get(timeout=10)) == _said(answers[1].get(timeout=10))
     assert cluster.acts(message) == ["zeroth@alpha"]
 
 

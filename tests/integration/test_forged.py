@@ -12,10 +12,11 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from celery.exceptions import TimeoutError as NoAnswer
+from celery.signals import before_task_publish
 from redis import Redis as Client
 
 from sojourn.client import migrate
@@ -25,13 +26,16 @@ from sojourn.errors import MigrationError
 from sojourn.messaging.client import the_client
 from sojourn.messaging.names import DRAIN
 from sojourn.model import Json, Phase, Role, State, Verdict
+from sojourn.security.seal import Seal
 from sojourn.state.facts import Facts
 from sojourn.state.message import Message
 from sojourn.system.process import identity
+from tasks.dump import resume
 from tests.conftest import eventually
-from tests.integration.conftest import Cluster, Redis
+from tests.integration.conftest import KEY, Cluster, Redis
 from tests.integration.steps import let_go, marker
 from tests.integration.test_signing import meant_for
+from workflows.batch import abort_batch, resume_batch
 from workflows.recover import abort
 
 #: How long a test watches that nothing is done: about seven looks of each reconciler.
@@ -160,9 +164,9 @@ def test_an_abort_of_a_batch(cluster: Cluster, attacker: Any) -> None:
     eventually(lambda: cluster.state(ours) is State.COMPLETED, within_s=60)
 
 
-def in_doubt(cluster: Cluster) -> Message:
-    """Return a migration whose images alpha has released to gamma, which is dead."""
-    message = cluster.migration(os.getpid(), destination="gamma")
+def in_doubt(cluster: Cluster, destination: str = "gamma") -> Message:
+    """Return a migration whose images alpha has released to a host that is dead."""
+    message = cluster.migration(os.getpid(), destination=destination)
     journal = cluster.journal("alpha")
     entry = journal.open(message.id, Role.SOURCE, message.plan)
     entry = journal.learn(entry, {"root": asdict(identity(os.getpid()))})
@@ -218,6 +222,57 @@ def test_a_word_on_a_host_that_lives(cluster: Cluster) -> None:
         cluster.registry.withdraw("gamma")
 
 
+def asked_to_resume(cluster: Cluster, message: Message, **facts: Any) -> None:
+    """Send alpha a message, signed with the key, and wait until that was taken."""
+    told = Message(message.id, message.plan, cast("Facts", facts))
+    cluster.send(resume, told, "alpha.frozen").get(timeout=60, propagate=False)
+
+
+def answer(host: str, message: Message, verdict: Verdict) -> str:
+    """Return the answer of a host about a migration, with the key that this host has."""
+    return Seal(KEY, host).close("answer", message.id, {"verdict": verdict})
+
+
+def test_a_verdict_of_another_host(cluster: Cluster) -> None:
+    """Only the host that the plan in our own journal names gives the verdict, for its migration."""
+    doubt, other = in_doubt(cluster, "delta"), in_doubt(cluster, "delta")
+    for verdict in Verdict:
+        forged: dict[str, Json] = {
+            "nobody's": {},
+            "a third host's": {"destination_answer": answer("beta", doubt, verdict)},
+            "its own": {"destination_answer": answer("alpha", doubt, verdict)},
+            "another's": {"destination_answer": answer("delta", other, verdict)},
+            "no text": {"destination_answer": {"verdict": verdict}},
+        }
+        for said in forged.values():
+            asked_to_resume(cluster, doubt, verdict=verdict, unsettled=False, **said)
+            assert cluster.phase(doubt, "alpha") == Phase.RELEASED, said
+    assert f"The answer of {doubt.id} was sealed by beta, not by delta." in cluster.log("alpha")
+    assert "of delta without an answer that delta has sealed" in cluster.log("alpha")
+    assert refused(cluster, "answer") >= 5
+    genuine = answer("delta", doubt, Verdict.REFUSED)
+    # What stands beside the answer does not count.
+    asked_to_resume(cluster, doubt, verdict=Verdict.RESTORED, destination_answer=genuine)
+    assert cluster.phase(doubt, "alpha") == Phase.RESUMED
+
+
+def test_a_word_on_a_host_that_answered(cluster: Cluster) -> None:
+    """It is not dead, whatever an operator was shown: that word counts never, another one may."""
+    doubt, other = in_doubt(cluster, "epsilon"), in_doubt(cluster, "epsilon")
+    said = Seal(KEY, "epsilon").close("answer", other.id, {"phase": "reserved"})
+    asked_to_resume(cluster, other, destination_answer=said)
+    decided = word()
+    cluster.ledger.record_resolution(doubt.id, decided)
+    reported(cluster, "ann@hub declared epsilon dead, but that host answered")
+    asked_to_resume(cluster, doubt, **decided)
+    assert cluster.phase(doubt, "alpha") == Phase.RELEASED
+    account = cluster.ledger.account(doubt.id)
+    assert account is not None
+    assert [(step.name, step.failed) for step in account.steps] == [("resolve", True)]
+    cluster.ledger.record_resolution(doubt.id, word(resolved_by_force=True))
+    eventually(lambda: cluster.phase(doubt, "alpha") == Phase.RESUMED, within_s=60)
+
+
 def test_the_plan_in_the_ledger(cluster: Cluster, attacker: Any) -> None:
     """An abort that goes to another destination brings its verdict, which decides nothing."""
     doubt = in_doubt(cluster)
@@ -229,6 +284,107 @@ def test_the_plan_in_the_ledger(cluster: Cluster, attacker: Any) -> None:
     reported(cluster, f"alpha has migration {doubt.id} with another plan")
     time.sleep(WATCHED_S)
     assert cluster.phase(doubt, "alpha") == Phase.RELEASED
+
+
+def entry_of(attacker: Any, message: Message) -> Any:
+    """Return a migration's entry of the queue, as anybody can read it."""
+    return attacker.hgetall(f"sojourn:queue:entry:{message.id}")
+
+
+def give_up(attacker: Any, message: Message, entry: Any) -> None:
+    """Make the queue show a migration as one that was handed out too often and never began."""
+    given_up = entry | {"state": "given-up", "tries": "3", "why": "alpha fell silent"}
+    attacker.hset(f"sojourn:queue:entry:{message.id}", mapping=given_up)
+    attacker.zadd("sojourn:queue:given-up", {message.id: 1})
+
+
+def without_steps(attacker: Any, message: Message) -> None:
+    """Remove from the ledger all that shows that a migration has begun."""
+    key = f"sojourn:migration:{message.id}"
+    steps = [name for name in attacker.hkeys(key) if name.startswith("step:")]
+    attacker.hdel(key, "none", *steps)
+
+
+def test_given_up_though_it_has_begun(cluster: Cluster, attacker: Any) -> None:
+    """The source knows better than the queue and the ledger: it goes on."""
+    ours = cluster.migration(1105, third="wait")
+    migrate.apply_async(kwargs=ours.plan.to_json(), task_id=ours.id)
+    eventually(lambda: "third@alpha" in cluster.acts(ours), within_s=60)
+    entry = entry_of(attacker, ours)
+
+    def is_asked() -> bool:
+        # Again and again, since the reconcilers write anew what the ledger lacks.
+        without_steps(attacker, ours)
+        give_up(attacker, ours, entry)
+        return "nothing was done: it has begun, and is open on alpha" in cluster.log("alpha")
+
+    eventually(is_asked, within_s=12)
+    let_go(cluster.place, ours.id)
+    eventually(lambda: cluster.state(ours) is State.COMPLETED, within_s=60)
+
+
+def test_given_up_unbegun(cluster: Cluster, attacker: Any) -> None:
+    """It has an end, and the source begins it no more."""
+    ours = cluster.migration(1106)
+    cluster.ledger.open(ours.id, ours.plan)
+    cluster.queue.pause(ours.id)
+    cluster.queue.put([Entry(ours.id, ours.id, ours.plan.to_json())])
+    give_up(attacker, ours, entry_of(attacker, ours))
+    eventually(lambda: cluster.state(ours) is State.ROLLED_BACK, within_s=60)
+    account = cluster.ledger.account(ours.id)
+    assert account is not None
+    assert account.failure is not None
+    assert account.failure.message.endswith("never began it: alpha fell silent.")
+    assert cluster.phase(ours, "alpha") == Phase.RESUMED
+
+
+def test_what_was_withdrawn_is_put_back(cluster: Cluster, attacker: Any) -> None:
+    """Its entry is as good as it was, and the ledger has forgotten it; the source has not."""
+    ours = cluster.migration(1107)
+    cluster.queue.pause(ours.id)
+    cluster.ledger.open(ours.id, ours.plan)
+    cluster.queue.put([Entry(ours.id, ours.id, ours.plan.to_json())])
+    plan = entry_of(attacker, ours)["plan"]
+    abort(ours, waits=True)
+    eventually(lambda: cluster.phase(ours, "alpha") == Phase.RESUMED, within_s=60)
+    attacker.delete(f"sojourn:migration:{ours.id}")
+    cluster.queue.resume(ours.id)
+    queue_up(attacker, ours, plan)
+    reported(cluster, "Too late to test_zeroth on alpha: the migration is resumed there")
+    assert [act for act in cluster.acts(ours) if not act.startswith("undo")] == []
+
+
+def test_an_end_in_the_ledger(cluster: Cluster, attacker: Any) -> None:
+    """A destination that waits for the memory waits on, whatever the ledger shows of its end."""
+    ours = cluster.migration(1108)
+    cluster.ledger.open(ours.id, ours.plan)
+    journal = cluster.journal("beta")
+    journal.open(ours.id, Role.DESTINATION, ours.plan)
+    end = {"state": "completed", "owner": "beta", "failure": None, "id": ours.id}
+    forged = {"state": '"completed"', "result": json.dumps(end)}
+    attacker.hset(f"sojourn:migration:{ours.id}", mapping=forged)
+    reported(cluster, f"The end of a migration of {ours.id} carries no seal")
+    time.sleep(WATCHED_S)
+    assert cluster.phase(ours, "beta") == Phase.RESERVED
+    cluster.ledger.close(ours.id, end)
+    eventually(lambda: cluster.phase(ours, "beta") == Phase.REFUSED, within_s=60)
+
+
+def test_a_recorded_request_on_a_batch(cluster: Cluster) -> None:
+    """It is for one host's own queue, which that host takes it from once."""
+    queues: list[str] = []
+
+    def note(routing_key: str = "", **_: Any) -> None:
+        queues.append(routing_key)
+
+    before_task_publish.connect(note)
+    try:
+        resume_batch.delay("none").get(timeout=20)
+        abort_batch.delay("none", roll_back=False).get(timeout=20)
+    finally:
+        before_task_publish.disconnect(note)
+    assert len(queues) == 2
+    assert {*queues} <= {"alpha", "beta"}
 
 
 def test_an_answer_of_a_host(cluster: Cluster, attacker: Any) -> None:

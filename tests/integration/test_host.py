@@ -15,6 +15,7 @@ from urllib.request import urlopen
 import pytest
 from redis import Redis as Client
 
+from sojourn.cluster.refused import kept as kept_in
 from sojourn.migration.context import Host
 from sojourn.system.run import Child, spawn
 from tests.conftest import eventually
@@ -157,6 +158,10 @@ def test_what_a_lane_refuses_is_counted(site: Cluster, worker: Child) -> None:
     refused = {("main", "malformed"): 3.0, ("frozen", "unsigned"): 1.0}
     metric = "sojourn_worker_refused_messages_total"
     eventually(lambda: _shown(site, metric) == refused, within_s=20)
+    # The doctor reads it from a file.
+    directory = site.settings("alpha").runtime_dir
+    counts = {"malformed": 3, "unsigned": 1}
+    eventually(lambda: (kept := kept_in(directory)) and kept.counts == counts, within_s=20)
 
 
 def test_a_worker_that_ends_withdraws_its_host(site: Cluster, worker: Child) -> None:

@@ -433,7 +433,7 @@ def test_promtool_accepts_the_metrics(ledger: Ledger, settings: Settings) -> Non
     }
     late = {"settled_ms": 1.0, "faults": 2, "wait_longest_ms": 3.0}
     _ended(ledger, _result(State.CLEANUP_PENDING, failure=failure, **late))
-    Store(settings.redis_url).write([counters.refusal("cordon")])
+    Store(settings.redis_url).write(counters.refusal("cordon"))
     _windowed(ledger, 7)
     Cluster(settings).registry.announce(replace(ALPHA, certified_until=2e9), 100)
     text = exposition(cluster_collector(settings)).decode()

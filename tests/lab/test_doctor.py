@@ -59,8 +59,9 @@ def test_a_host_that_is_fit(site: Site, alpha: Host) -> None:
     last: list[Found] = []
     assert within(20, is_fit), last
     wanted = "root kernel sysctl memory settings criu programs key address certificates state"
-    of_others = {"redis", "clock", "worker", "peers", "reach"}
-    assert set(last[0]) == {*wanted.split(), "journal", *of_others}
+    of_others = {"redis", "clock", "worker", "peers", "reach", "seals"}
+    assert set(last[0]) == {*wanted.split(), "journal", "messages", *of_others}
+    assert "none was refused since" in last[0]["messages"][1]
     assert "beta at" in last[0]["reach"][1]
 
 

@@ -319,7 +319,10 @@ def test_abort_when_the_destination_has_died(site: Site, case: Case) -> None:
 
 
 def test_the_destination_is_dead(site: Site, case: Case) -> None:
-    """In doubt until the operator resolves it, which must be confirmed. When back, it refuses."""
+    """In doubt until the operator resolves it, by force since it has answered a moment ago.
+
+    That must be confirmed. When it is back it refuses.
+    """
     case.migrate_until("alpha", "copy_images.end")
     site.lab.crash("beta")
     case.go_on("alpha")
@@ -332,6 +335,10 @@ def test_the_destination_is_dead(site: Site, case: Case) -> None:
     assert case.command("resolve", case.id, "--destination-is-dead", answer="n\n").code == 130
     assert (case.phase("alpha"), case.shown()["resolved"]) == ("released", None)
     ended = case.resolve("--destination-is-dead")
+    assert ended.code == 2
+    assert "beta dead, but that host answered" in ended.answer["error"]["message"]
+    assert case.phase("alpha") == "released"
+    ended = case.resolve("--destination-is-dead", "--force")
     assert (ended.code, ended.answer["owner"]) == (0, "alpha"), ended.answer
     case.runs_once("alpha")
     site.host("beta")
@@ -357,7 +364,7 @@ def test_a_destination_that_was_not_dead(site: Site, case: Case) -> None:
     assert within(
         20, lambda: case.site.sojourn("hosts", "--json").stdout.count('"beta": null') == 1
     )
-    assert case.resolve("--destination-is-dead").code == 0
+    assert case.resolve("--destination-is-dead", "--force").code == 0
     site.lab.heal("beta")
     case.rests("resumed", "refused")
     case.runs_once("alpha")

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from sojourn import __version__, settings
+from sojourn import __version__, settings, units
+from sojourn.cluster.refused import Refused, kept
 from sojourn.cluster.registry import HostInfo
 from sojourn.criu.commands import Criu
-from sojourn.doctor import Level, cluster, examine, machine, place
+from sojourn.doctor import Level, cluster, examine, machine, place, refusals
 from sojourn.errors import ChannelFailed, CommandMissing
 from sojourn.settings import Settings
 from sojourn.system import cpu
 from tests.certificates import authority, issue
+from workers.refusals import Refusals
 
 KNOWN = len(machine.CAPABILITIES)
 ALL = (1 << KNOWN) - 1
@@ -467,6 +469,79 @@ def test_ports_that_can_be_reached(listening: int) -> None:
 def test_ports_that_cannot_be_reached() -> None:
     """No host has the broadcast address."""
     assert cluster.why_not("255.255.255.255", 1)
+
+
+NOW = time.time()
+
+#: What the lanes of a host have refused, how well that is, and what the doctor says of it.
+LANES = [
+    (None, Level.OK, "no lane has run here"),
+    (Refused(NOW), Level.OK, "none was refused since"),
+    (Refused(NOW, NOW, {"late": 2, "unsigned": 1}), Level.WARNING, ": 2 late, 1 unsigned; the"),
+    (Refused(0, NOW - 90_000, {"late": 2}), Level.OK, ": 2 late; the last at"),
+]
+
+
+@pytest.mark.parametrize(("refused", "level", "fragment"), LANES)
+def test_messages_that_were_refused(refused: Refused | None, level: Level, fragment: str) -> None:
+    """By kind, since when, and a warning for a day."""
+    found = refusals.of_messages(refused)
+    assert (found.level, fragment in found.sentence) == (level, True), found
+
+
+#: What Redis has of refused records, how well that is, and what the doctor says of it.
+COUNTED: list[tuple[dict[tuple[str, ...], float], Level, str]] = [
+    ({}, Level.OK, "nothing in Redis was without its seal"),
+    (
+        {
+            ("refused", "cordon"): 2.0,
+            ("refused_first", "cordon"): NOW - 60,
+            ("refused_last", "cordon"): NOW,
+            ("migrations", "completed", "a", "b", "c"): 7.0,
+        },
+        Level.WARNING,
+        f"since {units.moment(NOW - 60)}: 2 cordon; the last at {units.moment(NOW)}.",
+    ),
+    ({("refused", "part"): 1.0, ("refused_last", "part"): NOW - 90_000}, Level.OK, "1 part;"),
+    (
+        {
+            ("refused", "x" * 10**6): float("inf"),
+            ("refused", "\x1b["): 1,
+            ("refused_last", "a"): 1e18,
+        },
+        Level.OK,
+        ": 1 \\x1b[; the last at",
+    ),
+]
+
+
+@pytest.mark.parametrize(("counted", "level", "fragment"), COUNTED)
+def test_records_that_were_refused(
+    counted: dict[tuple[str, ...], float], level: Level, fragment: str
+) -> None:
+    """The same of what all hosts have refused; what is odd in the counters does not count."""
+    found = refusals.of_records(counted)
+    assert (found.level, fragment in found.sentence) == (level, True), found
+    assert len(found.sentence) < 500
+
+
+def test_refusals_of_two_workers(tmp_path: Path) -> None:
+    """A worker that is started again goes on with the count; it writes nothing that is known."""
+    counts: dict[tuple[str, ...], int] = {("main", "late"): 0, ("frozen", "late"): 0}
+    Refusals(tmp_path, counts).keep()
+    begun = kept(tmp_path)
+    assert begun is not None
+    assert not begun.counts
+    first = Refusals(tmp_path, counts)
+    counts |= {("main", "late"): 2, ("frozen", "late"): 1}
+    first.keep()
+    second = Refusals(tmp_path, {("main", "late"): 4})
+    second.keep()
+    now = kept(tmp_path)
+    assert now is not None
+    assert (now.since, now.counts) == (begun.since, {"late": 7})
+    second.keep()
+    assert kept(tmp_path) == now
 
 
 def test_settings_that_are_wrong_end_the_examination(

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import subprocess
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sojourn.cluster.selector import Process
+from sojourn.errors import Refused
+from sojourn.migration.context import Host, Migration
 from sojourn.model import Plan
 from sojourn.preflight import policy
 from sojourn.settings import Settings
+from tasks.dump import dump
+from tasks.policy import BEFORE_THE_FREEZE, HostStep
+from tasks.reserve import reserve
+from tasks.restore import restore
 
 PLAN = Plan(4242, "alpha", "beta")
 WEB = Process(4242, "nginx", 33, "www-data", "/system.slice/web-1.service")
@@ -64,6 +73,42 @@ def test_every_process_of_the_tree_counts() -> None:
     (found,) = policy.may_leave(PLAN, both, settings(leave_units="web-*.service"))
     assert "Process 4243 is in no unit" in found.sentence
     assert list(policy.may_leave(PLAN, both, settings(leave_users="www-data 12345"))) == []
+
+
+def migration_on(name: str, place: Path, pid: int, **given: Any) -> Migration:
+    """Return a migration of a process of this machine as it stands on a host that permits this."""
+    places = {"state_dir": place, "runtime_dir": place / "run", "host": name, "key": "k" * 32}
+    host = Host(settings(**places | {"redis_url": "redis://127.0.0.1:1"} | given))
+    plan = replace(PLAN, pid=pid)
+    return Migration(host, host.journal.open("11111111", plan.role_of(name), plan))
+
+
+@pytest.mark.parametrize(
+    ("step", "name", "given", "sentence"),
+    [
+        (reserve, "alpha", {"leave_users": "nobody"}, "may not leave alpha"),
+        (dump, "alpha", {"leave_users": "nobody"}, "may not leave alpha"),
+        (dump, "alpha", {"leave_units": "none.service"}, "no unit whose processes may leave alpha"),
+        (dump, "alpha", {"allowed_modes": "post-copy"}, "alpha does not permit stop-and-copy"),
+        (reserve, "beta", {"come_from": "gamma"}, "Processes of alpha may not come to beta"),
+        (restore, "beta", {"come_from": "gamma"}, "Processes of alpha may not come to beta"),
+        (restore, "beta", {"allowed_modes": "post-copy"}, "beta does not permit stop-and-copy"),
+    ],
+)
+def test_they_are_asked_again(
+    step: HostStep, name: str, given: dict[str, str], sentence: str, tmp_path: Path
+) -> None:
+    """Where a message comes that no ``examine`` or ``preflight`` was before, nothing is touched."""
+    with subprocess.Popen(["sleep", "1000"]) as child:
+        migration = migration_on(name, tmp_path, child.pid, **given)
+        try:
+            with pytest.raises(Refused, match=f"On {name}: .*{sentence}"):
+                step.work(migration)
+        finally:
+            child.kill()
+    migration.refresh()
+    assert migration.phase in BEFORE_THE_FREEZE
+    assert migration.host.journal.all_held() == {}
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,8 @@ local function leave(id, entry)
 end
 
 local function forget(id, entry)
-  leave(id, entry)
+  -- One whose fields cannot be read is forgotten all the same; its places expire.
+  pcall(leave, id, entry)
   call('DEL', Q .. 'entry:' .. id)
   call('SREM', Q .. 'ids', id)
 end
