@@ -15,6 +15,7 @@ from sojourn.cli import (
     history,
     intervene,
     lab,
+    lists,
     logs,
     look,
     many,
@@ -61,6 +62,7 @@ app.add_typer(pki.app, name="pki")
 migrate.add_to(app)
 check.add_to(app)
 doctor.add_to(app)
+lists.add_to(app)
 look.add_to(app)
 watch.add_to(app)
 history.add_to(app)

@@ -14,7 +14,7 @@ from sojourn.cluster.planfile import AUTO
 from sojourn.cluster.registry import KNOWN
 from sojourn.cluster.store import Store
 from sojourn.errors import SojournError
-from sojourn.model import Plan
+from sojourn.model import Plan, State
 from sojourn.settings import load
 
 #: How long Redis may take to accept the connection, and to answer.
@@ -40,6 +40,12 @@ def destinations(incomplete: str) -> list[str]:
 def modes(incomplete: str) -> list[str]:
     """Return the modes of a migration."""
     return _beginning(incomplete, Plan.MODES)
+
+
+def states(incomplete: str) -> list[str]:
+    """Return the states of a migration, each as one word."""
+    words = (state.replace(",", "").replace(" ", "-") for state in State)
+    return _beginning(incomplete, words)
 
 
 def migrations(incomplete: str) -> list[str]:
