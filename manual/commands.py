@@ -10,7 +10,7 @@ from enum import Enum
 
 import typer
 
-from sojourn.cli import app
+from sojourn.cli.program import app
 from sojourn.model import Untyped
 
 #: Fills an empty cell.

@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from manual import tables
 from manual.commands import NOTHING, Command, Option, commands
 from sojourn import __version__
-from sojourn.cli import app
+from sojourn.cli.program import app
 from sojourn.model import State, where_it_runs
 from sojourn.settings import DEFAULT_CONFIG, Settings
 

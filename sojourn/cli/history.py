@@ -14,7 +14,6 @@ import typer
 from sojourn import units
 from sojourn.cli import listing, selection
 from sojourn.cli.listing import AsJson, Cell, Column, Output, Row
-from sojourn.cluster.client import Cluster
 from sojourn.model import Json, State
 
 #: The percentiles that are shown.
@@ -88,6 +87,9 @@ def history(
 
     Exit status: 0; 2 usage; 1 if Redis does not answer.
     """
+    # Imported when Redis is asked: help and completion need not wait for it.
+    from sojourn.cluster.client import Cluster
+
     route = selection.Route(host, source, destination, mode)
     results = Cluster().ledger.results(selection.instant(since))
     lines = [

@@ -45,11 +45,16 @@ Command = Annotated[list[str], typer.Argument(metavar="CMD...", help="Write -- i
 PASS_THROUGH = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
+def add_to(root: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    root.add_typer(app, name="lab")
+
+
 @app.command()
 def up(
     *,
     hosts: Annotated[
-        int, typer.Option(min=1, max=12, help="How many hosts, beside the hub.")
+        int, typer.Option(metavar="N", min=1, max=12, help="How many hosts, beside the hub.")
     ] = DEFAULT_HOSTS,
     name: Name = DEFAULT_NAME,
     settings: Annotated[

@@ -7,17 +7,19 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sojourn import units
 from sojourn.cli import completion, listing, selection
 from sojourn.cli.listing import AsJson, Cell, Column, Output, Row
-from sojourn.cluster.account import Account
-from sojourn.cluster.client import Cluster
-from sojourn.cluster.registry import HostInfo
 from sojourn.model import Json
+
+if TYPE_CHECKING:
+    # What asks Redis is imported when it is asked: help and completion need not wait for it.
+    from sojourn.cluster.account import Account
+    from sojourn.cluster.registry import HostInfo
 
 MIGRATIONS = (
     Column("id"),
@@ -75,7 +77,10 @@ def add_to(app: typer.Typer) -> None:
 
 def list_migrations(
     count: Annotated[
-        int, typer.Option("--last", min=1, max=10_000, help="How many at most, newest first.")
+        int,
+        typer.Option(
+            "--last", metavar="N", min=1, max=10_000, help="How many at most, newest first."
+        ),
     ] = 20,
     since: selection.Since = None,
     states: selection.States = None,
@@ -91,6 +96,8 @@ def list_migrations(
 
     Exit status: 0; 2 usage; 1 if Redis does not answer.
     """
+    from sojourn.cluster.client import Cluster
+
     route = selection.Route(host, source, destination, mode)
     wanted, matches = selection.states_of(states), selection.matching(command)
     start = selection.instant(since)
@@ -139,6 +146,8 @@ def hosts(form: Output = None, json: AsJson = False) -> None:
 
     Exit status: 0; 1 if Redis does not answer.
     """
+    from sojourn.cluster.client import Cluster
+
     known = Cluster().registry.hosts()
     whole = {name: asdict(info) if info else None for name, info in known.items()}
     rows = [_host(name, info) for name, info in known.items()]
@@ -189,6 +198,8 @@ def ps(
 
     Exit status: 0; 2 usage, or no such host; 14 host unreachable.
     """
+    from sojourn.cluster.client import Cluster
+
     matches, start = selection.matching(command), selection.instant(since)
     Cluster().registry.check_host(host)
     from workflows.survey import candidates_of

@@ -201,7 +201,10 @@ def batch(
 
 def batches(
     count: Annotated[
-        int, typer.Option("--last", min=1, max=10_000, help="How many at most, newest first.")
+        int,
+        typer.Option(
+            "--last", metavar="N", min=1, max=10_000, help="How many at most, newest first."
+        ),
     ] = 20,
     since: selection.Since = None,
     states: Annotated[
@@ -260,7 +263,10 @@ def queue(
         int | None, typer.Option(help="Give it this priority; a higher one goes first.")
     ] = None,
     count: Annotated[
-        int, typer.Option("--first", min=1, max=10_000, help="How many of those that are queued.")
+        int,
+        typer.Option(
+            "--first", metavar="N", min=1, max=10_000, help="How many of those that are queued."
+        ),
     ] = 100,
     form: Output = None,
     json: AsJson = False,

@@ -112,17 +112,12 @@ def instant(since: str | None) -> float:
 
 def states_of(names: Sequence[str] | None) -> frozenset[State]:
     """Return the states with these names, written with blanks or hyphens. Raises UsageError."""
-    known = {name_of(state): state for state in State}
+    known = {state.word: state for state in State}
     found = {name.replace(" ", "-"): name for name in names or ()}
     for name, given in found.items():
         if name not in known:
             raise UsageError(f"There is no state {given!r}.", f"States: {', '.join(known)}.")
     return frozenset(known[name] for name in found)
-
-
-def name_of(state: State) -> str:
-    """Return a state as one word, for a command line."""
-    return state.replace(",", "").replace(" ", "-")
 
 
 def matching(pattern: str | None) -> Callable[[str], bool]:

@@ -47,7 +47,7 @@ def environment(redis: Redis) -> dict[str, str]:
     """Return the environment of a program on an operator's machine."""
     return CLEAN_ENVIRONMENT | {
         "SOJOURN_REDIS_URL": redis.url,
-        "SOJOURN_CONFIG": "/nonexistent",
+        "SOJOURN_CONFIG": "/dev/null",
         "PYTHONPATH": ":".join([str(ROOT), *sys.path]),
         "PATH": os.defpath,
         "LC_ALL": "C.UTF-8",

@@ -283,7 +283,7 @@ def test_loopback_is_recognised(address: str, *, loopback: bool) -> None:
 
 def flower(tmp_path: Path, **settings: str) -> Completed:
     """Run ``sojourn flower`` with settings with which it must not listen."""
-    given = {"config": "/nonexistent", "key": "k" * 32, "state_dir": str(tmp_path), **settings}
+    given = {"config": "/dev/null", "key": "k" * 32, "state_dir": str(tmp_path), **settings}
     env = {f"SOJOURN_{name.upper()}": value for name, value in given.items()}
     return run([sys.executable, "-m", "sojourn", "flower"], deadline_s=60, check=False, env=env)
 
