@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import StrEnum
 from typing import Annotated
 
@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sojourn import units
-from sojourn.cli import listing
+from sojourn.cli import gone, listing
 from sojourn.cli.listing import Cell, Column, Form, Output, Row
 from sojourn.cli.options import (
     Bandwidth,
@@ -29,7 +29,7 @@ from sojourn.cli.options import (
 )
 from sojourn.cli.output import console
 from sojourn.cluster.client import Cluster
-from sojourn.errors import SojournError
+from sojourn.errors import ProcessGone, SojournError
 from sojourn.model import Json, Plan
 from sojourn.preflight.estimate import Estimate, Measured, estimates
 from sojourn.preflight.finding import Finding, Verdict
@@ -123,6 +123,11 @@ def check(
         # A plugin reports on stdout, with its own exit code, that it could not find out.
         console.print(f"{Level.UNKNOWN} - {error.message}", soft_wrap=True, markup=False)
         raise typer.Exit(Level.UNKNOWN.exit_code) from None
+    if any(finding.code == ProcessGone.code for finding in findings):
+        if not (output_form or json or form is Format.NAGIOS):
+            raise gone.refusal(Cluster(), plan)
+        where = gone.hint(Cluster(), plan)
+        findings = [_with_hint(finding, ProcessGone.code, where) for finding in findings]
     stops = any(finding.stops for finding in findings)
     answer = {"migratable": not stops, "closure": closure, **_to_json(findings, expected)}
     output_form = listing.form_of(output_form, json=json)
@@ -155,6 +160,10 @@ def _ask(plan: Plan) -> tuple[list[Finding], Json | None, list[Estimate]]:
     measured = Measured(registry.pace(*way), registry.window(*way), plan.bytes_per_s)
     sizes = source["tree_bytes"], source.get("never_lazy_bytes", 0)
     return findings, source["closure"], estimates(plan, *sizes, measured)
+
+
+def _with_hint(finding: Finding, code: str, hint: str) -> Finding:
+    return replace(finding, hint=hint) if finding.code == code else finding
 
 
 def _by_weight(findings: list[Finding]) -> list[Finding]:

@@ -11,12 +11,15 @@ from uuid import uuid4
 import pytest
 import typer
 
-from sojourn.cli import app, selection
+from sojourn.cli import gone, selection
+from sojourn.cli.program import app
 from sojourn.cluster.batches import Batches, BatchState, Part
+from sojourn.cluster.client import Cluster
 from sojourn.cluster.ledger import Ledger
 from sojourn.cluster.queue import Entry, Queue
 from sojourn.cluster.registry import Registry
 from sojourn.cluster.store import Store
+from sojourn.cluster.whereabouts import last_move
 from sojourn.errors import UsageError
 from sojourn.model import Plan, State
 from sojourn.preflight.candidate import Candidate
@@ -240,3 +243,26 @@ def test_processes_in_a_pipe(
     assert lines.get("11", "11\t0\t2\t1.0 GB\t1\tsshd\\t-D\tis in use") == (
         "11\t0\t2\t1.0 GB\t1\tsshd\\t-D\tis in use"
     )
+
+
+def test_where_a_process_is_that_was_moved(sojourn: Sojourn, redis: Redis) -> None:
+    """On and on, as far as it went; one that came back, or never left, is nowhere else."""
+    cluster = Cluster()
+    ways = [("alpha", "beta"), ("beta", "gamma"), ("gamma", "delta"), ("beta", "alpha")]
+    ends = [State.COMPLETED, State.CLEANUP_PENDING, State.ROLLED_BACK, State.COMPLETED]
+    ids = [str(uuid4()) for _ in ways]
+    for migration, way, state in zip(ids, ways, ends, strict=True):
+        cluster.ledger.open(migration, Plan(4242, *way))
+        cluster.ledger.close(migration, _result(state, id=migration))
+    move = last_move(cluster.ledger, 4242, "alpha")
+    assert move is not None
+    assert (move.id, move.plan.destination) == (ids[1], "gamma")
+    assert last_move(cluster.ledger, 4243, "alpha") is None
+    assert last_move(cluster.ledger, 4242, "gamma") is None
+    refusal = gone.refusal(cluster, Plan(4242, "alpha", "delta"))
+    assert refusal.message == "There is no process 4242 on alpha; nothing was touched."
+    assert refusal.hint.startswith(f"It moved to gamma: migration {ids[1][:8]}, asked for at 20")
+    cluster.ledger.open(ids[0] + "0", Plan(4242, "gamma", "alpha"))
+    cluster.ledger.close(ids[0] + "0", _result(id=ids[0] + "0"))
+    assert last_move(cluster.ledger, 4242, "alpha") is None
+    assert "`sojourn ps alpha` shows" in gone.hint(cluster, Plan(4242, "alpha", "delta"))
