@@ -123,7 +123,8 @@ def check(
         # A plugin reports on stdout, with its own exit code, that it could not find out.
         console.print(f"{Level.UNKNOWN} - {error.message}", soft_wrap=True, markup=False)
         raise typer.Exit(Level.UNKNOWN.exit_code) from None
-    if any(finding.code == ProcessGone.code for finding in findings):
+    # What passed has the code of its check too.
+    if any(finding.stops and finding.code == ProcessGone.code for finding in findings):
         if not (output_form or json or form is Format.NAGIOS):
             raise gone.refusal(Cluster(), plan)
         where = gone.hint(Cluster(), plan)

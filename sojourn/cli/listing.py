@@ -22,9 +22,6 @@ from sojourn.text import one_line
 #: A column that only ``--output wide`` shows, however wide the terminal is.
 ON_DEMAND = 1_000_000
 
-#: More columns of text than a row has.
-LONGEST = 10_000
-
 
 class Form(StrEnum):
     """What is printed of each row."""
@@ -129,7 +126,7 @@ def _table(columns: Sequence[Column], rows: Sequence[Row], *, all_of_them: bool)
     from rich.table import Table
     from rich.text import Text
 
-    from sojourn.cli.output import SafeConsole, console
+    from sojourn.cli.output import LONGEST, SafeConsole, console
 
     shown = [all_of_them or column.from_width <= console.width for column in columns]
     table = Table(box=None, pad_edge=False, header_style="dim")
