@@ -134,7 +134,7 @@ class Site:
         """Return the environment of a worker."""
         return {
             "PYTHONPATH": ":".join([str(Path(__file__).parents[1]), *sys.path]),
-            "SOJOURN_CONFIG": str(self.place / "none.toml"),
+            "SOJOURN_CONFIG": "/dev/null",
             "SOJOURN_HOST": "planner",
             "SOJOURN_KEY": KEY,
             "SOJOURN_REDIS_URL": self.url,

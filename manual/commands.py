@@ -10,7 +10,7 @@ from enum import Enum
 
 import typer
 
-from sojourn.cli import app
+from sojourn.cli.program import app
 from sojourn.model import Untyped
 
 #: Fills an empty cell.
@@ -75,7 +75,7 @@ def _command(name: str, parsed: Untyped) -> Command:
     text = f"{inspect.cleandoc(parsed.help)}\n\n{parsed.epilog or ''}"
     help_text, _, status = text.partition("Exit status:")
     arguments = (_argument(param) for param in parsed.params if param.param_type_name == "argument")
-    options = (_option(param) for param in parsed.params if param.param_type_name == "option")
+    options = (described(param) for param in parsed.params if param.param_type_name == "option")
     paragraphs = tuple(flat for part in help_text.split("\n\n") if (flat := _flat(part)))
     return Command(name, paragraphs, _flat(status), tuple(arguments), tuple(options))
 
@@ -87,7 +87,8 @@ def _argument(param: Untyped) -> Argument:
     return Argument(placeholder if param.required else f"[{placeholder}]", param.help or "")
 
 
-def _option(param: Untyped) -> Option:
+def described(param: Untyped) -> Option:
+    """Return an option of the parser."""
     kind = param.type_descriptor.annotation
     placeholder = param.metavar or _choices(param) or VALUES.get(kind, "TEXT")
     value = "" if param.is_flag else placeholder

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import typer
 from pydantic.fields import FieldInfo
 
 from manual import tables
-from manual.commands import NOTHING, Command, Option, commands
+from manual.commands import NOTHING, Command, Option, commands, described
 from sojourn import __version__
-from sojourn.cli import app
+from sojourn.cli.program import app
 from sojourn.model import State, where_it_runs
-from sojourn.settings import DEFAULT_CONFIG, Settings
+from sojourn.settings import DEFAULT_CONFIG, SHARED_CLUSTERS, Settings
 
 #: Where the process runs after an end; the program itself names the host.
 SOURCE, DESTINATION = "the source", "the destination"
@@ -33,6 +33,8 @@ OTHERWISE = {
 
 FILES = {
     str(DEFAULT_CONFIG): "Settings of this host, mode 0600: see sojourn.toml(5).",
+    "~/.config/sojourn/NAME.toml": "Settings of a cluster, for --cluster NAME.",
+    f"{SHARED_CLUSTERS}/NAME.toml": "The same for all users of this machine.",
     "/var/lib/sojourn/journal.db": (
         "The journal: the truth about every migration of this host. Never delete it."
     ),
@@ -40,7 +42,7 @@ FILES = {
 }
 
 VARIABLES = {
-    "SOJOURN_CONFIG": f"The settings, instead of {DEFAULT_CONFIG}.",
+    "SOJOURN_CONFIG": f"The settings, instead of {DEFAULT_CONFIG}; the file must exist.",
     "SOJOURN_*": "Each setting, in capitals; it overrules the file.",
     "NO_COLOR, COLUMNS": "As in other programs: no colours; the width of the output.",
 }
@@ -58,6 +60,10 @@ INTRODUCTION = (
     (
         "A failure is one sentence with a hint on standard error; with --json it is an object on "
         "standard output."
+    ),
+    (
+        "In a pipe a list has one row in a line, with tabs between the cells and without a "
+        "heading; -o chooses what is printed of each."
     ),
 )
 
@@ -90,6 +96,7 @@ def sojourn() -> str:
         _section("NAME", [f"sojourn \\- {_purpose()}"]),
         _section("SYNOPSIS", [".B sojourn", r"\fICOMMAND\fR [\fIOPTIONS\fR] [\fIARGUMENTS\fR]"]),
         _section("DESCRIPTION", _paragraphs(INTRODUCTION)),
+        _section("OPTIONS", _items(_own_options())),
         _section("COMMANDS", [line for command in commands() for line in _command(command)]),
         _section("EXIT STATUS", ["Of a migration, unless a command lists others:", *_statuses()]),
         _section(
@@ -121,6 +128,14 @@ def configuration() -> str:
 def _setting(name: str, field: FieldInfo) -> str:
     kind, default = _text(tables.kind(name, field)), _text(tables.default(name, field))
     return f"\\fB{_text(name)}\\fR ({kind}; default: {default})"
+
+
+def _own_options() -> Iterator[tuple[str, str]]:
+    """Yield the options that stand before the command."""
+    for param in typer.main.get_command(app).params:
+        if param.name in {"config", "cluster"}:
+            option = described(param)
+            yield _option(option), option.meaning
 
 
 def _one_line(text: str) -> str:

@@ -113,6 +113,11 @@ class State(StrEnum):
     ABORTED = "aborted"
 
     @property
+    def word(self) -> str:
+        """The state as one word, for a command line."""
+        return self.replace(",", "").replace(" ", "-")
+
+    @property
     def exit_code(self) -> int:
         """The command line's exit code for a migration that ended so."""
         return _EXIT_CODES.get(self, 1)

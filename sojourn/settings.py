@@ -1,24 +1,28 @@
 """Settings of one host: ``/etc/sojourn/sojourn.toml``, overridden by ``SOJOURN_*`` variables.
 
-``SOJOURN_CONFIG`` names another file.
+``SOJOURN_CONFIG`` names another file. Settings of several clusters can stand beside each other, for
+``sojourn --cluster NAME``: in a user's own directory, or in one that all users of a machine share.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import socket
 import tomllib
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
 )
 
 from sojourn.environment import environment as environment  # noqa: PLC0414
@@ -28,20 +32,25 @@ from sojourn.errors import UsageError
 from sojourn.model import LONGEST_FREEZE_S, MAX_BANDWIDTH_MBIT, MAX_FREEZE_S, Json
 from sojourn.notices.target import Target, secret_of, targets
 from sojourn.security.tls import for_redis
+from sojourn.text import quoted
 
 DEFAULT_CONFIG = Path("/etc/sojourn/sojourn.toml")
+
+#: Where the files of named clusters are for all users, and what such a name looks like.
+SHARED_CLUSTERS = Path("/etc/sojourn/clusters")
+CLUSTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 SECONDS_PER_DAY = 86_400
 
 
-class Settings(BaseSettings):
-    """All settings of a site.
+class Settings(BaseModel):
+    """All settings of a site; ``load`` reads them.
 
     A field is a key of the file and, in capitals with the prefix, a variable of the environment.
     """
 
     # ``forbid``: a misspelt key is an error, not a default that nobody notices.
-    model_config = SettingsConfigDict(env_prefix="SOJOURN_", frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     host: str = Field(
         default_factory=lambda: socket.gethostname().split(".")[0],
@@ -315,26 +324,43 @@ class Settings(BaseSettings):
         """Redis-py's options for TLS; empty if ``redis_url`` is not one of TLS."""
         return for_redis(self.certificates) if self.redis_url.startswith("rediss:") else {}
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  (the signature is pydantic's)
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read arguments first, then the environment, then the file."""
-        return (
-            init_settings,
-            env_settings,
-            TomlConfigSettingsSource(settings_cls, toml_file=config_file()),
-        )
-
 
 def config_file() -> Path:
-    """Return the path of the configuration file, which need not exist."""
+    """Return the path of the configuration file; only the default one need not exist."""
     return Path(variable("SOJOURN_CONFIG") or DEFAULT_CONFIG)
+
+
+def config_of(cluster: str) -> Path:
+    """Return the configuration file of a named cluster. Raises UsageError if there is none."""
+    if not CLUSTER_NAME.fullmatch(cluster):
+        raise UsageError(
+            f"{quoted(cluster)} is not a name of a cluster: letters, digits, dots, hyphens."
+        )
+    candidates = [place / f"{cluster}.toml" for place in cluster_directories()]
+    for path in candidates:
+        if path.is_file():
+            return path
+    known = ", ".join(clusters())
+    raise UsageError(
+        f"There is no cluster {quoted(cluster)}: neither {' nor '.join(map(str, candidates))} "
+        "is a file.",
+        f"Clusters: {known}." if known else "Each such file holds the settings of one cluster.",
+    )
+
+
+def clusters() -> list[str]:
+    """Return the names of the clusters that have a configuration file of their own."""
+    names = {path.stem for place in cluster_directories() for path in place.glob("*.toml")}
+    return sorted(name for name in names if CLUSTER_NAME.fullmatch(name))
+
+
+def cluster_directories() -> list[Path]:
+    """Return where the files of named clusters are: the user's own directory is looked at first.
+
+    Its place is that of the XDG Base Directory Specification.
+    """
+    home = Path(variable("HOME") or "/")
+    return [Path(variable("XDG_CONFIG_HOME") or home / ".config") / "sojourn", SHARED_CLUSTERS]
 
 
 def override(**values: str | None) -> None:
@@ -348,7 +374,7 @@ def override(**values: str | None) -> None:
 def load() -> Settings:
     """Return this host's settings, read once. Raises UsageError with the first invalid key."""
     try:
-        return Settings()
+        return Settings(**(_in_file(config_file()) | _in_environment()))
     # RecursionError: nested too deeply; UnicodeDecodeError: no text.
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{config_file()} is not a valid TOML file: {error}.") from None
@@ -359,3 +385,25 @@ def load() -> Settings:
             f"The setting {key!r} is invalid: {first['msg']}.",
             f"Correct it in {config_file()} or in SOJOURN_{key.upper()}.",
         ) from None
+
+
+def _in_file(path: Path) -> Json:
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        # Without the default file all settings have their defaults; a file that somebody has named
+        # is meant, and nothing may be done with the settings of another cluster in its place.
+        if path == DEFAULT_CONFIG:
+            return {}
+        raise UsageError(
+            f"There is no file {path}, which should hold the settings.",
+            "--config, --cluster or SOJOURN_CONFIG names it.",
+        ) from None
+    except OSError as error:
+        raise UsageError(f"The settings in {path} cannot be read: {error.strerror}.") from None
+
+
+def _in_environment() -> Json:
+    """Return the settings that variables hold, as text."""
+    found = {name: variable(f"SOJOURN_{name.upper()}") for name in Settings.model_fields}
+    return {name: text for name, text in found.items() if text is not None}

@@ -55,7 +55,7 @@ def waited(numbers: Json) -> str:
     """
     longest = numbers.get("wait_longest_ms")
     at_most = "" if longest is None else f", {units.span(longest)} at most"
-    return f"it waited for {numbers.get('faults') or 0} pages{at_most}"
+    return f"it waited for {units.counted(int(numbers.get('faults') or 0), 'page')}{at_most}"
 
 
 def _still(progress: Json) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from sojourn import units
 from sojourn.errors import FreezeTooLong
 from sojourn.migration.context import Migration
 from sojourn.model import Phase
@@ -47,7 +48,7 @@ def copy_images(migration: Migration) -> Outcome:
     manifest = send(migration, files, deadline_s)
     total = sum(manifest.values())
     return Outcome(
-        f"{len(manifest)} images, {total / 1e3:.0f} kB",
+        f"{units.counted(len(manifest), 'image')}, {units.size(total)}",
         {
             "manifest": manifest,
             "images_bytes": total,

@@ -24,6 +24,7 @@ from __future__ import annotations
 import json
 from typing import cast
 
+from sojourn import units
 from sojourn.criu import failure
 from sojourn.errors import ChannelFailed, FreezeTooLong, Refused, SojournError
 from sojourn.migration import (
@@ -72,7 +73,7 @@ def dump(migration: Migration) -> Outcome:
     carried.pack(migration)
     pages_bytes, mbit = ended["pages_bytes"], migration.plan.bandwidth_mbit
     paced = f", at {mbit} Mbit/s at most" if mbit else ""
-    what = "all but its memory" if migration.plan.post_copy else f"{pages_bytes / 1e6:.0f} MB"
+    what = "all but its memory" if migration.plan.post_copy else units.size(pages_bytes)
     took = f"{what} in {ended['dump_ended'] - frozen_at:.2f} s{paced}"
     facts: Facts = {
         "freeze_started": freeze_started,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import asdict
 
+from sojourn import units
 from sojourn.errors import ProcessGone
 from sojourn.migration.context import Host, Migration
 from sojourn.model import Plan
@@ -33,7 +34,7 @@ def examine(migration: Migration) -> Outcome:
     stopping = [finding.to_json() for finding in report.findings if finding.stops]
     needs = report.needs
     return Outcome(
-        f"{needs.command}: {needs.processes} processes, {needs.tree_bytes / 1e6:.0f} MB",
+        f"{needs.command}: {units.processes(needs.processes)}, {units.size(needs.tree_bytes)}",
         {
             "tree_bytes": needs.tree_bytes,
             "processes": needs.processes,

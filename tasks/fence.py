@@ -7,6 +7,7 @@ between, its reconciler finds the operator's decision in the ledger and refuses 
 
 from __future__ import annotations
 
+from sojourn import units
 from sojourn.migration.context import Migration
 from sojourn.migration.destination import fence as fence_tree
 from sojourn.model import Verdict
@@ -20,5 +21,5 @@ def fence(migration: Migration) -> Outcome:
     ended = fence_tree(migration)
     there = f"the process runs on {migration.plan.source} by an operator's decision"
     return Outcome(
-        f"{there}; {ended} processes of it were ended here", {"verdict": Verdict.REFUSED}
+        f"{there}; {units.processes(ended)} of it ended here", {"verdict": Verdict.REFUSED}
     )

@@ -7,6 +7,7 @@ along.
 
 from __future__ import annotations
 
+from sojourn import units
 from sojourn.migration.context import Migration
 from sojourn.preflight import files, inspection, lazy_restore, memory_files, names, unread
 from sojourn.preflight.finding import Finding, Verdict
@@ -29,7 +30,8 @@ def preflight(migration: Migration) -> Outcome:
     found = inspection.of_destination(plan, needs, host.criu, host.settings)
     inspection.refuse([*source, *found], plan)
     notes = "".join(f". {one.sentence}" for one in found if one.verdict is Verdict.NOTE)
-    checked = f"{len(needs.files)} files and {len(needs.pids)} PIDs checked"
+    looked_at = units.counted(len(needs.files), "file"), units.counted(len(needs.pids), "PID")
+    checked = f"{' and '.join(looked_at)} checked"
     sentence = f"{host.name} can take it: {checked}{notes}".removesuffix(".")
     here = memory_files.left(needs.files, needs.memory)
     compared = [file.path for file in files.to_compare(here)]

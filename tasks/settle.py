@@ -21,6 +21,7 @@ from __future__ import annotations
 import time
 from typing import cast
 
+from sojourn import units
 from sojourn.errors import Temporary
 from sojourn.migration import settling
 from sojourn.migration.context import Migration
@@ -69,7 +70,7 @@ def settle(migration: Migration) -> Outcome:
     at_most = f", {longest:.0f} ms at most" if longest is not None else ""
     return Outcome(
         f"all memory is in place, {took:.2f} s after the process ran; "
-        f"it waited for {waits} pages{at_most}",
+        f"it waited for {units.counted(waits, 'page')}{at_most}",
         _found(migration) | WINDOW_CLOSED,
     )
 

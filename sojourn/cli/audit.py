@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from sojourn.cli import completion, output
-from sojourn.cli.history import instant
-from sojourn.cli.output import console
+from sojourn import units
+from sojourn.cli import completion, listing, selection
+from sojourn.cli.listing import AsJson, Cell, Column, Output, Row
 from sojourn.cluster.audit import REFUSED, Entry
 from sojourn.cluster.client import Cluster
 from sojourn.errors import SojournError, UsageError
+
+COLUMNS = (
+    Column("time"),
+    Column("user"),
+    Column("action"),
+    Column("about", wraps=True),
+    Column("outcome"),
+    Column("why", wraps=True),
+    Column("recorded by", from_width=100),
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -44,7 +51,8 @@ def audit(
             autocompletion=completion.hosts,
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    form: Output = None,
+    json: AsJson = False,
 ) -> None:
     """Show who asked for what: migrations, batches, drains, aborts, resolutions, cordons.
 
@@ -55,16 +63,12 @@ def audit(
     Exit status: 0; 2 usage; 14 the host does not answer; 1 if Redis does not answer, or the file
     cannot be read.
     """
-    earliest = instant(since, time.time()) if since else 0.0
     found = [
         entry
-        for entry in _entries(earliest, here=here, host=host)
+        for entry in _entries(selection.instant(since), here=here, host=host)
         if user is None or entry.user == user
     ]
-    if json:
-        output.as_json([entry.to_json() for entry in found])
-    elif found:
-        console.print(_table(found))
+    listing.show(COLUMNS, [_row(entry) for entry in found], listing.form_of(form, json=json))
 
 
 def _entries(since: float, *, here: bool, host: str | None) -> Sequence[Entry]:
@@ -84,20 +88,16 @@ def _entries(since: float, *, here: bool, host: str | None) -> Sequence[Entry]:
         raise SojournError(f"The audit trail cannot be read: {error}.", "Are you root?") from None
 
 
-def _table(entries: Sequence[Entry]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("time", "user", "action", "about", "outcome", "recorded by"):
-        table.add_column(column)
-    for entry in entries:
-        colour = "red" if entry.outcome == REFUSED else "green"
-        why = f": {entry.why}" if entry.why else ""
-        about = " ".join(filter(None, (entry.subject, entry.what)))
-        table.add_row(
-            time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(entry.at)),
-            escape(str(entry.caller)),
-            escape(entry.action),
-            escape(about),
-            f"[{colour}]{escape(entry.outcome)}[/]{escape(why)}",
-            escape(entry.host),
-        )
-    return table
+def _row(entry: Entry) -> Row:
+    about = " ".join(filter(None, (entry.subject, entry.what)))
+    refused = entry.outcome == REFUSED
+    cells: tuple[Cell | str, ...] = (
+        Cell(units.when(entry.at), plain=units.moment(entry.at)),
+        str(entry.caller),
+        entry.action,
+        about,
+        Cell(entry.outcome, "red" if refused else "green"),
+        entry.why,
+        entry.host,
+    )
+    return Row(entry.id, cells, entry.to_json)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import sys
+from dataclasses import asdict, replace
 from enum import StrEnum
 from typing import Annotated
 
@@ -11,7 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from sojourn import units
-from sojourn.cli import output
+from sojourn.cli import gone, listing
+from sojourn.cli.listing import Cell, Column, Form, Output, Row
 from sojourn.cli.options import (
     Bandwidth,
     Destination,
@@ -27,7 +29,7 @@ from sojourn.cli.options import (
 )
 from sojourn.cli.output import console
 from sojourn.cluster.client import Cluster
-from sojourn.errors import SojournError
+from sojourn.errors import ProcessGone, SojournError
 from sojourn.model import Json, Plan
 from sojourn.preflight.estimate import Estimate, Measured, estimates
 from sojourn.preflight.finding import Finding, Verdict
@@ -39,6 +41,22 @@ EPILOG = (
 )
 
 REFUSED = 10
+
+#: In which order findings are listed.
+WEIGHTS = {
+    Verdict.BLOCKS: 0,
+    Verdict.NEEDS_OPTION: 1,
+    Verdict.NOTE: 2,
+    Verdict.OK: 3,
+}
+
+COLUMNS = (
+    Column("verdict"),
+    Column("code"),
+    Column("host"),
+    Column("finding"),
+    Column("hint"),
+)
 
 COLOURS = {Verdict.BLOCKS: "red", Verdict.NEEDS_OPTION: "yellow", Verdict.NOTE: "cyan"}
 
@@ -83,6 +101,7 @@ def check(
     form: Annotated[
         Format, typer.Option("--format", help="For people, or one line for Nagios.")
     ] = Format.TABLE,
+    output_form: Output = None,
     json: Annotated[bool, typer.Option("--json", help="Print all findings as JSON.")] = False,
 ) -> None:
     """Check whether a migration would go well, and what speaks against it; nothing is touched."""
@@ -104,12 +123,21 @@ def check(
         # A plugin reports on stdout, with its own exit code, that it could not find out.
         console.print(f"{Level.UNKNOWN} - {error.message}", soft_wrap=True, markup=False)
         raise typer.Exit(Level.UNKNOWN.exit_code) from None
+    # What passed has the code of its check too.
+    if any(finding.stops and finding.code == ProcessGone.code for finding in findings):
+        if not (output_form or json or form is Format.NAGIOS):
+            raise gone.refusal(Cluster(), plan)
+        where = gone.hint(Cluster(), plan)
+        findings = [_with_hint(finding, ProcessGone.code, where) for finding in findings]
     stops = any(finding.stops for finding in findings)
-    if json:
-        answer = {"closure": closure, **_to_json(findings, expected)}
-        output.as_json({**plan.to_json(), "migratable": not stops, **answer})
-    elif form is Format.NAGIOS:
+    answer = {"migratable": not stops, "closure": closure, **_to_json(findings, expected)}
+    output_form = listing.form_of(output_form, json=json)
+    if form is Format.NAGIOS and not output_form:
         raise typer.Exit(_nagios(plan, findings, expected))
+    if output_form:
+        named = output_form is Form.NAME
+        rows = [_row(each) for each in _by_weight(findings) if each.stops or not named]
+        listing.show(COLUMNS, rows, output_form, lambda: plan.to_json() | answer)
     else:
         _table(plan, findings, expected)
         _closure(plan, closure)
@@ -135,6 +163,26 @@ def _ask(plan: Plan) -> tuple[list[Finding], Json | None, list[Estimate]]:
     return findings, source["closure"], estimates(plan, *sizes, measured)
 
 
+def _with_hint(finding: Finding, code: str, hint: str) -> Finding:
+    return replace(finding, hint=hint) if finding.code == code else finding
+
+
+def _by_weight(findings: list[Finding]) -> list[Finding]:
+    """Return what stops the migration first, and then what passed."""
+    return sorted(findings, key=lambda finding: WEIGHTS[finding.verdict])
+
+
+def _row(finding: Finding) -> Row:
+    cells = (
+        Cell(finding.verdict, COLOURS.get(finding.verdict, "green")),
+        finding.code,
+        finding.host,
+        finding.sentence,
+        finding.hint,
+    )
+    return Row(finding.code, cells, finding.to_json)
+
+
 def _to_json(findings: list[Finding], expected: list[Estimate]) -> Json:
     return {
         "findings": [finding.to_json() for finding in findings],
@@ -144,15 +192,28 @@ def _to_json(findings: list[Finding], expected: list[Estimate]) -> Json:
 
 def _table(plan: Plan, findings: list[Finding], expected: list[Estimate]) -> None:
     stopping = [finding for finding in findings if finding.stops]
-    against = f"[red]{len(stopping)} findings speak against it[/]" if stopping else ""
-    verdict = against or "[green]nothing speaks against it[/]"
-    console.print(f"[bold]{plan.describe()}[/]: {verdict}")
+    verdict = "[green]nothing speaks against it[/]"
+    if stopping:
+        speak = "speaks" if len(stopping) == 1 else "speak"
+        verdict = f"[red]{units.counted(len(stopping), 'finding')} {speak} against it[/]"
+    console.print(f"[bold]{plan.describe()}[/]: {verdict}", soft_wrap=True)
+    notes = [finding for finding in findings if finding.verdict is Verdict.NOTE]
+    if sys.stdout.isatty():
+        _on_terminal(plan, findings, [*stopping, *notes])
+    else:
+        listing.show(COLUMNS, [_row(finding) for finding in _by_weight(findings)], None)
+    if expected:
+        console.print(f"About {units.size(expected[0].move_bytes)} to move.")
+    for one in expected:
+        console.print(_expectation(plan, one), soft_wrap=True)
+
+
+def _on_terminal(plan: Plan, findings: list[Finding], shown: list[Finding]) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    notes = [finding for finding in findings if finding.verdict is Verdict.NOTE]
-    for finding in [*stopping, *notes]:
+    for finding in shown:
         hint = f"\n[dim]{escape(finding.hint)}[/]" if finding.hint else ""
         colour = COLOURS[finding.verdict]
         table.add_row(f"[{colour}]{finding.code}[/]", finding.host, escape(finding.sentence) + hint)
@@ -168,10 +229,6 @@ def _table(plan: Plan, findings: list[Finding], expected: list[Estimate]) -> Non
             f"[dim]{escape('; '.join(passed))}[/]" if passed else "[dim]not asked[/]",
         )
     console.print(table)
-    if expected:
-        console.print(f"About {units.size(expected[0].move_bytes)} to move.")
-    for one in expected:
-        console.print(_expectation(plan, one), soft_wrap=True)
 
 
 def _closure(plan: Plan, closure: Json | None) -> None:
@@ -201,7 +258,7 @@ def _window(plan: Plan, expected: Estimate) -> str:
     """Return what the process needs after the freeze, and what crosses in it, in post-copy."""
     if not expected.window_ms:
         return ""
-    never, window = f"{expected.freeze_bytes / 1e6:.1f} MB", units.span(expected.window_ms)
+    never, window = units.size(expected.freeze_bytes), units.span(expected.window_ms)
     return (
         f", with {never} that can never come later; then it runs on {plan.destination} and needs "
         f"{plan.source} too for about {window}"

@@ -1,21 +1,20 @@
 """What the shell can complete from the cluster: names of hosts, ids of migrations and batches.
 
 Somebody presses a key and waits: Redis is asked with a short timeout, and what it does not answer
-is not completed. Errors are not reported, since the shell would write them into the line.
+is not completed. Errors are not reported, since the shell would write them into the line. What asks
+Redis is imported only then, since every command with completion imports this module.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from sojourn.cluster.batches import INDEX as BATCHES
-from sojourn.cluster.ledger import INDEX as MIGRATIONS
-from sojourn.cluster.planfile import AUTO
-from sojourn.cluster.registry import KNOWN
-from sojourn.cluster.store import Store
 from sojourn.errors import SojournError
-from sojourn.model import Plan
-from sojourn.settings import load
+from sojourn.model import Plan, State
+
+if TYPE_CHECKING:
+    from sojourn.cluster.store import Store
 
 #: How long Redis may take to accept the connection, and to answer.
 TIMEOUT_S = 0.2
@@ -26,6 +25,8 @@ NEWEST = 50
 
 def hosts(incomplete: str) -> list[str]:
     """Return the hosts that ever announced themselves and whose names begin this way."""
+    from sojourn.cluster.registry import KNOWN
+
     try:
         return _beginning(incomplete, sorted(_store().members(KNOWN)))
     except (SojournError, OSError):
@@ -34,6 +35,8 @@ def hosts(incomplete: str) -> list[str]:
 
 def destinations(incomplete: str) -> list[str]:
     """Return the possible destinations: the hosts, and the word for the best one."""
+    from sojourn.cluster.planfile import AUTO
+
     return [*hosts(incomplete), *_beginning(incomplete, [AUTO])]
 
 
@@ -42,14 +45,23 @@ def modes(incomplete: str) -> list[str]:
     return _beginning(incomplete, Plan.MODES)
 
 
+def states(incomplete: str) -> list[str]:
+    """Return the states of a migration, each as one word."""
+    return _beginning(incomplete, (state.word for state in State))
+
+
 def migrations(incomplete: str) -> list[str]:
     """Return the newest migrations whose ids begin this way."""
-    return _newest(MIGRATIONS, incomplete)
+    from sojourn.cluster.ledger import INDEX
+
+    return _newest(INDEX, incomplete)
 
 
 def batches(incomplete: str) -> list[str]:
     """Return the newest batches whose ids begin this way."""
-    return _newest(BATCHES, incomplete)
+    from sojourn.cluster.batches import INDEX
+
+    return _newest(INDEX, incomplete)
 
 
 def _newest(index: str, incomplete: str) -> list[str]:
@@ -60,6 +72,9 @@ def _newest(index: str, incomplete: str) -> list[str]:
 
 
 def _store() -> Store:
+    from sojourn.cluster.store import Store
+    from sojourn.settings import load
+
     return Store.of(load(), TIMEOUT_S)
 
 

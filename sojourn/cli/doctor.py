@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from sojourn import units
 from sojourn.cli import output
 from sojourn.cli.output import console
 from sojourn.doctor import Finding, Level, examine
@@ -47,6 +48,6 @@ def _print(findings: list[Finding]) -> None:
         table.add_row(level, finding.check, escape(finding.sentence) + advice)
     console.print(table)
     counts = Counter(finding.level for finding in findings)
-    console.print(
-        f"{counts[Level.OK]} ok, {counts[Level.WARNING]} warnings, {counts[Level.FAILURE]} failures"
-    )
+    warnings = units.counted(counts[Level.WARNING], "warning")
+    failures = units.counted(counts[Level.FAILURE], "failure")
+    console.print(f"{counts[Level.OK]} ok, {warnings}, {failures}")

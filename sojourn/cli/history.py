@@ -3,45 +3,61 @@
 from __future__ import annotations
 
 import math
-import re
-import time
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
-from typing import Annotated
+from functools import partial
 
 import typer
-from rich.table import Table
 
 from sojourn import units
-from sojourn.cli import output
-from sojourn.cli.output import console
-from sojourn.cluster.client import Cluster
-from sojourn.errors import UsageError
+from sojourn.cli import listing, selection
+from sojourn.cli.listing import AsJson, Cell, Column, Output, Row
 from sojourn.model import Json, State
 
 #: The percentiles that are shown.
 PERCENTILES = (50, 90, 99)
 
-#: Seconds in the units of ``--since``.
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
 #: Terminals with fewer columns of text get fewer columns of the table.
 WIDE = 110
+
+COLUMNS = (
+    Column("from"),
+    Column("to"),
+    Column("mode", WIDE),
+    Column("moved", right=True),
+    Column("failed", right=True),
+    Column("freeze\np50", right=True),
+    Column("p90", WIDE, right=True),
+    Column("p99", right=True),
+    Column("downtime\np50", right=True),
+    Column("p90", WIDE, right=True),
+    Column("p99", right=True),
+    Column("memory", WIDE, right=True),
+    Column("refused", listing.ON_DEMAND, right=True),
+    Column("images", listing.ON_DEMAND, right=True),
+)
+
+#: Ends of migrations with which nothing went wrong, although they did not arrive.
+NO_FAILURE = (State.REFUSED, State.ABORTED)
 
 
 @dataclass(frozen=True)
 class Line:
-    """All migrations from one host to another in one mode.
+    """All migrations from one host to another in one mode that have ended: ``count`` of them.
 
-    Times are in milliseconds, by percentile.
+    Those that preflight refused or an operator aborted are no failures: nothing went wrong with
+    them. Times are in milliseconds, by percentile.
     """
 
     source: str
     destination: str
     mode: str
     count: int
+    moved: int
+    refused: int
+    aborted: int
     failures: int
     frozen_ms: dict[int, float]
     downtime_ms: dict[int, float]
@@ -55,31 +71,35 @@ def add_to(app: typer.Typer) -> None:
 
 
 def history(
-    since: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WHEN",
-            help="Only what was requested since: 90m, 12h, 3d, or 2026-01-31T12:00.",
-        ),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    since: selection.Since = None,
+    host: selection.Host = None,
+    source: selection.From = None,
+    destination: selection.To = None,
+    mode: selection.OfMode = None,
+    form: Output = None,
+    json: AsJson = False,
 ) -> None:
     """Show the percentiles of freeze and downtime, per pair of hosts and mode.
 
     They reach back as far as the ledger, which is `keep_days`. Only migrations that arrived count;
-    a percentile is always a value that was measured (nearest rank).
+    a percentile is always a value that was measured (nearest rank). What preflight refused and what
+    was aborted has not failed.
 
     Exit status: 0; 2 usage; 1 if Redis does not answer.
     """
-    lines = summed(Cluster().ledger.results(instant(since, time.time()) if since else 0))
-    if json:
-        output.as_json([asdict(line) for line in lines])
-    elif lines:
-        console.print(_table(lines, wide=console.width >= WIDE))
-    else:
-        console.print(
-            "No migration has ended since then." if since else "No migration has ended yet."
-        )
+    # Imported when Redis is asked: help and completion need not wait for it.
+    from sojourn.cluster.client import Cluster
+
+    route = selection.Route(host, source, destination, mode)
+    results = Cluster().ledger.results(selection.instant(since))
+    lines = [
+        line for line in summed(results) if route.has(line.source, line.destination, line.mode)
+    ]
+    form = listing.form_of(form, json=json)
+    if form is None and not lines and sys.stdout.isatty():
+        sys.stdout.write("No such migration has ended yet.\n")
+        return
+    listing.show(COLUMNS, [_row(line) for line in lines], form)
 
 
 def summed(results: Iterable[Json]) -> list[Line]:
@@ -97,6 +117,7 @@ def percentile(values: Sequence[float], percent: int) -> float:
 
 
 def _line(route: tuple[str, str, str], results: list[Json]) -> Line:
+    states = [State(result["state"]) for result in results]
     arrived = [result for result in results if State(result["state"]).arrived]
     frozen, downtime = (
         [result[name] for result in arrived if result[name] is not None]
@@ -108,7 +129,10 @@ def _line(route: tuple[str, str, str], results: list[Json]) -> Line:
     return Line(
         *route,
         count=len(results),
-        failures=len(results) - len(arrived),
+        moved=len(arrived),
+        refused=states.count(State.REFUSED),
+        aborted=states.count(State.ABORTED),
+        failures=sum(not state.arrived and state not in NO_FAILURE for state in states),
         frozen_ms=_percentiles(frozen),
         downtime_ms=_percentiles(downtime),
         pages_bytes=pages,
@@ -120,47 +144,21 @@ def _percentiles(values: Sequence[float]) -> dict[int, float]:
     return {percent: percentile(values, percent) for percent in PERCENTILES} if values else {}
 
 
-def _table(lines: Sequence[Line], *, wide: bool) -> Table:
-    """Return the lines as a table; on a narrow terminal with the median and the worst only."""
-    shown = PERCENTILES if wide else (PERCENTILES[0], PERCENTILES[-1])
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("from", "to", *(["mode"] if wide else []), "moved", "failed"):
-        table.add_column(column, no_wrap=True)
-    for name in ("freeze", "downtime"):
-        for percent in shown:
-            title = f"{name} p{percent}" if percent == shown[0] else f"p{percent}"
-            table.add_column(title, justify="right", min_width=len(title.split(maxsplit=1)[0]))
-    if wide:
-        table.add_column("memory", justify="right")
-    for line in lines:
-        mode, memory = ([line.mode], [units.size(line.pages_bytes)]) if wide else ([], [])
-        times = [
-            units.span(percentiles.get(percent))
-            for percentiles in (line.frozen_ms, line.downtime_ms)
-            for percent in shown
-        ]
-        failed = f"[red]{line.failures}[/]" if line.failures else "0"
-        table.add_row(
-            line.source,
-            line.destination,
-            *mode,
-            str(line.count - line.failures),
-            failed,
-            *times,
-            *memory,
-        )
-    return table
-
-
-def instant(since: str, now: float) -> float:
-    """Return what ``--since`` means, in seconds since the epoch. Raises UsageError."""
-    # A span first: what is left is a date, of which Python accepts many forms (ISO 8601).
-    span = re.fullmatch(r"(\d+)([smhd])", since)
-    if span:
-        return now - int(span[1]) * UNITS[span[2]]
-    try:
-        return datetime.fromisoformat(since).timestamp()
-    except ValueError:
-        raise UsageError(
-            f"{since!r} is not a time.", "Write for example 90m, 12h, 3d, or 2026-01-31T12:00."
-        ) from None
+def _row(line: Line) -> Row:
+    times = [
+        units.span(percentiles.get(percent))
+        for percentiles in (line.frozen_ms, line.downtime_ms)
+        for percent in PERCENTILES
+    ]
+    cells: tuple[Cell | str, ...] = (
+        line.source,
+        line.destination,
+        line.mode,
+        str(line.moved),
+        Cell(str(line.failures), "red" if line.failures else ""),
+        *times,
+        units.size(line.pages_bytes),
+        str(line.refused),
+        units.size(line.images_bytes),
+    )
+    return Row(f"{line.source} {line.destination} {line.mode}", cells, partial(asdict, line))

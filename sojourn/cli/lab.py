@@ -8,17 +8,19 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from lab import demo as demonstration
 from lab import libraries, outside, workload
 from lab.lab import DEFAULT_HOSTS, DEFAULT_NAME, HostStatus, Lab, all_names
 from lab.layer import Report
 from lab.plan import Setting
+from sojourn.cli import listing
+from sojourn.cli.listing import Column, Output, Row
 from sojourn.errors import UsageError
 from sojourn.system import run
 
@@ -28,6 +30,15 @@ app = typer.Typer(
 
 #: How often progress is printed where it cannot be drawn.
 BETWEEN_LINES_S = 2.0
+
+HOSTS = (
+    Column("host"),
+    Column("address"),
+    Column("state"),
+    Column("init", right=True, from_width=100),
+    Column("services", wraps=True),
+    Column("mounts", from_width=100, wraps=True),
+)
 
 out = Console()
 
@@ -45,11 +56,16 @@ Command = Annotated[list[str], typer.Argument(metavar="CMD...", help="Write -- i
 PASS_THROUGH = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
+def add_to(root: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    root.add_typer(app, name="lab")
+
+
 @app.command()
 def up(
     *,
     hosts: Annotated[
-        int, typer.Option(min=1, max=12, help="How many hosts, beside the hub.")
+        int, typer.Option(metavar="N", min=1, max=12, help="How many hosts, beside the hub.")
     ] = DEFAULT_HOSTS,
     name: Name = DEFAULT_NAME,
     settings: Annotated[
@@ -136,16 +152,13 @@ def down(
 
 
 @app.command()
-def status(*, name: Name = DEFAULT_NAME, as_json: Json = False) -> None:
+def status(*, name: Name = DEFAULT_NAME, form: Output = None, as_json: Json = False) -> None:
     """Show the lab's hosts.
 
     Exit status: 0 there is such a lab; 1 there is none.
     """
-    found = Lab(name).status()
-    if as_json:
-        _print_json(_as_dicts(found))
-    else:
-        out.print(_table(found))
+    rows = [_row(host) for host in Lab(name).status()]
+    listing.show(HOSTS, rows, listing.form_of(form, json=as_json))
 
 
 @app.command("exec", context_settings=PASS_THROUGH)
@@ -328,13 +341,11 @@ def _as_dicts(found: list[HostStatus]) -> list[dict[str, object]]:
     return [asdict(host) for host in found]
 
 
-def _table(found: list[HostStatus]) -> Table:
-    table = Table("host", "address", "state", "init", "services", "mounts")
-    for host in found:
-        services = "\n".join(line.split(";")[0] for line in host.services.values())
-        init = "" if host.init_pid is None else str(host.init_pid)
-        table.add_row(host.host, host.address, host.state, init, services, "\n".join(host.mounts))
-    return table
+def _row(host: HostStatus) -> Row:
+    services = ", ".join(line.split(";")[0] for line in host.services.values())
+    init = "-" if host.init_pid is None else str(host.init_pid)
+    cells = (host.host, host.address, host.state, init, services or "-", ", ".join(host.mounts))
+    return Row(host.host, cells, partial(asdict, host))
 
 
 def _answer(fields: dict[str, object], sentence: str, *, as_json: bool) -> None:

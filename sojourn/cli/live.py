@@ -17,7 +17,7 @@ from sojourn import units, window
 from sojourn.cli.output import console
 from sojourn.cluster.account import Account, Event
 from sojourn.cluster.ledger import Ledger
-from sojourn.errors import StoreUnreachable
+from sojourn.errors import ProcessGone, StoreUnreachable
 from sojourn.model import Json, Plan, State, StepRecord
 
 #: The kinds of events that concern a migration; the others concern batches.
@@ -96,9 +96,12 @@ def watch(
             for event in events(ledger, bookmark, migration, in_doubt_ends=account is None):
                 display.take(event)
         return display.state
+    mistyped = False
     for event in events(ledger, bookmark, migration):
         display.take(event)
-        _print_line(event)
+        if not mistyped:
+            _print_line(event)
+        mistyped = mistyped or _found_no_process(event)
     return display.state
 
 
@@ -144,6 +147,12 @@ def sentence(event: Event) -> str:
         took = units.span((event.data["ended"] - event.data["started"]) * 1000)
         return f"{event.data['host']}: {event.data['name']} ({took}): {event.data['outcome']}"
     return ""
+
+
+def _found_no_process(event: Event) -> bool:
+    """Whether there was nothing to migrate: then what both hosts undo is of no interest."""
+    where = (event.data.get("code"), event.data.get("step"))
+    return event.kind == "failure" and where == (ProcessGone.code, "examine")
 
 
 def _print_line(event: Event) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 from uuid import uuid4
@@ -14,7 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from sojourn import units
-from sojourn.cli import completion, output, overview
+from sojourn.cli import completion, listing, output, overview, selection
+from sojourn.cli.listing import AsJson, Cell, Column, Output, Row
 from sojourn.cli.options import (
     Bandwidth,
     FileLocks,
@@ -26,21 +29,46 @@ from sojourn.cli.options import (
     operator,
 )
 from sojourn.cli.output import console
-from sojourn.cluster.batches import BatchState, Record, states_of
+from sojourn.cluster.batches import Batches, BatchState, Record, states_of
 from sojourn.cluster.client import Cluster
 from sojourn.cluster.planfile import from_json, looks_like_json, read
-from sojourn.cluster.queue import Limits
+from sojourn.cluster.queue import Limits, Waiting
 from sojourn.errors import SojournError, UsageError
 from sojourn.model import Json, State, Untyped
 from sojourn.settings import load
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+BATCHES = (
+    Column("id"),
+    Column("kind"),
+    Column("state"),
+    Column("ended", from_width=60),
+    Column("by", from_width=80),
+    Column("asked", from_width=60),
+)
+
+QUEUE = (
+    Column("", right=True),
+    Column("id"),
+    Column("batch", from_width=80),
+    Column("priority", from_width=80, right=True),
+    Column("from"),
+    Column("to"),
+    Column("tries", from_width=80, right=True),
+    Column("why it waits", wraps=True),
+)
 
 #: How long a worker may take to resume or abort a batch.
 ACT_S = 60
 
 #: How often the record is read while events of other batches keep arriving.
 LOOK_S = 1.0
+
+
+class Kind(StrEnum):
+    """What a batch came from."""
+
+    PLAN = "plan"
+    DRAIN = "drain"
 
 
 class Action(StrEnum):
@@ -174,25 +202,54 @@ def batch(
 
 def batches(
     count: Annotated[
-        int, typer.Option("--last", min=1, max=10_000, help="How many, newest first.")
+        int,
+        typer.Option(
+            "--last", metavar="N", min=1, max=10_000, help="How many at most, newest first."
+        ),
     ] = 20,
+    since: selection.Since = None,
+    states: Annotated[
+        list[BatchState] | None,
+        typer.Option("--state", help="Only those in this state; can be repeated."),
+    ] = None,
+    kind: Annotated[Kind | None, typer.Option(help="Only plans, or only drains.")] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST",
+            help="Only those of which a process is, or was, on this host or goes there.",
+            autocompletion=completion.hosts,
+        ),
+    ] = None,
+    form: Output = None,
     json: AsJson = False,
 ) -> None:
-    """List batches: plans and drains.
+    """List batches: plans and drains; all of them, or those that are asked for.
 
-    Exit status: 0; 1 if Redis does not answer.
+    Exit status: 0; 2 usage; 1 if Redis does not answer.
     """
-    cluster = Cluster()
-    found = cluster.batches.latest(count)
-    if json:
-        output.as_json([record.to_json(cluster.batches.ends(record.id)) for record in found])
-        return
-    table = _table("id", "kind", "state", "ended", "by", "asked")
-    for record in found:
-        asked = units.time_of_day(record.created)
-        ended = f"{record.ended} of {record.total}"
-        table.add_row(record.id[:8], record.kind, record.state, ended, escape(record.by), asked)
-    console.print(table)
+    known = Cluster().batches
+    found = (
+        record
+        for record in known.newest(selection.instant(since))
+        if record.state in (states or BatchState)
+        and kind in {None, record.kind}
+        and (host is None or host in known.hosts(record))
+    )
+    rows = [_batch(known, record) for record in islice(found, count)]
+    listing.show(BATCHES, rows, listing.form_of(form, json=json))
+
+
+def _batch(known: Batches, record: Record) -> Row:
+    cells = (
+        Cell(record.id[:8], plain=record.id),
+        record.kind,
+        record.state,
+        f"{record.ended} of {record.total}",
+        record.by,
+        Cell(units.when(record.created), plain=units.timestamp(record.created)),
+    )
+    return Row(record.id, cells, lambda: record.to_json(known.ends(record.id)))
 
 
 def queue(
@@ -207,8 +264,12 @@ def queue(
         int | None, typer.Option(help="Give it this priority; a higher one goes first.")
     ] = None,
     count: Annotated[
-        int, typer.Option("--first", min=1, max=10_000, help="How many of those that are queued.")
+        int,
+        typer.Option(
+            "--first", metavar="N", min=1, max=10_000, help="How many of those that are queued."
+        ),
     ] = 100,
+    form: Output = None,
     json: AsJson = False,
 ) -> None:
     """List queued migrations in their order and why they wait; or change one's priority.
@@ -230,18 +291,26 @@ def queue(
 
         note_of("change the priority of", account.id, f"to {priority}")
     limits = Limits.of(cluster.registry.hosts(), load().max_migrations)
-    waiting = cluster.queue.waiting(limits, count)
-    if json:
-        output.as_json([vars(entry) for entry in waiting])
-        return
-    table = _table("", "id", "batch", "priority", "from", "to", "tries", "why it waits")
-    for entry in waiting:
-        names = (str(entry.position), entry.id[:8], entry.batch[:8], str(entry.priority))
-        where = (entry.source, entry.destination)
-        table.add_row(*names, *where, str(entry.tries), escape(entry.why))
-    console.print(table)
-    counts = cluster.queue.counts()
-    console.print(f"{counts.waiting + counts.later} wait, {counts.taken} are under way.")
+    rows = [_waiting(entry) for entry in cluster.queue.waiting(limits, count)]
+    form = listing.form_of(form, json=json)
+    listing.show(QUEUE, rows, form)
+    if form is None and sys.stdout.isatty():
+        counts = cluster.queue.counts()
+        console.print(f"{counts.waiting + counts.later} wait, {counts.taken} are under way.")
+
+
+def _waiting(entry: Waiting) -> Row:
+    cells = (
+        str(entry.position),
+        Cell(entry.id[:8], plain=entry.id),
+        Cell(entry.batch[:8], plain=entry.batch),
+        str(entry.priority),
+        entry.source,
+        entry.destination,
+        str(entry.tries),
+        entry.why,
+    )
+    return Row(entry.id, cells, lambda: dict(vars(entry)))
 
 
 def _start(cluster: Cluster, send: Untyped, *, detach: bool, json: bool) -> None:

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from sojourn import units, window
-from sojourn.cli import completion, live, many, output, timeline
+from sojourn.cli import completion, gone, live, many, output, timeline
 from sojourn.cli.options import (
     All,
     Bandwidth,
@@ -34,8 +34,8 @@ from sojourn.cluster.client import Cluster
 from sojourn.cluster.placement import Item, place
 from sojourn.cluster.planfile import AUTO
 from sojourn.cluster.records import complete
-from sojourn.errors import MigrationError, Refused, UsageError
-from sojourn.model import Json, Plan, State, where_it_runs
+from sojourn.errors import MigrationError, ProcessGone, Refused, UsageError
+from sojourn.model import Failure, Json, Plan, State, where_it_runs
 from sojourn.transfer.image_directory import size_for
 
 EPILOG = (
@@ -142,8 +142,12 @@ def migrate(
     else:
         required = _required(pid, source, destination)
         plan = Plan(*required, **limited(**options))
-        plan = _closed(plan, json=json) if closure else plan
-        _migrate_one(plan, dry_run=dry_run, detach=detach, json=json)
+        try:
+            plan = _closed(plan, json=json) if closure else plan
+            _migrate_one(plan, dry_run=dry_run, detach=detach, json=json)
+        except Refused as refused:
+            # Asked for the size of the tree, the source has found that there is none.
+            raise gone.refusal(Cluster(), plan) if _is_gone(refused) else refused from None
 
 
 def _migrate_one(plan: Plan, *, dry_run: bool, detach: bool, json: bool) -> None:
@@ -233,12 +237,16 @@ def _report(account: Account, *, json: bool) -> None:
     if json:
         output.as_json(account.result)
         return
+    failure = account.failure
+    if failure and _is_gone(failure) and account.state is State.REFUSED:
+        # Of a PID that was mistyped nobody wants to see the steps.
+        output.fail(gone.refusal(Cluster(), account.plan), as_json=False)
+        return
     console.print(timeline.draw(account.steps))
     result = complete(account.result or {})
     if account.state in {State.COMPLETED, State.CLEANUP_PENDING}:
         console.print(_arrived(account, result), soft_wrap=True)
         return
-    failure = account.failure
     message = failure.message if failure else "No reason was recorded."
     where = where_it_runs(account.state, account.owner)
     output.fail(
@@ -246,6 +254,10 @@ def _report(account: Account, *, json: bool) -> None:
         as_json=False,
     )
     console.print(f"[dim]{escape(account.id)}[/]")
+
+
+def _is_gone(failure: Failure | Refused) -> bool:
+    return failure.code == ProcessGone.code
 
 
 def _arrived(account: Account, result: Json) -> str:

@@ -10,9 +10,13 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.segment import Segment
 
+from sojourn.environment import variable
 from sojourn.errors import SojournError
 from sojourn.model import State, Untyped
 from sojourn.text import printable
+
+#: A row has fewer columns of text: in a pipe, where there is no width, none is broken or cut off.
+LONGEST = 10_000
 
 
 class SafeConsole(Console):
@@ -26,7 +30,12 @@ class SafeConsole(Console):
             yield Segment(text if control else printable(text), style, control)
 
 
-console = SafeConsole(highlight=False)
+def _width() -> int | None:
+    """Return the width of the output; None for that of the terminal, or of ``COLUMNS``."""
+    return None if sys.stdout.isatty() or variable("COLUMNS") else LONGEST
+
+
+console = SafeConsole(highlight=False, width=_width())
 #: Errors and warnings go to stderr, so that what stdout carries can be piped on.
 complaints = SafeConsole(stderr=True, highlight=False)
 

@@ -24,11 +24,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 PLACE = "/etc/sojourn/pki"
 
 
+def add_to(root: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    root.add_typer(app, name="pki")
+
+
 @app.command()
 def init(
     *,
     directory: Directory = Path("pki"),
-    days: Annotated[int, typer.Option(min=1, max=36_500, help="How long it is valid.")] = 3650,
+    days: Annotated[
+        int, typer.Option(metavar="N", min=1, max=36_500, help="How long it is valid.")
+    ] = 3650,
     as_json: Json = False,
 ) -> None:
     """Make a new authority, on a machine that is not a host of the cluster.
@@ -64,7 +71,9 @@ def issue(
         typer.Option(help="Another name or IP address of it; Redis needs the one in `redis_url`."),
     ] = None,
     directory: Directory = Path("pki"),
-    days: Annotated[int, typer.Option(min=1, max=36_500, help="How long it is valid.")] = 365,
+    days: Annotated[
+        int, typer.Option(metavar="N", min=1, max=36_500, help="How long it is valid.")
+    ] = 365,
     as_json: Json = False,
 ) -> None:
     """Make a new key and a certificate for a host, for Redis, or for a machine with a command line.

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from sojourn import units
 from sojourn.cli import output
 from sojourn.cli.output import coloured, complaints, console
 from sojourn.cluster.account import Account
@@ -208,7 +209,8 @@ def rows(spans: Sequence[Span]) -> Iterator[Row]:
         if others is None and span.end_ms - span.begin_ms >= SHORTEST_MS:
             yield Row(span, depth, printable(span.name))
         elif others:
-            yield Row(_together(others), depth, f"{len(others)} more processes")
+            more = units.counted(len(others), "more process", "more processes")
+            yield Row(_together(others), depth, more)
 
 
 def _left_out(spans: Sequence[Span]) -> dict[int, list[Span]]:

@@ -40,7 +40,9 @@ def worker(
 def flower(
     port: Annotated[
         int | None,
-        typer.Option(min=1, max=65535, help="Where to listen, instead of `flower_port`."),
+        typer.Option(
+            metavar="PORT", min=1, max=65535, help="Where to listen, instead of `flower_port`."
+        ),
     ] = None,
     address: Annotated[
         str | None, typer.Option(help="The address to listen on, instead of `flower_address`.")

@@ -32,7 +32,8 @@ class NoticeRecord:
 class Account:
     """A migration as the ledger had it at one instant.
 
-    Where it comes from a host's journal, ``role`` is the side that this host had.
+    Where it comes from a host's journal, ``role`` is the side that this host had. ``command`` is
+    the beginning of the process's command line, empty until the source has looked at it.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Account:
     progress: Json | None = None
     notices: tuple[NoticeRecord, ...] = ()
     asked_by: str | None = None
+    command: str = ""
 
     @property
     def window(self) -> str:
@@ -141,6 +143,7 @@ def read_account(migration: str, encoded: Mapping[str, str]) -> Account | None:
         progress=records.of(Numbers, fields.get("progress")),
         notices=_notices(fields),
         asked_by=records.of(str, fields.get("asked_by")),
+        command=records.of(str, fields.get("command")) or "",
     )
 
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from itertools import chain
@@ -271,6 +271,22 @@ class Batches:
         """Return the batches that were requested last, newest first."""
         found = (self.record(batch) for batch in self._store.highest(INDEX, count))
         return [record for record in found if record]
+
+    def newest(self, since: float = 0) -> Iterator[Record]:
+        """Yield the batches that were requested since then, newest first."""
+        start = 0
+        while ids := self._store.highest(INDEX, LATEST, start):
+            for record in filter(None, map(self.record, ids)):
+                if record.created < since:
+                    return
+                yield record
+            start += LATEST
+
+    def hosts(self, record: Record) -> set[str]:
+        """Return the hosts that a batch's processes are on, were on, or go to."""
+        plans = [part.plan for part in self.parts(record.id)]
+        ends = (plan.get(side) for plan in plans for side in ("source", "destination"))
+        return {str(host) for host in (*ends, *(stay.get("source") for stay in record.stays))}
 
     def promised(self) -> list[Planned]:
         """Return the memory that open batches will take, and that placement must leave to them."""

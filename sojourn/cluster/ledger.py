@@ -253,6 +253,21 @@ class Ledger:
         """Return the migrations that were requested last, newest first. Raises StoreUnreachable."""
         return self.accounts(self._store.highest(INDEX, count))
 
+    def newest(self, since: float = 0, at_once: int = READ_AT_ONCE) -> Iterator[Account]:
+        """Yield what was requested since then, newest first; read ``at_once`` in one go.
+
+        Raises StoreUnreachable.
+        """
+        # What is requested meanwhile moves the others one place down: they would come twice.
+        start, seen = 0, set[str]()
+        while ids := self._store.highest(INDEX, at_once, start):
+            for account in self.accounts([each for each in ids if each not in seen]):
+                if account.created < since:
+                    return
+                yield account
+            seen |= set(ids)
+            start += at_once
+
     def find(self, prefix: str) -> list[str]:
         """Return the ids that begin with ``prefix``, for people who do not type whole ones."""
         return [

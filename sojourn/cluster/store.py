@@ -196,9 +196,9 @@ class Store:
         with self._answering():
             self._redis.zrem(key, member)
 
-    def highest(self, key: str, count: int) -> list[str]:
-        """Return the members of a sorted set with the highest scores, highest first."""
-        return list(self._read([], "zrevrange", key, 0, count - 1))
+    def highest(self, key: str, count: int, skip: int = 0) -> list[str]:
+        """Return members of a sorted set, the highest scores first, after so many others."""
+        return list(self._read([], "zrevrange", key, skip, skip + count - 1))
 
     def lowest(self, key: str, count: int) -> list[str]:
         """Return the members of a sorted set with the lowest scores, lowest first."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from enum import Enum
 
+from sojourn import units
 from sojourn.cluster.account import Account
 from sojourn.migration.context import Migration
 from sojourn.migration.destination import aftermath, end_fenced, may_restore, refuse
@@ -65,7 +66,8 @@ def finish(migration: Migration) -> str:
     elif is_broken(migration) or "memory_lost" in migration.facts:
         sentence = f"the process was ended, since {lose(migration)} bytes of its memory are lost"
     elif migration.facts.get("fenced"):
-        sentence = f"{end_fenced(migration)} processes were ended, since it runs on the source"
+        ended = units.processes(end_fenced(migration))
+        sentence = f"{ended} ended here, since it runs on the source"
     migration.clear()
     return f"{sentence}; nothing of the migration is left here but its logs"
 

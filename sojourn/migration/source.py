@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 
+from sojourn import units
 from sojourn.criu import files_image, logs
 from sojourn.errors import SojournError
 from sojourn.migration import carried, interrupted, life, names, signal_masks, unit
@@ -94,7 +95,7 @@ def retire_original(migration: Migration) -> str:
     _let_go(migration)
     names.let_go(migration)
     unit.leave_stopped(migration)
-    return f"the original on {migration.host.name} is gone ({killed} processes)"
+    return f"the original on {migration.host.name} is gone ({units.processes(killed)})"
 
 
 def _not_held(migration: Migration) -> str:
@@ -124,9 +125,9 @@ def _resumed(migration: Migration, members: list[Member], woken: int) -> str:
     if "ended_after_ms" in migration.facts:
         return f"process {pid} was woken on {here}, and {life.sentence(migration.facts)}"
     if migration.entry.tree[0].identity not in {member.identity for member in members}:
-        left = f"what is left of its tree runs on ({woken} processes woken)"
+        left = f"what is left of its tree runs on ({units.processes(woken)} woken)"
         return f"process {pid} ended on {here}; {left}"
-    return f"process {pid} runs on {here} as before ({woken} processes woken)"
+    return f"process {pid} runs on {here} as before ({units.processes(woken)} woken)"
 
 
 def _thaw(migration: Migration, members: list[Member]) -> int:

@@ -35,7 +35,8 @@ class Candidate:
     """A process as ``sojourn ps`` shows it, with the figures of its whole tree.
 
     ``verdict`` is the reason why it cannot be migrated, and empty if there is none. If
-    ``stoppable``, that is a supervisor, and --stop-unit takes care of it.
+    ``stoppable``, that is a supervisor, and --stop-unit takes care of it. ``started`` is in seconds
+    since the epoch.
     """
 
     pid: int
@@ -46,6 +47,7 @@ class Candidate:
     sockets: int
     verdict: str
     stoppable: bool = False
+    started: float = 0
 
 
 def survey(worker: int | None) -> list[Candidate]:
@@ -75,6 +77,7 @@ def _candidate(stat: Stat, worker: int | None) -> Candidate:
         sockets=sum(len(process.sockets(member.identity.pid)) for member in members),
         verdict=why_not[1] if why_not else supervised.verdict if supervised else "",
         stoppable=supervised is not None and supervised.stop is not None,
+        started=process.started(stat.pid),
     )
 
 

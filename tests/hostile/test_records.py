@@ -11,7 +11,8 @@ from typing import Any, cast
 import pytest
 from redis import Redis as Client
 
-from sojourn.cli.look import VERY_WIDE, _described, _listed
+from sojourn.cli import listing, lists
+from sojourn.cli.listing import Form
 from sojourn.cli.output import console
 from sojourn.cluster import batches, client, counters, ledger, registry
 from sojourn.cluster.metrics import ClusterCollector, exposition
@@ -87,9 +88,13 @@ def _check(site: client.Cluster) -> None:
     json.dumps([account.to_json() for account in accounts], allow_nan=False)
     hosts = site.registry.hosts()
     assert hosts["alpha"] == ALPHA
-    with console.capture():
-        console.print(_listed(accounts, VERY_WIDE))
-        console.print(_described(hosts, wide=True))
+    migrations = [lists._migration(account) for account in accounts]
+    described = [lists._host(name, info) for name, info in hosts.items()]
+    for columns, rows in ((lists.MIGRATIONS, migrations), (lists.HOSTS, described)):
+        with console.capture():
+            listing._table(columns, rows, all_of_them=False)
+        for form in (None, *Form):
+            listing.show(columns, rows, form)
     known = {record.id: record for record in site.batches.latest(20)}
     json.dumps(known["good"].to_json(site.batches.ends("good")), allow_nan=False)
     assert [part.number for part in site.batches.parts("good")] == [1]

@@ -234,7 +234,7 @@ class Cluster:
         settings = self.settings(host)
         return {
             "PYTHONPATH": ":".join([str(ROOT), *sys.path]),
-            "SOJOURN_CONFIG": str(self.place / "none.toml"),
+            "SOJOURN_CONFIG": "/dev/null",
             "SOJOURN_HOST": host,
             "SOJOURN_KEY": KEY,
             "SOJOURN_REDIS_URL": settings.redis_url,

@@ -90,7 +90,7 @@ class Flower:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        settings = {"redis_url": self.redis.url, "key": KEY, "config": "/nonexistent"}
+        settings = {"redis_url": self.redis.url, "key": KEY, "config": "/dev/null"}
         settings |= {"flower_auth": self.login, "flower_port": self.door.base.rpartition(":")[2]}
         settings |= {"state_dir": str(self.directory / "state")}
         env = {f"SOJOURN_{name.upper()}": value for name, value in settings.items()}

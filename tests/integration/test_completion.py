@@ -34,7 +34,7 @@ def test_names_are_offered(redis: Redis, line: str, offered: list[str]) -> None:
         [("ZADD", MIGRATIONS, 1, "0a1b2c3d", 2, "0b1b2c3d"), ("ZADD", BATCHES, 1, "beefbeef")]
     )
     env = {
-        "SOJOURN_CONFIG": "/nonexistent/sojourn.toml",
+        "SOJOURN_CONFIG": "/dev/null",
         "SOJOURN_REDIS_URL": redis.url,
         "PYTHONPATH": ":".join(sys.path),
         "_SOJOURN_COMPLETE": "complete_bash",

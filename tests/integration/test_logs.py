@@ -20,7 +20,7 @@ def caller(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluste
     """Act as a program with the cluster's settings."""
     monkeypatch.setenv("SOJOURN_REDIS_URL", cluster.redis.url)
     monkeypatch.setenv("SOJOURN_KEY", KEY)
-    monkeypatch.setenv("SOJOURN_CONFIG", str(cluster.place / "none.toml"))
+    monkeypatch.setenv("SOJOURN_CONFIG", "/dev/null")
     override()
     the_app.cache_clear()
     yield cluster

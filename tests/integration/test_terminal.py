@@ -47,7 +47,7 @@ def environment(redis: Redis) -> dict[str, str]:
     """Return the environment of a program on an operator's machine."""
     return CLEAN_ENVIRONMENT | {
         "SOJOURN_REDIS_URL": redis.url,
-        "SOJOURN_CONFIG": "/nonexistent",
+        "SOJOURN_CONFIG": "/dev/null",
         "PYTHONPATH": ":".join([str(ROOT), *sys.path]),
         "PATH": os.defpath,
         "LC_ALL": "C.UTF-8",
@@ -363,6 +363,17 @@ def test_a_narrow_terminal(
     assert "…" not in text
 
 
+def test_all_columns_on_a_terminal(ledger: Ledger, on_terminal: Any) -> None:
+    """``-o wide`` cuts nothing off, however narrow the terminal is; a row is one line."""
+    migration = _begun(ledger)
+    terminal = on_terminal("list", "-o", "wide", columns=60)
+    terminal.shows(migration[:8])
+    terminal.ended()
+    title, row, *rest = COLOUR.sub("", terminal.text()).splitlines()
+    assert (title.split()[0], title.split()[-1], rest) == ("id", "batch", [])
+    assert row.split()[:5] == [migration[:8], "4242", "alpha", "beta", "running"]
+
+
 @pytest.mark.parametrize("words", ["watch", "list", "hosts", "history"])
 def test_no_color(ledger: Ledger, redis: Redis, on_terminal: Any, words: str) -> None:
     """With NO_COLOR there are no colours, on a terminal either; without it there are."""
@@ -430,4 +441,11 @@ def test_a_summary_of_nothing() -> None:
             )
         ]
     )
-    assert (line.count, line.failures, line.frozen_ms, line.downtime_ms) == (1, 1, {}, {})
+    assert (line.count, line.moved, line.frozen_ms, line.downtime_ms) == (1, 0, {}, {})
+
+
+def test_what_has_not_failed() -> None:
+    """A refusal and an abort are counted apart; a host that is silent is a failure."""
+    ends = [State.COMPLETED, State.REFUSED, State.REFUSED, State.ABORTED, State.UNREACHABLE]
+    (line,) = summed(_result(state, frozen_ms=None, downtime_ms=None) for state in ends)
+    assert (line.count, line.moved, line.refused, line.aborted, line.failures) == (5, 1, 2, 1, 1)

@@ -34,7 +34,11 @@ def main(host: str, *options: str) -> None:
     if "--reconcile" in options and os.fork() == 0:
         the_app().loader.import_default_modules()
         Reconciler(this_host()).run()
-    run(Lane("main", (host, f"{host}.frozen", shared_queue(load())), slots=3).arguments(host))
+    lane = Lane("main", (host, f"{host}.frozen", shared_queue(load())), slots=3)
+    if "--frozen" in options:
+        # For commands that ask whether both lanes answer.
+        lane = Lane("frozen", (f"{host}.frozen",), slots=1)
+    run(lane.arguments(host))
 
 
 if __name__ == "__main__":

@@ -380,12 +380,13 @@ def test_a_migration_is_under_way(site: Site, alpha: Host, beta: Host) -> None:
 
 
 def test_for_people_and_for_nagios(site: Site, alpha: Host, beta: Host) -> None:
-    """The table shows what stops it and what passed; Nagios gets one line, and its own codes."""
+    """The rows show what stops it and what passed; Nagios gets one line, and its own codes."""
     good, bad = provoke(alpha, "plain"), provoke(alpha, "pidfd=1")
     route = ("--from", "alpha", "--to", "beta")
     table = site.sojourn("check", str(bad.pid), *route)
     assert table.returncode == 10
-    assert "PIDFD_OUTSIDE  alpha  A pidfd" in table.stdout
+    assert "1 finding speaks against it" in table.stdout
+    assert "blocks\tPIDFD_OUTSIDE\talpha\tA pidfd" in table.stdout
     assert "every PID is free" in table.stdout
     fine = site.sojourn("check", str(good.pid), *route, "--format", "nagios")
     assert (fine.returncode, fine.stdout[:5]) == (0, "OK - ")

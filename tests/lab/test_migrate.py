@@ -338,6 +338,7 @@ def test_bad_input_is_refused(
     assert ended.stderr.startswith("error: ")
     assert sentence in ended.stderr
     assert "Traceback" not in ended.stderr
+    assert len((ended.stdout + ended.stderr).splitlines()) <= 3
     assert left_behind(alpha) == []
 
 

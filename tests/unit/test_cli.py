@@ -19,7 +19,7 @@ NO_REDIS = "redis://127.0.0.1:1/0"
 def environment(tmp_path: Path) -> dict[str, str]:
     """Return the environment of a test, without settings and without Redis."""
     return {
-        "SOJOURN_CONFIG": str(tmp_path / "none.toml"),
+        "SOJOURN_CONFIG": "/dev/null",
         "SOJOURN_REDIS_URL": NO_REDIS,
         "PYTHONPATH": ":".join(sys.path),
         "NO_COLOR": "1",

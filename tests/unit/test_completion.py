@@ -15,7 +15,7 @@ PROGRAM = Path(sys.executable).parent / "sojourn"
 
 #: Nothing listens at port 1.
 ENVIRONMENT = {
-    "SOJOURN_CONFIG": "/nonexistent/sojourn.toml",
+    "SOJOURN_CONFIG": "/dev/null",
     "SOJOURN_REDIS_URL": "redis://127.0.0.1:1/0",
 }
 

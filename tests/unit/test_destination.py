@@ -104,7 +104,7 @@ def test_the_reconciler_ends_what_a_dead_worker_left(
     migration.learn(fenced=True)
     (entry,) = migration.host.journal.unfinished()
     assert recovery.next_move(Migration(migration.host, entry), 1000) is recovery.Move.FINISH
-    assert "1 processes were ended" in recovery.finish(Migration(migration.host, entry))
+    assert "1 process ended here" in recovery.finish(Migration(migration.host, entry))
     assert child.wait(5) == -9
     assert migration.host.journal.unfinished() == []
 

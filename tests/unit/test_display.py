@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +19,7 @@ from sojourn.model import Plan, Role, State, StepRecord
 
 ID = "0123abcd"
 STEPS = [
-    StepRecord("preflight", "alpha", 100.0, 100.2, "sleep [1]: 1 processes"),
+    StepRecord("preflight", "alpha", 100.0, 100.2, "sleep [1]: 1 process"),
     StepRecord("dump", "alpha", 100.2, 100.7, "5 MB"),
     StepRecord("restore", "beta", 100.7, 100.9, "no room [/red] at all", failed=True),
     StepRecord("release", "beta", 100.9),
@@ -195,14 +197,29 @@ def test_a_failure_for_people_and_machines(
 
 def test_sizes_and_times() -> None:
     """Numbers as people read them."""
-    assert [units.size(size) for size in (None, 0, 99_999, 1e5, 5e9)] == [
-        *("-", "0 kB", "100 kB", "0.1 MB", "5.0 GB"),
+    assert [units.size(size) for size in (None, 0, 999, 99_999, 1e5, 5e9, 4e12)] == [
+        *("-", "0 kB", "999 B", "100 kB", "0.1 MB", "5.0 GB", "4.0 TB"),
     ]
-    assert [units.span(time) for time in (None, 0.4, 999.6, 9_999, 12_345)] == [
-        *("-", "0 ms", "1000 ms", "9999 ms", "12.35 s"),
+    assert [units.span(elapsed) for elapsed in (None, 0.4, 999.6, 9_999, 12_345, 7.2e6)] == [
+        *("-", "0 ms", "1000 ms", "9999 ms", "12.35 s", "120 min"),
+    ]
+    assert [units.processes(number) for number in (0, 1, 2)] == [
+        *("0 processes", "1 process", "2 processes"),
     ]
     assert [units.rate(bytes_per_s) for bytes_per_s in (None, 5e7)] == ["-", "50.0 MB/s"]
     assert [units.time_left(left_s) for left_s in (None, 119.4, 150)] == ["", "119 s", "2 min"]
+
+
+def test_instants_name_their_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For people in this machine's time zone, for programs in UTC."""
+    monkeypatch.setenv("TZ", "CET-1")
+    time.tzset()
+    assert units.moment(0) == "1970-01-01 01:00:00 CET"
+    assert units.when(0) == "1970-01-01 01:00 CET"
+    assert re.fullmatch(r"\d\d:\d\d:\d\d CET", units.when(time.time()))
+    assert units.timestamp(0) == "1970-01-01T00:00:00Z"
+    monkeypatch.undo()
+    time.tzset()
 
 
 @pytest.mark.parametrize("role", Role)

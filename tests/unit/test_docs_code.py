@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import typer
 
-from sojourn.cli import app
+from sojourn.cli.program import app
 from sojourn.settings import Settings
 
 CHECKOUT = Path(__file__).parents[2]

@@ -19,6 +19,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in [name for name in os.environ if name.startswith("SOJOURN_")]:
         monkeypatch.delenv(name)
     path = tmp_path / "sojourn.toml"
+    path.touch()
     monkeypatch.setenv("SOJOURN_CONFIG", str(path))
     settings.load.cache_clear()
     yield path
@@ -26,7 +27,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_defaults(config: Path) -> None:
-    """Without a file everything has a value, and the host is this machine."""
+    """With an empty file everything has a value, and the host is this machine."""
     found = settings.load()
     assert found.freeze_slots == 4
     assert found.state_dir == Path("/var/lib/sojourn")
@@ -45,6 +46,49 @@ def test_the_default_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without SOJOURN_CONFIG the file in /etc is read."""
     monkeypatch.delenv("SOJOURN_CONFIG")
     assert settings.config_file() == Path("/etc/sojourn/sojourn.toml")
+
+
+def test_a_file_that_was_named_must_exist(config: Path) -> None:
+    """Otherwise a command would go to the cluster of the default settings."""
+    config.unlink()
+    with pytest.raises(UsageError, match=f"There is no file {config}, which should hold"):
+        settings.load()
+
+
+def test_a_file_that_cannot_be_read(config: Path) -> None:
+    """It is reported in one sentence."""
+    config.unlink()
+    config.mkdir()
+    with pytest.raises(UsageError, match=f"The settings in {config} cannot be read: Is a dir"):
+        settings.load()
+
+
+def test_the_default_file_need_not_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without it every setting has its default."""
+    monkeypatch.setattr(settings, "DEFAULT_CONFIG", tmp_path / "none.toml")
+    monkeypatch.delenv("SOJOURN_CONFIG")
+    assert settings.load().freeze_slots == 4
+
+
+def test_named_clusters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A user's own file comes before the one for all; a name that is none reads no file."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(settings, "SHARED_CLUSTERS", tmp_path / "clusters")
+    own, shared = settings.cluster_directories()
+    assert own == tmp_path / ".config/sojourn"
+    with pytest.raises(UsageError, match="no cluster 'paris': neither") as caught:
+        settings.config_of("paris")
+    assert f"{own}/paris.toml nor {shared}/paris.toml" in caught.value.message
+    for place, name in ((shared, "paris"), (shared, "oslo"), (own, "paris")):
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{name}.toml").touch()
+    assert settings.config_of("paris") == own / "paris.toml"
+    assert settings.config_of("oslo") == shared / "oslo.toml"
+    assert settings.clusters() == ["oslo", "paris"]
+    with pytest.raises(UsageError, match="not a name of a cluster"):
+        settings.config_of("../oslo")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    assert settings.cluster_directories()[0] == tmp_path / "xdg/sojourn"
 
 
 def test_the_command_line_overrides(monkeypatch: pytest.MonkeyPatch) -> None:

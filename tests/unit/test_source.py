@@ -215,7 +215,7 @@ def test_a_process_that_ends_when_it_is_woken(
 
 def test_a_process_that_lives_on(migration: Migration, child: subprocess.Popen[bytes]) -> None:
     """It is let go before it is watched."""
-    assert "runs on alpha as before (1 processes woken)" in source.resume_original(migration)
+    assert "runs on alpha as before (1 process woken)" in source.resume_original(migration)
     assert source.fate(migration) == {"gone": False}
     assert process.stat(child.pid).state == "S"
 
@@ -288,7 +288,7 @@ def test_an_original_that_is_needed_still(
         with pytest.raises(PhaseConflict, match="does not have all of its memory yet"):
             retire.work(migration)
     else:
-        assert "is gone (1 processes)" in resume.work(migration).sentence
+        assert "is gone (1 process)" in resume.work(migration).sentence
     assert (child.poll() is None) is keeps
 
 

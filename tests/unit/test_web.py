@@ -191,7 +191,7 @@ def test_progress_counts_steps_and_the_memory_that_has_crossed() -> None:
     half = half.after(Event(ID, "progress", {"bytes": 50, "total": 100}), 2.0)
     shown = row(account(*ended, step("dump", "alpha", 1, None)), half)
     assert shown["percent"] == round(100 * 3.5 / 13)
-    assert (half.rate, shown["rate"]) == (50.0, "0 kB/s")
+    assert (half.rate, shown["rate"]) == (50.0, "50 B/s")
     assert shown["step"] == "dump on alpha"
 
 
@@ -207,13 +207,13 @@ def test_a_row_in_the_window() -> None:
     shown = row(running, half)
     assert shown["owner"] == "beta"
     assert shown["window"] == (
-        "It runs on beta; 0 kB still to come from alpha, so both hosts are needed; it waited for 3 "
+        "It runs on beta; 60 B still to come from alpha, so both hosts are needed; it waited for 3 "
         "pages, 2 ms at most."
     )
     assert half.rate == 40.0
     facts = dict(pages.facts(running))
     assert (facts["Still to come"], facts["Pages waited for"], facts["Longest wait"]) == (
-        *("0 kB", "3", "2 ms"),
+        *("60 B", "3", "2 ms"),
     )
     ended = replace(running, state=State.COMPLETED, progress=None, result=progress)
     assert row(ended)["window"] == ""
@@ -283,7 +283,7 @@ def test_loopback_is_recognised(address: str, *, loopback: bool) -> None:
 
 def flower(tmp_path: Path, **settings: str) -> Completed:
     """Run ``sojourn flower`` with settings with which it must not listen."""
-    given = {"config": "/nonexistent", "key": "k" * 32, "state_dir": str(tmp_path), **settings}
+    given = {"config": "/dev/null", "key": "k" * 32, "state_dir": str(tmp_path), **settings}
     env = {f"SOJOURN_{name.upper()}": value for name, value in given.items()}
     return run([sys.executable, "-m", "sojourn", "flower"], deadline_s=60, check=False, env=env)
 
