@@ -15,7 +15,8 @@ from sojourn.model import MIGRATION_ID, Failure, Json, Plan, State, StepRecord, 
 class Account:
     """A migration as the ledger had it at one instant.
 
-    Where it comes from a host's journal, ``role`` is the side that this host had.
+    Where it comes from a host's journal, ``role`` is the side that this host had. ``command`` is
+    the beginning of the process's command line, empty until the source has looked at it.
     """
 
     id: str
@@ -30,6 +31,7 @@ class Account:
     resolved: Json | None = None
     part: Json | None = None
     progress: Json | None = None
+    command: str = ""
 
     @property
     def window(self) -> str:
@@ -49,6 +51,7 @@ class Account:
             "id": self.id,
             "state": self.state,
             **self.plan.to_json(),
+            "command": self.command or None,
             "owner": self.owner,
             "steps": [asdict(step) for step in self.steps],
             "failure": asdict(self.failure) if self.failure else None,
@@ -119,6 +122,7 @@ def read_account(migration: str, encoded: Mapping[str, str]) -> Account | None:
         result=records.result(fields.get("result")),
         part=asdict(part) if (part := records.of(_Part, fields.get("part"))) else None,
         progress=records.of(Numbers, fields.get("progress")),
+        command=records.of(str, fields.get("command")) or "",
     )
 
 

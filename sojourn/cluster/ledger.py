@@ -4,10 +4,10 @@ Keys:
 
 ``sojourn:migration:<id>``  hash: ``plan``, ``state``, ``created``, ``owner``, ``failure``,
                             ``result``, ``resolved`` (sealed), ``part`` (its batch and line there),
-                            ``progress`` (how far the step under way has come; gone at the end),
-                            ``counted`` (counted in ``sojourn.cluster.counters``) and one field
-                            ``step:<role>:<name>`` per step, each as JSON; expires some days after
-                            the end
+                            ``command`` (the beginning of the command line), ``progress`` (how far
+                            the step under way has come; gone at the end), ``counted`` (counted in
+                            ``sojourn.cluster.counters``) and one field ``step:<role>:<name>`` per
+                            step, each as JSON; expires some days after the end
 ``sojourn:migrations``      sorted set: ids by the time of the request
 ``sojourn:open``            hash: state by id, of those that have not ended or need a clean-up
 ``sojourn:ledger:<host>``   present while this ledger has what the host's journal knows; gone when
@@ -140,6 +140,11 @@ class Ledger:
         with self._tolerating_absence(migration, "owner"):
             self._store.write([_written(migration, {"owner": owner})])
 
+    def record_command(self, migration: str, command: str) -> None:
+        """Record what the process is, by its command line, while the migration goes on."""
+        with self._tolerating_absence(migration, "command"):
+            self._store.write([_written(migration, {"command": command})])
+
     def record_progress(self, migration: str, **numbers: float) -> None:
         """Announce how far a step has come; the last of it is kept until the end."""
         self._record(migration, "progress", numbers, {"progress": numbers})
@@ -202,6 +207,7 @@ class Ledger:
             self._store.delete(key(account.id))
         steps = {f"step:{account.role}:{step.name}": asdict(step) for step in account.steps}
         request: Json = {"plan": account.plan.to_json(), "created": account.created}
+        request |= {"command": account.command} if account.command else {}
         state: Json = {"state": account.state, "owner": account.owner}
         # A row that is not final may be older than what others have recorded since.
         unknown = self.account(account.id) is None
@@ -231,9 +237,16 @@ class Ledger:
             found = (self._account(*pair) for pair in zip(ids, read, strict=True))
             yield from (account for account in found if account)
 
+    def ids(self, count: int) -> list[str]:
+        """Return the ids of the migrations that were requested last, newest first.
+
+        Raises StoreUnreachable.
+        """
+        return self._store.highest(INDEX, count)
+
     def latest(self, count: int) -> list[Account]:
         """Return the migrations that were requested last, newest first. Raises StoreUnreachable."""
-        return self.accounts(self._store.highest(INDEX, count))
+        return self.accounts(self.ids(count))
 
     def find(self, prefix: str) -> list[str]:
         """Return the ids that begin with ``prefix``, for people who do not type whole ones."""

@@ -42,6 +42,8 @@ class _Result:
     mode: str = ""
     owner: str | None = None
     failure: Failure | None = None
+    command: str | None = None
+    freeze_started: Number | None = None
     downtime_ms: Number | None = None
     frozen_ms: Number | None = None
     settled_ms: Number | None = None

@@ -108,8 +108,10 @@ def test_how_far_it_is(ledger: Ledger) -> None:
     ledger.record_progress(migration, bytes=1, total=10)
     ledger.record_owner(migration, "beta")
     ledger.record_progress(migration, bytes=4, total=10, missing=6)
+    ledger.record_command(migration, "/usr/bin/memcached -m 64")
     account = ledger.account(migration)
     assert account is not None
+    assert account.to_json()["command"] == account.command == "/usr/bin/memcached -m 64"
     assert account.progress == {"bytes": 4, "total": 10, "missing": 6}
     assert (account.to_json()["owner"], account.to_json()["progress"]) == ("beta", account.progress)
     ledger.close(migration, RESULT)

@@ -123,6 +123,7 @@ def test_the_result_of_a_good_migration() -> None:
     )
     assert set(promised.split()) <= set(json.loads(json.dumps(result)))
     assert (result["total_ms"], result["rounds"], result["failure"]) == (1500.0, 1, None)
+    assert result["freeze_started"] == TIMES["freeze_started"]
     assert result["steps"][0] == {
         "name": "dump",
         "host": "alpha",
@@ -131,6 +132,15 @@ def test_the_result_of_a_good_migration() -> None:
         "outcome": "done",
         "failed": False,
     }
+
+
+def test_the_command_line_of_a_process_that_was_refused() -> None:
+    """The step that refused it hands no facts on; the ledger has what the source has seen."""
+    refused = _account(command="redis-server *:6379")
+    assert result_of(Message(ID, PLAN, Facts()), refused)["command"] == "redis-server *:6379"
+    named = Message(ID, PLAN, Facts(command="memcached"))
+    assert result_of(named, _account())["command"] == "memcached"
+    assert result_of(Message(ID, PLAN, Facts()), None)["command"] is None
 
 
 def test_the_result_without_a_ledger() -> None:
