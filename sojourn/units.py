@@ -50,8 +50,8 @@ def time_left(left_s: float | None) -> str:
 
 
 def moment(since_epoch_s: float) -> str:
-    """Return an instant, by this machine's clock and time zone."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since_epoch_s))
+    """Return an instant in this machine's time zone, which is named."""
+    return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(since_epoch_s))
 
 
 def time_of_day(since_epoch_s: float) -> str:

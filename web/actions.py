@@ -11,8 +11,9 @@ from sojourn.cluster.batches import BatchState, Record
 from sojourn.cluster.client import Cluster
 from sojourn.errors import HostUnreachable, SojournError, UsageError
 from sojourn.model import Role
+from web.options import options_of, plan_of
 from web.pages import account_of
-from workflows import batch, intervene
+from workflows import batch, intervene, migrate, survey
 
 #: How long a drain may take to find out what will be moved.
 PLANNED_S = 20.0
@@ -68,6 +69,22 @@ def uncordon(cluster: Cluster, request: Request) -> Effect:
     return Effect(f"{request.subject} takes migrations again.")
 
 
+def migrate_one(cluster: Cluster, request: Request) -> Effect:
+    """Migrate one process of a host.
+
+    Raises UsageError, HostUnreachable, and Refused if the two hosts cannot do it.
+    """
+    plan = plan_of(request.subject, request.fields)
+    # The registry knows what hosts announced last; whether their workers answer is asked of them.
+    cluster.registry.check(plan)
+    survey.check_workers(plan)
+    # The id is chosen here, and its page is there before a worker has the message.
+    name = str(uuid4())
+    cluster.ledger.open(name, plan)
+    migrate.apply_async(kwargs=plan.to_json(), task_id=name)
+    return Effect(f"Requested: {plan.describe()}.", "migration", name)
+
+
 def drain(cluster: Cluster, request: Request) -> Effect:
     """Move away all that can be moved from a host.
 
@@ -77,7 +94,9 @@ def drain(cluster: Cluster, request: Request) -> Effect:
     _check_typed(request, request.subject)
     # The id is chosen here, so that the page of the batch is known before a worker has planned it.
     name = str(uuid4())
-    batch.drain.apply_async(kwargs={"host": request.subject, "by": request.operator}, task_id=name)
+    asked = {"host": request.subject, "by": request.operator, **options_of(request.fields)}
+    batch.lines_of_drain(request.subject, **options_of(request.fields))  # refused here, if at all
+    batch.drain.apply_async(kwargs=asked, task_id=name)
     record = _planned(cluster, name)
     stay = f" {len(record.stays)} stay." if record.stays else ""
     return Effect(
@@ -118,6 +137,7 @@ ACTIONS: dict[tuple[str, str], Action] = {
     ("host", "cordon"): cordon,
     ("host", "uncordon"): uncordon,
     ("host", "drain"): drain,
+    ("host", "migrate"): migrate_one,
     ("batch", "pause"): pause,
     ("batch", "resume"): resume,
     ("batch", "abort"): abort_batch,

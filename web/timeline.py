@@ -1,14 +1,14 @@
 """The timeline of a migration as a picture: the places of bars, freeze and commit.
 
-A template draws it. Horizontal places are in percent, so that the picture fits any window, vertical
-ones in pixels. Both hosts' clocks are taken as they are: where they disagree by some milliseconds,
-so do the bars. The ledger records the commit when the step that made it has ended, and there the
-picture marks it.
+A template draws it. The names of hosts and steps stand in a column of their own, so that no bar,
+line or label can cover them. Right of it, horizontal places are in percent, so that the picture
+fits any window, and vertical ones in pixels. Both hosts' clocks are taken as they are: where they
+disagree by some milliseconds, so do the bars. The ledger records the commit when the step that made
+it has ended, and there the picture marks it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sojourn import units
@@ -24,10 +24,6 @@ FOOT = 22
 
 #: The thinnest bar that can be seen, in percent.
 THIN = 0.4
-
-#: A label stands behind a bar that ends before the first percentage, and in front of a bar that
-#: begins after the second; else inside of it.
-BEHIND, IN_FRONT = 58.0, 42.0
 
 #: The steps that commit: the restore, or the verdict that settled a migration in doubt.
 COMMITS = ("restore", "decide")
@@ -47,8 +43,6 @@ class Bar:
     y: int
     x: float
     width: float
-    label_x: float
-    label: str
 
 
 @dataclass(frozen=True)
@@ -71,6 +65,11 @@ class Freeze:
     label: str
     known: bool
 
+    @property
+    def end(self) -> float:
+        """Where it ends, in percent."""
+        return self.x + self.width
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -88,11 +87,13 @@ class Picture:
 class Scale:
     """A scale from instants, in seconds, to percent."""
 
-    def __init__(self, steps: Iterable[StepRecord], now: float) -> None:
-        found = list(steps)
-        self.begin = min(step.started for step in found)
+    def __init__(self, account: Account, now: float) -> None:
+        steps = account.steps
+        self.begin = min(step.started for step in steps)
         self.now = max(now, self.begin)
-        self.end = max(max(step.started, self.ended(step)) for step in found)
+        ends = [max(step.started, self.ended(step)) for step in steps]
+        # In doubt no step is under way, and the process stands still all the same.
+        self.end = max([*ends, *([self.now] if account.state is State.IN_DOUBT else [])])
         self.length = max(self.end - self.begin, 0.001)
 
     def ended(self, step: StepRecord) -> float:
@@ -108,7 +109,7 @@ def draw(account: Account, now: float) -> Picture | None:
     """Return the picture of a migration, None before its first step."""
     if not account.steps:
         return None
-    scale = Scale(account.steps, now)
+    scale = Scale(account, now)
     frozen, lanes, y = _frozen(account, scale), [], TOP
     for role, host in (("source", account.plan.source), ("destination", account.plan.destination)):
         steps = [step for step in account.steps if step.host == host]
@@ -132,10 +133,9 @@ def _bar(step: StepRecord, scale: Scale, frozen: tuple[float, float] | None, y: 
     end = scale.ended(step)
     x = scale.at(step.started)
     width = max(THIN, round(scale.at(end) - x, 2))
-    x = min(x, 100 - width)
-    label, label_x = _label(x, x + width)
     took = units.span(step.elapsed_ms) if step.ended is not None else "…"
-    return Bar(step.name, took, step.outcome, _kind(step, end, frozen), y, x, width, label_x, label)
+    kind = _kind(step, end, frozen)
+    return Bar(step.name, took, step.outcome, kind, y, min(x, 100 - width), width)
 
 
 def _kind(step: StepRecord, end: float, frozen: tuple[float, float] | None) -> str:
@@ -146,25 +146,41 @@ def _kind(step: StepRecord, end: float, frozen: tuple[float, float] | None) -> s
     return "frozen" if frozen and step.started < frozen[1] and end > frozen[0] else "run"
 
 
-def _label(begin: float, end: float) -> tuple[str, float]:
-    """Return the place of a bar's label relative to the bar, and in percent."""
-    if end <= BEHIND:
-        return "behind", end
-    return ("before", begin) if begin >= IN_FRONT else ("inside", begin)
-
-
 def _frozen(account: Account, scale: Scale) -> tuple[float, float] | None:
     """Return the instants between which the process did not run, or may not have."""
     dump = _step(account, "dump")
     if dump is None:
         return None
-    restored, downtime_ms = _commit(account), (account.result or {}).get("downtime_ms")
+    return _measured(account) or (dump.started, _last_frozen(account, scale))
+
+
+def _measured(account: Account) -> tuple[float, float] | None:
+    """Return when the freeze began and ended, of a migration that arrived, as far as is known.
+
+    Who was in doubt may have heard of the commit long after it: the freeze is where it began, and
+    as long as it was measured.
+    """
+    result = account.result or {}
+    downtime_ms, began, restored = (
+        result.get("downtime_ms"),
+        result.get("freeze_started"),
+        _commit(account),
+    )
+    if not downtime_ms:
+        return None
+    if began is not None:
+        return began, began + downtime_ms / 1000
+    return None if restored is None else (restored - downtime_ms / 1000, restored)
+
+
+def _last_frozen(account: Account, scale: Scale) -> float:
+    """Return the last instant at which the process may have been frozen."""
+    restored, back = _commit(account), _step(account, *RESUMES)
     if restored is not None:
-        return (restored - downtime_ms / 1000 if downtime_ms else dump.started), restored
-    back = _step(account, *RESUMES)
+        return restored
     if back and back.ended and not back.failed:
-        return dump.started, back.ended
-    return dump.started, scale.end if account.state.definite else scale.now
+        return back.ended
+    return scale.end if account.state.definite else scale.now
 
 
 def _freeze(account: Account, frozen: tuple[float, float], scale: Scale) -> Freeze:
@@ -172,9 +188,12 @@ def _freeze(account: Account, frozen: tuple[float, float], scale: Scale) -> Free
     x, end = scale.at(frozen[0]), scale.at(frozen[1])
     if measured:
         label = f"frozen, downtime {units.span(measured)}"
+    elif account.state is State.IN_DOUBT:
+        label = f"frozen for {units.span(1000 * (frozen[1] - frozen[0]))} so far"
     else:
         label = f"frozen for at most {units.span(1000 * (frozen[1] - frozen[0]))}"
-    return Freeze(x, round(max(THIN, end - x), 2), label, bool(measured))
+    width = round(max(THIN, end - x), 2)
+    return Freeze(min(x, 100 - width), width, label, bool(measured))
 
 
 def _commit(account: Account) -> float | None:
