@@ -3,8 +3,8 @@
 A template draws it. The names of hosts and steps stand in a column of their own, so that no bar,
 line or label can cover them. Right of it, horizontal places are in percent, so that the picture
 fits any window, and vertical ones in pixels. Both hosts' clocks are taken as they are: where they
-disagree by some milliseconds, so do the bars. The ledger records the commit when the step that made
-it has ended, and there the picture marks it.
+disagree by some milliseconds, so do the bars. The commit is marked where the process ran again on
+the destination; where that was not measured, where the step that made it had ended.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sojourn import units
+from sojourn.cluster import freeze
 from sojourn.cluster.account import Account
 from sojourn.model import State, StepRecord
 
@@ -24,12 +25,6 @@ FOOT = 22
 
 #: The thinnest bar that can be seen, in percent.
 THIN = 0.4
-
-#: The steps that commit: the restore, or the verdict that settled a migration in doubt.
-COMMITS = ("restore", "decide")
-
-#: The steps that let the process run on again on its source.
-RESUMES = ("resume", "reclaim")
 
 
 @dataclass(frozen=True)
@@ -57,7 +52,7 @@ class Lane:
 
 
 @dataclass(frozen=True)
-class Freeze:
+class Shade:
     """When the process did not run; ``known`` if that was measured and not only bounded."""
 
     x: float
@@ -79,7 +74,7 @@ class Picture:
     bottom: int
     lanes: tuple[Lane, ...]
     ticks: tuple[tuple[float, str], ...]
-    freeze: Freeze | None
+    freeze: Shade | None
     commit: float | None
     owner: str | None
 
@@ -110,7 +105,8 @@ def draw(account: Account, now: float) -> Picture | None:
     if not account.steps:
         return None
     scale = Scale(account, now)
-    frozen, lanes, y = _frozen(account, scale), [], TOP
+    stood, lanes, y = freeze.of(account, scale.now), [], TOP
+    frozen = (stood.began, stood.ended) if stood else None
     for role, host in (("source", account.plan.source), ("destination", account.plan.destination)):
         steps = [step for step in account.steps if step.host == host]
         height = HEAD + ROW * max(1, len(steps))
@@ -123,10 +119,10 @@ def draw(account: Account, now: float) -> Picture | None:
     ticks = tuple(
         (part, units.span(scale.length * part * 10)) for part in (0.0, 25.0, 50.0, 75.0, 100.0)
     )
-    freeze = _freeze(account, frozen, scale) if frozen else None
-    commit = _commit(account)
+    shade = _shade(account, stood, scale) if stood else None
+    commit = freeze.commit(account)
     mark = None if commit is None else scale.at(commit)
-    return Picture(bottom + FOOT, bottom, tuple(lanes), ticks, freeze, mark, account.owner)
+    return Picture(bottom + FOOT, bottom, tuple(lanes), ticks, shade, mark, account.owner)
 
 
 def _bar(step: StepRecord, scale: Scale, frozen: tuple[float, float] | None, y: int) -> Bar:
@@ -146,65 +142,14 @@ def _kind(step: StepRecord, end: float, frozen: tuple[float, float] | None) -> s
     return "frozen" if frozen and step.started < frozen[1] and end > frozen[0] else "run"
 
 
-def _frozen(account: Account, scale: Scale) -> tuple[float, float] | None:
-    """Return the instants between which the process did not run, or may not have."""
-    dump = _step(account, "dump")
-    if dump is None:
-        return None
-    return _measured(account) or (dump.started, _last_frozen(account, scale))
-
-
-def _measured(account: Account) -> tuple[float, float] | None:
-    """Return when the freeze began and ended, of a migration that arrived, as far as is known.
-
-    Who was in doubt may have heard of the commit long after it: the freeze is where it began, and
-    as long as it was measured.
-    """
-    result = account.result or {}
-    downtime_ms, began, restored = (
-        result.get("downtime_ms"),
-        result.get("freeze_started"),
-        _commit(account),
-    )
-    if not downtime_ms:
-        return None
-    if began is not None:
-        return began, began + downtime_ms / 1000
-    return None if restored is None else (restored - downtime_ms / 1000, restored)
-
-
-def _last_frozen(account: Account, scale: Scale) -> float:
-    """Return the last instant at which the process may have been frozen."""
-    restored, back = _commit(account), _step(account, *RESUMES)
-    if restored is not None:
-        return restored
-    if back and back.ended and not back.failed:
-        return back.ended
-    return scale.end if account.state.definite else scale.now
-
-
-def _freeze(account: Account, frozen: tuple[float, float], scale: Scale) -> Freeze:
+def _shade(account: Account, stood: freeze.Freeze, scale: Scale) -> Shade:
     measured = (account.result or {}).get("downtime_ms")
-    x, end = scale.at(frozen[0]), scale.at(frozen[1])
+    x, end = scale.at(stood.began), scale.at(stood.ended)
+    lasted = units.span(1000 * (stood.ended - stood.began))
+    label = f"frozen for {lasted}" if stood.known else f"frozen for at most {lasted}"
     if measured:
         label = f"frozen, downtime {units.span(measured)}"
     elif account.state is State.IN_DOUBT:
-        label = f"frozen for {units.span(1000 * (frozen[1] - frozen[0]))} so far"
-    else:
-        label = f"frozen for at most {units.span(1000 * (frozen[1] - frozen[0]))}"
+        label = f"frozen for {lasted} so far"
     width = round(max(THIN, end - x), 2)
-    return Freeze(min(x, 100 - width), width, label, bool(measured))
-
-
-def _commit(account: Account) -> float | None:
-    """Return when the step had ended that made the destination the owner, None without a commit."""
-    if account.owner != account.plan.destination and account.state is not State.CLEANUP_PENDING:
-        return None
-    step = _step(account, *COMMITS)
-    return step.ended if step and not step.failed else None
-
-
-def _step(account: Account, *names: str) -> StepRecord | None:
-    """Return the last step of one of these names."""
-    found = [step for step in account.steps if step.name in names]
-    return found[-1] if found else None
+    return Shade(min(x, 100 - width), width, label, stood.known)

@@ -172,11 +172,13 @@ def test_the_page_of_a_migration_draws_its_steps_the_freeze_and_the_commit(
     place.stands("beta", "preflight.begin")
     browser.open(f"/migrations/migration/{migration}")
     browser.see("running", "#state")
-    browser.see("preflight", "svg.timeline")
+    browser.see("preflight", ".timeline")
     place.go_on("beta")
     browser.see("completed", "#state")
     browser.see("The process runs on beta.", ".head")
-    browser.see("committed", "svg.timeline")
+    assert re.search(r"counter.* \(pid \d+\): alpha → beta", browser.text("h1"))
+    assert re.fullmatch(r"\d+ ms", browser.text("#downtime"))
+    browser.see("committed", ".timeline")
     titles = "[...document.querySelectorAll('.timeline .bar title')]"
     steps = browser.run(f"return {titles}.map((title) => title.textContent)")
     assert {step.split()[0] for step in steps} >= {
@@ -235,6 +237,42 @@ def test_a_button_aborts_a_migration(place: Place, browser: Browser) -> None:
     assert runs_on(place.lab.host("alpha"), counter)
 
 
+def row_of(counter: Workload) -> str:
+    """Return the selector of a process in the list of its host's page."""
+    return f'#processes tr[data-pid="{counter.pid}"]'
+
+
+def test_a_process_is_checked_and_migrated_from_its_hosts_page(
+    place: Place, browser: Browser
+) -> None:
+    """Preflight's verdict on both hosts stands beside it; the dialogue checks other options too."""
+    counter = place.counter()
+    alpha, beta = place.lab.host("alpha"), place.lab.host("beta")
+    server = workload.start(alpha, "tcp_server", address=alpha.address)
+    workload.start(beta, "tcp_client", address=alpha.address).wait_for_beats()
+    browser.open("/migrations/host/alpha")
+    browser.see("can be migrated", f"{row_of(counter)} .verdict")
+    assert "counter" in browser.text(row_of(counter))
+    browser.see("cannot be migrated", f"{row_of(server)} .verdict")
+    browser.click(f"{row_of(server)} button")
+    browser.see("TCP_ESTABLISHED", "#dialog-findings")
+    browser.click("#dialog-options [name=tcp_established]")
+    browser.until(lambda: "TCP_ESTABLISHED" not in browser.text("#dialog-findings"))
+    browser.see("ADDRESS_MISSING on beta", "#dialog-findings")
+    browser.click("#dialog [value=no]")
+
+    browser.click(f"{row_of(counter)} button")
+    browser.see("can be migrated", "#dialog-findings")
+    browser.run("document.querySelector('#dialog-options [name=mode]').value = 'post-copy'")
+    browser.click("#dialog-yes")
+    browser.see(f"Requested: pid {counter.pid} from alpha to beta.", "#answer")
+    browser.click("#answer a")
+    browser.see("completed", "#state")
+    browser.see("post-copy", ".facts")
+    assert runs_on(beta, counter)
+    assert browser.complaints() == []
+
+
 def test_a_host_is_cordoned_and_drained_by_buttons(
     place: Place, browser: Browser, pictures: Path
 ) -> None:
@@ -253,14 +291,19 @@ def test_a_host_is_cordoned_and_drained_by_buttons(
     assert not browser.driver.find_element("id", "dialog-yes").is_enabled(), (
         "its name was not typed"
     )
-    browser.click("#dialog [value=no]")
-    confirm(browser, "#drain", typed="beta")
+    browser.run("document.querySelector('#dialog-options [name=bandwidth_mbit]').value = 4000")
+    browser.type("#dialog [name=typed]", "beta")
+    browser.click("#dialog-yes")
     browser.see("2 migrations are queued", "#answer", within_s=60)
     browser.click("#answer a")
     browser.see("finished", "#state", within_s=90)
+    browser.see("Drain of beta", "h1")
+    browser.see("counter", "[data-part=lines]")
     browser.see("2 completed", ".counts")
     browser.shoot(pictures / "batch.png", high=620)
     assert all(runs_on(place.lab.host("alpha"), counter) for counter in counters)
+    browser.click(".steps a")
+    browser.see("at most 4000 Mbit/s", ".facts")
     browser.open("/migrations/host/beta")
     browser.see("cordoned", "#state")
     browser.shoot(pictures / "host.png", high=820)

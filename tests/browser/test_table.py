@@ -293,7 +293,8 @@ def arrive(place: Flower, name: str) -> None:
         place.ledger.record_step(name, "source" if host == "alpha" else "destination", record)
     place.ledger.record_command(name, "/usr/sbin/nginx -g daemon")
     result = {"state": State.COMPLETED, "owner": "beta", "failure": None, "downtime_ms": 3500.0}
-    place.ledger.close(name, result | {"freeze_started": began + 3.2})
+    freeze = {"began": began + 3.2, "ended": began + 6.7}
+    place.ledger.close(name, result | {"freeze": freeze})
 
 
 def test_no_label_of_the_timeline_is_on_the_line_of_the_commit(place: Flower, opens: Opens) -> None:

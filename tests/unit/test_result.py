@@ -123,7 +123,6 @@ def test_the_result_of_a_good_migration() -> None:
     )
     assert set(promised.split()) <= set(json.loads(json.dumps(result)))
     assert (result["total_ms"], result["rounds"], result["failure"]) == (1500.0, 1, None)
-    assert result["freeze_started"] == TIMES["freeze_started"]
     assert result["steps"][0] == {
         "name": "dump",
         "host": "alpha",

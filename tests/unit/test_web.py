@@ -131,7 +131,7 @@ def test_the_picture_shades_the_downtime_and_marks_the_commit_at_its_end() -> No
     picture = timeline.draw(ARRIVED, now=2000.0)
     assert picture is not None
     assert picture.commit == 90.0
-    assert picture.freeze == timeline.Freeze(50.0, 40.0, "frozen, downtime 4000 ms", known=True)
+    assert picture.freeze == timeline.Shade(50.0, 40.0, "frozen, downtime 4000 ms", known=True)
     assert [lane.host for lane in picture.lanes] == ["alpha", "beta"]
     kinds = {bar.name: bar.kind for lane in picture.lanes for bar in lane.bars}
     assert kinds == {"examine": "run", "dump": "frozen", "restore": "frozen", "retire": "run"}
@@ -147,19 +147,19 @@ DOUBTED = (
 
 def test_the_freeze_of_one_that_was_in_doubt_is_where_it_was() -> None:
     """The destination had let the process run long before the source heard of it."""
-    result = {"downtime_ms": 4000.0, "freeze_started": 1011.0}
+    result = {"downtime_ms": 4000.0, "freeze": {"began": 1011.0, "ended": 1015.0}}
     arrived = account(*DOUBTED, state=State.COMPLETED, owner="beta", result=result)
     picture = timeline.draw(arrived, now=2000.0)
     assert picture is not None
-    assert picture.freeze == timeline.Freeze(1.0, 4.0, "frozen, downtime 4000 ms", known=True)
-    assert picture.commit == 80.0
+    assert picture.freeze == timeline.Shade(1.0, 4.0, "frozen, downtime 4000 ms", known=True)
+    assert picture.commit == 5.0
 
 
 def test_a_doubt_is_shaded_until_now() -> None:
     """No step is under way, and the process does not run; neither does the clock stand still."""
     picture = timeline.draw(account(*DOUBTED[:2], state=State.IN_DOUBT, owner=None), now=1060.0)
     assert picture is not None
-    assert picture.freeze == timeline.Freeze(0.0, 100.0, "frozen for 50.00 s so far", known=False)
+    assert picture.freeze == timeline.Shade(0.0, 100.0, "frozen for 50.00 s so far", known=False)
     assert picture.ticks[-1] == (100.0, "50.00 s")
 
 
@@ -173,7 +173,7 @@ def test_a_rollback_is_shaded_until_the_resume_and_has_no_commit() -> None:
     picture = timeline.draw(account(*steps, state=State.ROLLED_BACK), now=2000.0)
     assert picture is not None
     assert picture.commit is None
-    assert picture.freeze == timeline.Freeze(0.0, 100.0, "frozen for at most 8000 ms", known=False)
+    assert picture.freeze == timeline.Shade(0.0, 100.0, "frozen for at most 8000 ms", known=False)
     assert picture.lanes[0].bars[0].kind == "failed"
 
 
