@@ -43,6 +43,9 @@ CARDS: dict[str, tuple[str, str, frozenset[State]]] = {
 }
 CARD_OF = {state: name for name, (_, _, states) in CARDS.items() for state in states}
 
+#: How much of a command line is shown, in characters.
+COMMAND = 80
+
 #: The steps in which memory crosses, or comes into place.
 CROSSING = {"dump", "settle"}
 
@@ -82,11 +85,21 @@ def look(state: State) -> str:
 
 
 def program(command: str) -> str:
-    """Return a command line without the directories of its program; empty if it is not known."""
+    """Return a command line without the directories of its program; empty if it is not known.
+
+    Those of a script behind its interpreter are left out too. What is long is cut.
+    """
+    command = command[:COMMAND]
     if command.startswith("["):
         return command  # the name of a process without a command line
-    first, space, rest = command.partition(" ")
-    return f"{first.rpartition('/')[2] or first}{space}{rest}"
+    first, *rest = command.split(" ")
+    if rest and rest[0].startswith("/"):
+        rest[0] = _last(rest[0])
+    return " ".join([_last(first), *rest])
+
+
+def _last(path: str) -> str:
+    return path.rpartition("/")[2] or path
 
 
 def downtime_of(account: Account) -> str:
@@ -102,7 +115,7 @@ def row(account: Account, crossing: Crossing = Crossing()) -> Json:
     return {
         "id": account.id,
         "pid": plan.pid,
-        "command": account.command,
+        "command": account.command[:COMMAND],
         "program": program(account.command),
         "source": plan.source,
         "destination": plan.destination,

@@ -88,6 +88,7 @@ class Part:
 
     With ``auto``, placement chose the destination and may choose another one for the next attempt;
     ``avoid`` are those that failed. ``bytes`` is the memory the tree takes at its destination.
+    ``command`` is the command line of its root, empty where that was not found.
     """
 
     number: int
@@ -98,6 +99,7 @@ class Part:
     bytes: int = 0
     tries: int = 1
     avoid: tuple[str, ...] = ()
+    command: str = ""
 
     def again(self, destination: str | None = None) -> Part:
         """Return the part for its next attempt, perhaps to another destination.

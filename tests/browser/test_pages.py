@@ -306,7 +306,12 @@ def test_a_host_is_cordoned_and_drained_by_buttons(
     browser.see("at most 4000 Mbit/s", ".facts")
     browser.open("/migrations/host/beta")
     browser.see("cordoned", "#state")
-    browser.shoot(pictures / "host.png", high=820)
+    browser.see("the worker cannot migrate itself", "#processes")
+    Registry(place.store).uncordon("beta")
+    browser.open("/migrations/host/alpha")
+    browser.see("can be migrated", f"{row_of(counters[0])} .verdict")
+    browser.see("can be migrated", f"{row_of(counters[1])} .verdict")
+    browser.shoot(pictures / "host.png", high=960)
     assert browser.complaints() == []
 
 

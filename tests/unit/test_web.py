@@ -263,15 +263,21 @@ def test_every_state_has_its_style() -> None:
 
 
 def test_the_head_names_the_program() -> None:
-    """Without the directories, with its arguments; a name in brackets is no path."""
+    """Without the directories, with arguments and script; a name in brackets is no path."""
     shown = row(replace(ARRIVED, command="/usr/bin/python3 /srv/app.py --port 80"))
-    assert shown["program"] == "python3 /srv/app.py --port 80"
+    assert shown["program"] == "python3 app.py --port 80"
     assert (shown["command"], shown["downtime"]) == (
         "/usr/bin/python3 /srv/app.py --port 80",
         "4000 ms",
     )
-    assert row(replace(ARRIVED, command="[sh/x]"))["program"] == "[sh/x]"
-    assert row(ARRIVED)["program"] == ""
+    for command, name in {
+        "[sh/x]": "[sh/x]",
+        "/usr/sbin/nginx -c /etc/nginx.conf": "nginx -c /etc/nginx.conf",
+        "redis-server *:6379": "redis-server *:6379",
+        "x" * 10_000: "x" * 80,
+        "": "",
+    }.items():
+        assert row(replace(ARRIVED, command=command))["program"] == name
 
 
 def test_no_page_of_the_documentation_is_outside_of_it() -> None:
