@@ -12,8 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sojourn import units
+from sojourn.cluster import freeze
 from sojourn.cluster.account import Account
-from sojourn.model import State, StepRecord
+from sojourn.model import StepRecord
 
 #: Pixels: a step, the head of a lane, between lanes, and the margins for labels and ticks.
 ROW = 24
@@ -28,12 +29,6 @@ THIN = 0.4
 #: A label stands behind a bar that ends before the first percentage, and in front of a bar that
 #: begins after the second; else inside of it.
 BEHIND, IN_FRONT = 58.0, 42.0
-
-#: The steps that commit: the restore, or the verdict that settled a migration in doubt.
-COMMITS = ("restore", "decide")
-
-#: The steps that let the process run on again on its source.
-RESUMES = ("resume", "reclaim")
 
 
 @dataclass(frozen=True)
@@ -109,7 +104,9 @@ def draw(account: Account, now: float) -> Picture | None:
     if not account.steps:
         return None
     scale = Scale(account.steps, now)
-    frozen, lanes, y = _frozen(account, scale), [], TOP
+    stood = freeze.of(account, now)
+    frozen = (stood.began, stood.ended) if stood else None
+    lanes, y = [], TOP
     for role, host in (("source", account.plan.source), ("destination", account.plan.destination)):
         steps = [step for step in account.steps if step.host == host]
         height = HEAD + ROW * max(1, len(steps))
@@ -122,10 +119,10 @@ def draw(account: Account, now: float) -> Picture | None:
     ticks = tuple(
         (part, units.span(scale.length * part * 10)) for part in (0.0, 25.0, 50.0, 75.0, 100.0)
     )
-    freeze = _freeze(account, frozen, scale) if frozen else None
-    commit = _commit(account)
+    shade = _shade(account, stood, scale) if stood else None
+    commit = freeze.commit(account)
     mark = None if commit is None else scale.at(commit)
-    return Picture(bottom + FOOT, bottom, tuple(lanes), ticks, freeze, mark, account.owner)
+    return Picture(bottom + FOOT, bottom, tuple(lanes), ticks, shade, mark, account.owner)
 
 
 def _bar(step: StepRecord, scale: Scale, frozen: tuple[float, float] | None, y: int) -> Bar:
@@ -153,39 +150,12 @@ def _label(begin: float, end: float) -> tuple[str, float]:
     return ("before", begin) if begin >= IN_FRONT else ("inside", begin)
 
 
-def _frozen(account: Account, scale: Scale) -> tuple[float, float] | None:
-    """Return the instants between which the process did not run, or may not have."""
-    dump = _step(account, "dump")
-    if dump is None:
-        return None
-    restored, downtime_ms = _commit(account), (account.result or {}).get("downtime_ms")
-    if restored is not None:
-        return (restored - downtime_ms / 1000 if downtime_ms else dump.started), restored
-    back = _step(account, *RESUMES)
-    if back and back.ended and not back.failed:
-        return dump.started, back.ended
-    return dump.started, scale.end if account.state.definite else scale.now
-
-
-def _freeze(account: Account, frozen: tuple[float, float], scale: Scale) -> Freeze:
+def _shade(account: Account, stood: freeze.Freeze, scale: Scale) -> Freeze:
     measured = (account.result or {}).get("downtime_ms")
-    x, end = scale.at(frozen[0]), scale.at(frozen[1])
+    x, end = scale.at(stood.began), scale.at(stood.ended)
+    lasted = units.span(1000 * (stood.ended - stood.began))
     if measured:
         label = f"frozen, downtime {units.span(measured)}"
     else:
-        label = f"frozen for at most {units.span(1000 * (frozen[1] - frozen[0]))}"
-    return Freeze(x, round(max(THIN, end - x), 2), label, bool(measured))
-
-
-def _commit(account: Account) -> float | None:
-    """Return when the step had ended that made the destination the owner, None without a commit."""
-    if account.owner != account.plan.destination and account.state is not State.CLEANUP_PENDING:
-        return None
-    step = _step(account, *COMMITS)
-    return step.ended if step and not step.failed else None
-
-
-def _step(account: Account, *names: str) -> StepRecord | None:
-    """Return the last step of one of these names."""
-    found = [step for step in account.steps if step.name in names]
-    return found[-1] if found else None
+        label = f"frozen for {lasted}" if stood.known else f"frozen for at most {lasted}"
+    return Freeze(x, round(max(THIN, end - x), 2), label, stood.known)

@@ -117,15 +117,17 @@ def _plan(batch: str, kind: str, asked: list[Json], by: str) -> None:
 
 
 def _survey(batch: str, asked: list[Json], registry: Registry, then: Untyped) -> Untyped:
-    """Collect the trees of the hosts that the lines leave open, then call ``then`` with them.
+    """Collect the trees of the hosts of all lines, then call ``then`` with them.
 
     Each host reports them once for a batch: a request that is put back into the shared queue, where
     another worker takes it, does not drain again. Raises UsageError.
     """
     lines = from_json(asked)
-    names = sorted({line.source for line in lines if line.pid is None or line.destination is None})
-    for name in names:
+    needed = {line.source for line in lines if line.pid is None or line.destination is None}
+    for name in sorted(needed):
         registry.check_host(name)
+    # The others are asked for the commands of the processes only, which people know them by.
+    names = sorted(needed | ({line.source for line in lines} & registry.alive().keys()))
     # No survey is made after its batch was refused for want of it (``_give_up_planning``).
     surveys = [
         survey.s().set(
@@ -179,7 +181,8 @@ def _part(batch: str, number: int, placed: Placed, host: Host) -> Part:
     plan = {**host.settings.limits, **line.plan(tree.pid, placed.destination or AUTO)}
     # The same id in every attempt: a message that comes twice opens nothing twice.
     migration = str(uuid5(NAMESPACE_OID, f"{batch}:{number}"))
-    return Part(number, plan, migration, line.priority, line.destination is None, tree.bytes)
+    how = (line.priority, line.destination is None, tree.bytes)
+    return Part(number, plan, migration, *how, command=tree.name)
 
 
 def _queue(host: Host, batch: str, parts: Sequence[Part]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from sojourn.cluster.batches import who
 from sojourn.cluster.placement import Item, place
 from sojourn.cluster.planfile import SOME_PID, Line, bad_lines, duplicates
 from sojourn.errors import SojournError, UsageError
@@ -25,7 +26,7 @@ MATCHED_WITHIN_S = 10.0
 
 @dataclass(frozen=True)
 class Wanted:
-    """A tree that a line means, and how large it is."""
+    """A tree that a line means, the command of its root if that was found, and how large it is."""
 
     line: Line
     pid: int
@@ -126,9 +127,11 @@ def _wanted(lines: Sequence[Line], trees: dict[str, list[SeenTree]]) -> Selected
 
 
 def _named(line: Line, pid: int, seen: Sequence[SeenTree]) -> Wanted:
-    """Return the tree of a line that names a PID, of size 0 if the host was not asked."""
+    """Return the tree of a line that names a PID, without name and size if its host has none."""
     tree = next((tree for tree in seen if any(member.pid == pid for member in tree.members)), None)
-    return Wanted(line, pid, f"process {pid}", size_for(tree.memory_bytes) if tree else 0)
+    if tree is None:
+        return Wanted(line, pid, "", 0)
+    return Wanted(line, pid, tree.command, size_for(tree.memory_bytes))
 
 
 def _placed(wanted: Sequence[Wanted], host: Host) -> Iterator[Placed]:
@@ -136,7 +139,7 @@ def _placed(wanted: Sequence[Wanted], host: Host) -> Iterator[Placed]:
     # A plan may have thousands of lines for a few pairs of hosts, and each check asks Redis.
     check = cache(lambda source, destination: _refusal(host, source, destination))
     items = [
-        Item(tree.name, tree.line.source, tree.bytes)
+        Item(who(tree.pid, tree.name), tree.line.source, tree.bytes)
         for tree in wanted
         if tree.line.destination is None
     ]

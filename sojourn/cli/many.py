@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +27,7 @@ from sojourn.cli.options import (
     operator,
 )
 from sojourn.cli.output import console
-from sojourn.cluster.batches import BatchState, Record, states_of
+from sojourn.cluster.batches import BatchState, Record, states_of, who
 from sojourn.cluster.client import Cluster
 from sojourn.cluster.planfile import from_json, looks_like_json, read
 from sojourn.cluster.queue import Limits
@@ -332,6 +333,8 @@ def _show(cluster: Cluster, record: Record, *, json: bool) -> None:
     console.print(
         f"[bold]{record.kind}[/] {record.state}: {counts}  [dim]{record.id}[/]", soft_wrap=True
     )
+    for host, moved in _moved(ends).items():
+        console.print(escape(f"moved to {host}: {', '.join(moved)}"), soft_wrap=True)
     for number, end in sorted(ends.items()):
         if not State(end["state"]).arrived:
             console.print(overview.describe(number, end), soft_wrap=True)
@@ -341,8 +344,18 @@ def _show(cluster: Cluster, record: Record, *, json: bool) -> None:
         console.print(escape(f"stays: {_of(stay)}: {stay['why']}"), soft_wrap=True)
 
 
+def _moved(ends: Mapping[int, Json]) -> dict[str, list[str]]:
+    """Return what has arrived, by the host where it runs now, in the order of the lines."""
+    moved: dict[str, list[str]] = {}
+    for _, end in sorted(ends.items()):
+        if State(end["state"]).arrived:
+            name = who(end["pid"], str(end.get("command", "")))
+            moved.setdefault(end["destination"], []).append(name)
+    return dict(sorted(moved.items()))
+
+
 def _of(stay: Json) -> str:
-    return f"pid {stay['pid']} on {stay['source']} ({stay['command'][:60]})"
+    return f"{who(stay['pid'], stay['command'])} on {stay['source']}"
 
 
 def _preview(cluster: Cluster, asked: list[Json], kind: str, *, json: bool) -> None:

@@ -15,7 +15,8 @@ from sojourn.model import MIGRATION_ID, Failure, Json, Plan, State, StepRecord, 
 class Account:
     """A migration as the ledger had it at one instant.
 
-    Where it comes from a host's journal, ``role`` is the side that this host had.
+    Where it comes from a host's journal, ``role`` is the side that this host had. ``doubt`` is what
+    there is to know while it is in doubt (``sojourn.cluster.doubt``).
     """
 
     id: str
@@ -30,6 +31,13 @@ class Account:
     resolved: Json | None = None
     part: Json | None = None
     progress: Json | None = None
+    doubt: Json | None = None
+
+    @property
+    def frozen(self) -> float:
+        """Since when the process may be frozen: the begin of its dump, or else of the request."""
+        dumps = (step.started for step in self.steps if step.name == "dump")
+        return next(dumps, self.created)
 
     @property
     def window(self) -> str:
@@ -44,7 +52,7 @@ class Account:
     def to_json(self) -> Json:
         """Return the migration as ``--json`` gives it, finished or not."""
         if self.result and self.result["state"] == self.state:
-            return self.result
+            return {**self.result, "doubt": self.doubt}
         return {
             "id": self.id,
             "state": self.state,
@@ -54,6 +62,7 @@ class Account:
             "failure": asdict(self.failure) if self.failure else None,
             "resolved": self.resolved,
             "progress": self.progress,
+            "doubt": self.doubt,
         }
 
 

@@ -56,6 +56,9 @@ MOST_PARTS, LINE = 100_000, re.compile(r"[0-9]{1,9}", re.ASCII)
 #: How many parts are written in one block: a few milliseconds in which Redis answers nobody else.
 CHUNK = 200
 
+#: How many characters of a command line a line for people has.
+COMMAND = 40
+
 #: Ends of a part that stand only until more is known: a later end replaces them.
 PROVISIONAL = (State.IN_DOUBT, State.CLEANUP_PENDING)
 
@@ -88,6 +91,7 @@ class Part:
 
     With ``auto``, placement chose the destination and may choose another one for the next attempt;
     ``avoid`` are those that failed. ``bytes`` is the memory the tree takes at its destination.
+    ``command`` is the command line of its root, empty where that was not found.
     """
 
     number: int
@@ -98,6 +102,7 @@ class Part:
     bytes: int = 0
     tries: int = 1
     avoid: tuple[str, ...] = ()
+    command: str = ""
 
     def again(self, destination: str | None = None) -> Part:
         """Return the part for its next attempt, perhaps to another destination.
@@ -315,6 +320,12 @@ class Batches:
                 ["XADD", EVENTS, "MAXLEN", "~", EVENTS_KEPT, "*", *event],
             ]
         )
+
+
+def who(pid: int | None, command: str) -> str:
+    """Return a process as people know it: its command, cut if that is long, and its PID."""
+    short = command if len(command) <= COMMAND else f"{command[: COMMAND - 1]}…"
+    return f"{short} (pid {pid})" if short else f"pid {pid}"
 
 
 def states_of(ends: Mapping[int, Json], total: int) -> dict[str, int]:

@@ -33,6 +33,14 @@ Number = Annotated[float, Strict()]
 
 
 @dataclass(frozen=True)
+class _Freeze:
+    """From when to when a process did not run, in seconds since the epoch."""
+
+    began: Number
+    ended: Number | None = None
+
+
+@dataclass(frozen=True)
 class _Result:
     """The fields of a finished migration that are read from Redis again; others are kept as is."""
 
@@ -44,6 +52,7 @@ class _Result:
     failure: Failure | None = None
     downtime_ms: Number | None = None
     frozen_ms: Number | None = None
+    freeze: _Freeze | None = None
     settled_ms: Number | None = None
     total_ms: Number | None = None
     pages_bytes: Number | None = None

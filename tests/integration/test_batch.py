@@ -24,7 +24,7 @@ from tests.integration.conftest import Cluster, Redis
 from tests.integration.steps import act, let_go
 from tests.integration.test_capacity import sojourn
 from workflows.batch import _look_after, abort_batch, drain, migrate_many, resume_batch
-from workflows.join import finish
+from workflows.join import concluded, finish, part_of
 
 HOSTS = ("alpha", "beta", "gamma")
 
@@ -284,6 +284,31 @@ def test_tried_three_times(
     assert "second broke" in failed["failure"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("code", "tries"), [("FILE_MISSING", 2), ("PORT_TAKEN", 3)], ids=["for good", "for now"]
+)
+def test_what_a_host_refuses_for_good_is_tried_on_others_only(
+    cluster: Cluster, batches: Batches, code: str, tries: int
+) -> None:
+    """Two hosts could take it, so it is tried twice; a port may be free a while later."""
+    batch = f"refused-{code}".lower().replace("_", "-")
+    cluster.queue.pause(batch)
+    asked = [{"pid": os.getpid(), "source": "alpha", "destination": "auto"}]
+    answer = migrate_many.apply_async(args=(asked,), task_id=batch)
+    seen = []
+    while not batches.ends(batch):
+        (part,) = eventually(lambda: batches.parts(batch))
+        cluster.queue.end(part.migration)
+        seen.append(part.plan["destination"])
+        failure = {"code": code, "message": "It is not there.", "hint": ""}
+        end = {"id": part.migration, "state": "refused", "owner": "alpha", "failure": failure}
+        concluded(part_of(batch, part), {**part.plan, **end})
+    cluster.queue.resume(batch)
+    (end,) = answer.get(timeout=30)["migrations"]
+    assert (end["state"], end["tries"], len(seen)) == ("refused", tries, tries)
+    assert set(seen) == {"beta", "gamma"}
+
+
 def test_a_batch_that_was_lost_from_the_queue(cluster: Cluster, batches: Batches) -> None:
     """A batch whose parts vanished from the queue goes on."""
     cluster.queue.pause("lost-batch")
@@ -310,6 +335,8 @@ def test_a_drain(cluster: Cluster, batches: Batches) -> None:
     assert (result["kind"], result["state"]) == ("drain", "finished")
     assert result["counts"] == {"completed": 6}
     assert {migration["source"] for migration in result["migrations"]} == {"gamma"}
+    for migration in result["migrations"]:
+        assert migration["command"] == f"program {migration['pid']}"
     assert {migration["destination"] for migration in result["migrations"]} == {"alpha", "beta"}
 
 

@@ -229,6 +229,26 @@ def test_watch_one_that_is_in_doubt(ledger: Ledger, in_pipe: Any) -> None:
     assert program.poll() is None
     _arrived(ledger, migration)
     assert program.wait(15) == 0
+    out = program.stdout.read()
+    assert out.count("beta is silent since ") == 1  # the same help is not repeated
+    assert "You may: Bring alpha and beta back" in out
+
+
+def test_a_doubt_is_shown_with_what_a_person_may_do(
+    ledger: Ledger, environment: dict[str, str], on_terminal: Any
+) -> None:
+    """``show`` and ``watch`` have the help, the table of all a line of it, JSON the same."""
+    migration = _begun(ledger)
+    ledger.record_doubt(migration)
+    one, board = on_terminal("watch", migration), on_terminal("watch")
+    one.shows("By itself: Nothing before both hosts are back")
+    board.shows(f"What you may do: sojourn show {migration[:8]}")
+    argv = [sys.executable, "-m", "sojourn", "show", migration]
+    shown = run(argv, deadline_s=30, env=environment).stdout
+    doubt = json.loads(run([*argv, "--json"], deadline_s=30, env=environment).stdout)["doubt"]
+    assert doubt["silent"] == "beta"
+    for text in (doubt["by_itself"], *doubt["you_may"][0].values(), doubt["how_to"]):
+        assert text in shown
 
 
 @pytest.fixture
