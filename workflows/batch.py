@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from uuid import NAMESPACE_OID, uuid4, uuid5
 
 from celery import chord, shared_task, states
@@ -19,12 +19,13 @@ from celery.exceptions import Ignore
 from celery.exceptions import TimeoutError as NoAnswer
 
 from sojourn.cluster.batches import LATEST, BatchState, Part, Record
-from sojourn.cluster.planfile import AUTO, check_options, from_json
+from sojourn.cluster.planfile import AUTO, check_options, from_json, skipped
 from sojourn.cluster.registry import Registry
-from sojourn.errors import Aborted, HostUnreachable, SojournError
+from sojourn.errors import Aborted, HostUnreachable, SojournError, UsageError
 from sojourn.migration.context import Host, this_host
 from sojourn.model import Failure, Json, Plan, Untyped
 from sojourn.state.message import Message
+from sojourn.text import quoted
 from workflows.app import the_app
 from workflows.call import Call
 from workflows.canvas import queue_of
@@ -48,72 +49,94 @@ LOOK_S = 15.0
 CHUNK = 500
 
 ABORTED = Failure(Aborted.code, "Its batch was aborted before it began.")
+TIMED_OUT = Failure(Aborted.code, "The time of its batch was over before it began.")
 ABORTED_TOO = Failure(Aborted.code, "Its batch was aborted.")
 
 
 @shared_task(name="sojourn.migrate_many", bind=True, base=Call)
-def migrate_many(self: Untyped, plan: list[Json], by: str = "") -> None:
+def migrate_many(
+    self: Untyped, plan: list[Json], by: str = "", timeout_s: float | None = None
+) -> None:
     """Migrate many processes: ``migrate_many.delay([{"pid": 1, "source": "a"}, ...]).get()``.
 
     Each line is as in a plan file (``sojourn.cluster.planfile``). Nothing begins if one of them is
     malformed: ``.get()`` raises one UsageError that names all that are. The result has what each
-    migration came to; those that failed raise nothing.
+    migration came to; those that failed raise nothing. After ``timeout_s`` seconds nothing more
+    begins.
     """
-    _plan(self.request.id, PLAN, plan, by)
+    check_timeout(timeout_s)
+    _plan(self.request.id, PLAN, plan, by, timeout_s)
     # The caller gets its answer when the last part has ended: ``finish`` stores the result.
     raise Ignore
 
 
 @shared_task(name="sojourn.drain", bind=True, base=Call)
-def drain(self: Untyped, host: str, by: str = "", **options: Untyped) -> None:
+def drain(
+    self: Untyped,
+    host: str,
+    by: str = "",
+    skip: list[Json] | None = None,
+    timeout_s: float | None = None,
+    **options: Untyped,
+) -> None:
     """Move away from a host all that can be moved: ``drain.delay("alpha").get()``.
 
-    ``options`` are fields of a Plan. The host is cordoned, and stays so. The result names what
-    stays there and why.
+    ``options`` are fields of a Plan; ``skip`` are selectors, such as ``{"unit": "nginx"}``, of what
+    shall stay. After ``timeout_s`` seconds nothing more begins. The host is cordoned, and stays
+    so. The result names what stays there and why.
     """
     # Before the cordon: a malformed request changes nothing.
-    lines = lines_of_drain(host, **options)
+    lines = lines_of_drain(host, skip, **options)
     from_json(lines)
+    check_timeout(timeout_s)
     this_host().registry.cordon(host)
-    _plan(self.request.id, DRAIN, lines, by)
+    _plan(self.request.id, DRAIN, lines, by, timeout_s)
     raise Ignore
 
 
-def lines_of_drain(host: str, **options: Untyped) -> list[Json]:
+def lines_of_drain(host: str, skip: list[Json] | None = None, **options: Untyped) -> list[Json]:
     """Return a drain as the lines of a plan. Raises UsageError for an option that is wrong."""
     check_options(host, AUTO, options)
-    return [{"all": True, "source": host, **options}]
+    skipped(skip or [])
+    return [{"all": True, "source": host, **({"skip": skip} if skip else {}), **options}]
 
 
-def preview(asked: list[Json], kind: str, registry: Registry) -> list[Json]:
-    """Return what a batch would do, and touch nothing.
-
-    Each row has ``pid``, ``command``, ``source``, ``destination`` and ``why``. Raises UsageError
-    for malformed lines, HostUnreachable if a host does not report its trees.
-    """
-    the_app()  # an operator's program has none yet
-    try:
-        then = show_batch.s(asked, kind)
-        rows: list[Json] = _survey(str(uuid4()), asked, registry, then).get(timeout=PLANNING_S)
-    except NoAnswer:
-        raise HostUnreachable(
-            f"The hosts did not answer within {PLANNING_S} s.", "Is a worker busy or down?"
-        ) from None
-    return rows
+def check_timeout(timeout_s: object) -> None:
+    """Raise UsageError unless this is a time that a batch can be given, or None."""
+    number = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
+    if timeout_s is not None and not (number and timeout_s > 0):  # type: ignore[operator]
+        raise UsageError(f"The time of a batch is a number of seconds, not {quoted(timeout_s)}.")
 
 
-def _plan(batch: str, kind: str, asked: list[Json], by: str) -> None:
+def _plan(batch: str, kind: str, asked: list[Json], by: str, timeout_s: float | None) -> None:
     """Record the batch and ask the hosts for their trees. Raises UsageError, HostUnreachable."""
     host = this_host()
     # A second delivery of the message finds the record of the first.
     if host.batches.record(batch) is None:
         request = {"lines": asked} if kind == DRAIN else {"lines": len(asked)}
-        host.batches.plan(batch, kind, request, by)
+        until = None if timeout_s is None else time.time() + timeout_s
+        host.batches.plan(batch, kind, request, by, until)
     try:
         _survey(batch, asked, host.registry, open_batch.s(batch, kind, asked))
     except SojournError as error:
         _refuse(batch, error)
         raise
+
+
+def would_begin(asked: list[Json], kind: str, registry: Registry) -> Json:
+    """Return what ``show_batch`` does on a worker; nothing is touched.
+
+    Raises UsageError for malformed lines, HostUnreachable if a host does not report its trees.
+    """
+    the_app()  # an operator's program has none yet
+    try:
+        then = show_batch.s(asked, kind)
+        found: Json = _survey(str(uuid4()), asked, registry, then).get(timeout=PLANNING_S)
+    except NoAnswer:
+        raise HostUnreachable(
+            f"The hosts did not answer within {PLANNING_S} s.", "Is a worker busy or down?"
+        ) from None
+    return found
 
 
 def _survey(batch: str, asked: list[Json], registry: Registry, then: Untyped) -> Untyped:
@@ -165,15 +188,18 @@ def open_batch(reports: list[Json] | Json, batch: str, kind: str, asked: list[Js
 
 
 @shared_task(name="sojourn.show_batch", base=Call)
-def show_batch(reports: list[Json] | Json, asked: list[Json], kind: str) -> list[Json]:
-    """Return what would begin, and what would stay, with ``destination`` None.
+def show_batch(reports: list[Json] | Json, asked: list[Json], kind: str) -> Json:
+    """Return the ``parts`` that would begin, with why each has its place, and what ``stays``.
 
     Raises UsageError for malformed lines.
     """
-    found = find(from_json(asked), reports, this_host(), is_drain=kind == DRAIN)
-    return [placed.to_json() for placed in found.placed] + [
-        {**stay, "destination": None} for stay in found.stays
+    host = this_host()
+    found = find(from_json(asked), reports, host, is_drain=kind == DRAIN)
+    parts = [
+        {**asdict(_part("", number, placed, host)), "why": placed.why}
+        for number, placed in enumerate(found.placed, 1)
     ]
+    return {"parts": parts, "stays": found.stays}
 
 
 def _part(batch: str, number: int, placed: Placed, host: Host) -> Part:
@@ -203,9 +229,12 @@ def _refuse(batch: str, error: SojournError) -> None:
 
 
 @shared_task(name="sojourn.abort_batch", base=Call)
-def abort_batch(batch: str, *, roll_back: bool) -> None:
-    """Begin nothing more of a batch; what is under way goes on to its end, or is aborted too."""
-    this_host().batches.abort(batch, roll_back=roll_back)
+def abort_batch(batch: str, *, roll_back: bool, timed_out: bool = False) -> None:
+    """Begin nothing more of a batch; what is under way goes on to its end, or is aborted too.
+
+    ``timed_out``: since its time is over, and not by somebody's decision.
+    """
+    this_host().batches.abort(batch, roll_back=roll_back, timed_out=timed_out)
     _give_up(batch)
 
 
@@ -225,7 +254,8 @@ def _give_up(batch: str) -> None:
     # Each part that is taken out makes room, and the next one must not begin there.
     host.queue.pause(batch)
     left = [part for part in parts if part.number not in ends]
-    under_way = [part for part in left if not _withdrawn(host, part)]
+    why = TIMED_OUT if record.timed_out else ABORTED
+    under_way = [part for part in left if not _withdrawn(host, part, why)]
     # Nothing of the batch waits any more; a pause must not outlive it.
     host.queue.resume(batch)
     for part in under_way if record.roll_back else ():
@@ -235,12 +265,12 @@ def _give_up(batch: str) -> None:
         finish(batch)
 
 
-def _withdrawn(host: Host, part: Part) -> bool:
+def _withdrawn(host: Host, part: Part, why: Failure) -> bool:
     """Take a part out of the queue and record its end; False if it does not wait there."""
     if not host.queue.remove(part.migration):
         return False
     message = Message(part.migration, Plan.from_json(part.plan))
-    host.ledger.record_failure(part.migration, ABORTED)
+    host.ledger.record_failure(part.migration, why)
     close(the_app(), message.with_facts(NEVER_BEGUN))
     return True
 
@@ -265,6 +295,7 @@ def _reopen(host: Host, record: Record) -> None:
         return
     following = [replace(part.again(), tries=1, avoid=()) for part in stayed]
     # The parts first: until the state is turned the batch is at rest and nobody looks after it.
+    host.batches.let_take_its_time(record.id)
     host.batches.reopen(record.id, following)
     host.batches.turn(record.id, BatchState.RUNNING, BatchState.ABORTED, BatchState.FINISHED)
     _queue(host, record.id, following)
@@ -287,6 +318,9 @@ def _look_after(host: Host, record: Record) -> None:
     elif record.total == record.ended:
         finish(record.id)
     elif record.state is BatchState.ABORTING:
+        _give_up(record.id)
+    elif record.until is not None and time.time() > record.until:
+        host.batches.abort(record.id, roll_back=False, timed_out=True)
         _give_up(record.id)
     elif not host.queue.has_waiting(record.id):
         _put_again(host, record)

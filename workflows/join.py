@@ -12,7 +12,7 @@ from dataclasses import replace
 from celery import states
 
 from sojourn.cluster.batches import BatchState, Part, Record
-from sojourn.cluster.placement import Item, place
+from sojourn.cluster.placement import Item, place_elsewhere
 from sojourn.cluster.queue import Entry, back_off_s
 from sojourn.cluster.registry import IS_CORDONED
 from sojourn.migration.context import Host, this_host
@@ -103,7 +103,7 @@ def _is_refused_for_good(result: Json) -> bool:
 def _placed_again(host: Host, part: Part) -> Part:
     """Return the part for another destination if one can take it, else for the same."""
     failed = tuple(dict.fromkeys((*part.avoid, part.plan["destination"])))
-    hosts = {name: info for name, info in host.registry.hosts().items() if name not in failed}
     item = Item("it", part.plan["source"], part.bytes)
-    (placement,) = place([item], hosts, host.batches.promised())
+    known = host.registry.hosts(), host.batches.promised()
+    placement = place_elsewhere(item, failed, *known)
     return replace(part.again(placement.destination), avoid=failed)

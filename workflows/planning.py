@@ -11,13 +11,16 @@ from functools import cache
 
 from sojourn.cluster.batches import who
 from sojourn.cluster.placement import Item, place
-from sojourn.cluster.planfile import SOME_PID, Line, bad_lines, duplicates
+from sojourn.cluster.planfile import SKIPPED, SOME_PID, Line, bad_lines, duplicates
 from sojourn.errors import SojournError, UsageError
 from sojourn.migration.context import Host
 from sojourn.model import Json, Plan
 from sojourn.system.alarm import TimedOut, at_most
 from sojourn.transfer.image_directory import size_for
 from workflows.survey import SeenTree, read_trees
+
+#: Why something stays, for machines: no host can take it, or it cannot migrate.
+NOWHERE, CANNOT_MOVE = "NOWHERE", "CANNOT_MOVE"
 
 #: How long all patterns of a batch may take to match, in seconds; all command lines of a thousand
 #: hosts take less than one.
@@ -41,11 +44,6 @@ class Placed:
     tree: Wanted
     destination: str | None
     why: str
-
-    def to_json(self) -> Json:
-        """Return what people are shown before anything begins."""
-        hosts = {"source": self.tree.line.source, "destination": self.destination}
-        return {"pid": self.tree.pid, "command": self.tree.name, **hosts, "why": self.why}
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,9 @@ def find(lines: Sequence[Line], reports: list[Json] | Json, host: Host, *, is_dr
     placed = list(_placed(wanted, host))
     nowhere = [(place.tree, place.why) for place in placed if not place.destination]
     if is_drain:
-        stays += [_stay(tree.pid, tree.name, tree.line.source, why) for tree, why in nowhere]
+        stays += [
+            _stay(tree.pid, tree.name, tree.line.source, why, NOWHERE) for tree, why in nowhere
+        ]
     else:
         wrong += [
             (tree.line.number, f"line {tree.line.number}: {why.removesuffix('.')}")
@@ -101,10 +101,11 @@ def _wanted(lines: Sequence[Line], trees: dict[str, list[SeenTree]]) -> Selected
     """Return the trees that the lines mean, the lines that are wrong, and what ``all`` leaves."""
     wanted, wrong, stays = [], [], []
     for line in lines:
-        seen = [tree.asked_for(line.options) for tree in trees.get(line.source, [])]
         if line.pid is not None:
-            wanted.append(_named(line, line.pid, seen))
+            wanted.append(_named(line, line.pid, trees.get(line.source, [])))
             continue
+        seen, kept = _without_skipped(line, trees.get(line.source, []))
+        stays += kept
         picked = line.selector.pick(seen)
         wanted += [
             Wanted(line, tree.pid, tree.command, size_for(tree.memory_bytes))
@@ -116,7 +117,7 @@ def _wanted(lines: Sequence[Line], trees: dict[str, list[SeenTree]]) -> Selected
         ]
         if line.selector.all:
             stays += [
-                _stay(tree.pid, tree.command, line.source, tree.verdict)
+                _stay(tree.pid, tree.command, line.source, tree.verdict, CANNOT_MOVE)
                 for tree in seen
                 if tree.verdict
             ]
@@ -124,6 +125,19 @@ def _wanted(lines: Sequence[Line], trees: dict[str, list[SeenTree]]) -> Selected
             sentence = f"line {line.number}: {line.source} has no {line.selector.describe()}"
             wrong.append((line.number, sentence))
     return wanted, wrong, stays
+
+
+def _without_skipped(line: Line, trees: Sequence[SeenTree]) -> tuple[list[SeenTree], list[Json]]:
+    """Return the trees that the line may mean, and what it says shall stay."""
+    left, stays = [], []
+    for tree in trees:
+        why = next((one for one in line.skip if any(map(one.matches, tree.members))), None)
+        if why is None:
+            left.append(tree.asked_for(line.options))
+        else:
+            sentence = f"shall stay: it is skipped by {why.describe()}"
+            stays.append(_stay(tree.pid, tree.command, line.source, sentence, SKIPPED))
+    return left, stays
 
 
 def _named(line: Line, pid: int, seen: Sequence[SeenTree]) -> Wanted:
@@ -163,5 +177,5 @@ def _refusal(host: Host, source: str, destination: str) -> str:
     return ""
 
 
-def _stay(pid: int, command: str, source: str, why: str) -> Json:
-    return {"pid": pid, "command": command, "source": source, "why": why}
+def _stay(pid: int, command: str, source: str, why: str, code: str) -> Json:
+    return {"pid": pid, "command": command, "source": source, "why": why, "code": code}

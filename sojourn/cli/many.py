@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -29,13 +30,35 @@ from sojourn.cli.options import (
 from sojourn.cli.output import console
 from sojourn.cluster.batches import BatchState, Record, states_of, who
 from sojourn.cluster.client import Cluster
-from sojourn.cluster.planfile import from_json, looks_like_json, read
+from sojourn.cluster.planfile import SKIPPED, from_json, looks_like_json, read
 from sojourn.cluster.queue import Limits
+from sojourn.cluster.selector import Selector
 from sojourn.errors import SojournError, UsageError
 from sojourn.model import Json, State, Untyped
 from sojourn.settings import load
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+Skip = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--skip",
+        metavar="WHICH",
+        help="What shall stay: a PID, or `unit=NAME`, `command=PATTERN`, `user=NAME`, "
+        "`cgroup=PATH`. May be repeated.",
+    ),
+]
+
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        help="Begin nothing new after that, and do not wait for what is under way then.",
+    ),
+]
+
+#: The exit code where a batch's time was over, as of timeout(1).
+TIMED_OUT = 124
 
 #: How long a worker may take to resume or abort a batch.
 ACT_S = 60
@@ -99,8 +122,10 @@ def drain(
     stop_unit: StopUnit = False,
     max_freeze: MaxFreeze = None,
     bandwidth: Bandwidth = None,
+    skip: Skip = None,
+    timeout: Timeout = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would go where, and touch nothing.")
+        bool, typer.Option("--dry-run", help="Check what would go where, and touch nothing.")
     ] = False,
     detach: Annotated[
         bool, typer.Option("--detach", help="Print the id of the batch and return at once.")
@@ -111,12 +136,13 @@ def drain(
 
     What stays is listed with the reason.
 
-    Exit status: 0 the host is empty; 2 usage; 14 host unreachable; 1 something stays, or the drain
-    was aborted; 130 Ctrl-C: the drain goes on.
+    Exit status: 0 the host is empty, but for what was skipped; 2 usage; 14 host unreachable; 1
+    something stays, or the drain was aborted; 124 its time was over; 130 Ctrl-C: the drain goes on.
+    With --dry-run 0 or 1, as far as the checks show.
     """
     cluster = Cluster()
     cluster.registry.check_host(host)
-    from workflows.batch import DRAIN, lines_of_drain
+    from workflows.batch import DRAIN, check_timeout, lines_of_drain
     from workflows.batch import drain as start
 
     options = chosen(
@@ -128,16 +154,19 @@ def drain(
         max_freeze_s=max_freeze,
         bandwidth_mbit=bandwidth,
     )
-    lines = lines_of_drain(host, **options)
+    stay = [Selector.parsed(text).to_json() for text in skip or []]
+    lines = lines_of_drain(host, stay, **options)
+    check_timeout(timeout)
     if dry_run:
         _preview(cluster, lines, DRAIN, json=json)
         return
-    asked = {"host": host, "by": operator(), **options}
+    asked = {"host": host, "by": operator(), "skip": stay, "timeout_s": timeout, **options}
     _start(
         cluster,
         lambda batch: start.apply_async(kwargs=asked, task_id=batch),
         detach=detach,
         json=json,
+        timeout_s=timeout,
     )
 
 
@@ -241,8 +270,16 @@ def queue(
     console.print(f"{counts.waiting + counts.later} wait, {counts.taken} are under way.")
 
 
-def _start(cluster: Cluster, send: Untyped, *, detach: bool, json: bool) -> None:
+def _start(
+    cluster: Cluster,
+    send: Untyped,
+    *,
+    detach: bool,
+    json: bool,
+    timeout_s: float | None = None,
+) -> None:
     """Start a batch, and follow it unless it shall be detached."""
+    until = math.inf if timeout_s is None else time.monotonic() + timeout_s
     # The bookmark is taken before the batch is sent, so that none of its events is missed.
     name, bookmark = str(uuid4()), cluster.ledger.bookmark()
     answer = send(name)
@@ -253,12 +290,37 @@ def _start(cluster: Cluster, send: Untyped, *, detach: bool, json: bool) -> None
         console.print(f"[dim]batch {name}[/]")
     record = _planned(cluster, name, bookmark, answer)
     try:
-        record = (overview.lines if json else overview.watch)(cluster, record.id, bookmark)
+        follow = overview.lines if json else overview.watch
+        record = follow(cluster, record.id, bookmark, until)
     except KeyboardInterrupt:
         output.warn(f"The batch goes on. Show it with: sojourn batch {name[:8]}")
         raise
+    if not record.state.final:
+        record = _end_of_its_time(cluster, record)
     _show(cluster, record, json=json)
+    if record.timed_out:
+        raise typer.Exit(_timed_out(cluster, record))
     raise typer.Exit(0 if _is_clean(cluster, record) else 1)
+
+
+def _end_of_its_time(cluster: Cluster, record: Record) -> Record:
+    """Let nothing more of a batch begin, since its time is over; return its record then."""
+    from workflows.batch import abort_batch
+
+    how = {"roll_back": False, "timed_out": True}
+    abort_batch.apply_async((record.id,), how).get(timeout=ACT_S)
+    return cluster.batches.record(record.id) or record
+
+
+def _timed_out(cluster: Cluster, record: Record) -> int:
+    """Report that the time of a batch was over, and what goes on; return the exit code."""
+    left = record.total - len(cluster.batches.ends(record.id))
+    goes_on = f"{left} under way go on to their end" if left else "nothing of it is under way"
+    output.warn(
+        f"Its time is over: nothing more of it begins, and {goes_on}. "
+        f"Go on with: sojourn batch {record.id[:8]} resume"
+    )
+    return TIMED_OUT
 
 
 def _planned(cluster: Cluster, batch: str, bookmark: str, answer: Untyped) -> Record:
@@ -288,7 +350,8 @@ def _planned(cluster: Cluster, batch: str, bookmark: str, answer: Untyped) -> Re
 
 def _is_clean(cluster: Cluster, record: Record) -> bool:
     arrived = all(State(end["state"]).arrived for end in cluster.batches.ends(record.id).values())
-    return record.state is BatchState.FINISHED and arrived and not record.stays
+    against = [stay for stay in record.stays if stay.get("code") != SKIPPED]
+    return record.state is BatchState.FINISHED and arrived and not against
 
 
 def _pause(cluster: Cluster, record: Record) -> None:
@@ -359,20 +422,29 @@ def _of(stay: Json) -> str:
 
 
 def _preview(cluster: Cluster, asked: list[Json], kind: str, *, json: bool) -> None:
-    """Show where everything would go and why, and what would stay."""
-    from workflows.batch import preview
+    """Show what would go where and why, by the real checks, and what would stay."""
+    from workflows.preview import preview
 
-    rows = preview(asked, kind, cluster.registry)
+    rows = preview(asked, kind, cluster)
+    against = [row for row in rows if row["destination"] is None and row["code"] != SKIPPED]
     if json:
         output.as_json(rows)
-        return
-    table = _table("pid", "command", "from", "to", "why")
+    else:
+        _draw(rows)
+    raise typer.Exit(1 if against else 0)
+
+
+def _draw(rows: list[Json]) -> None:
+    table = _table("process", "from", "to", "why")
     for row in rows:
         where = row["destination"] or "stays"
-        table.add_row(
-            str(row["pid"]), escape(row["command"][:40]), row["source"], where, escape(row["why"])
-        )
+        why = f"{row['code']}: {row['why']}" if row["code"] else row["why"]
+        hint = f"\n[dim]{escape(row['hint'])}[/]" if row["hint"] else ""
+        name = who(row["pid"], row["command"])
+        table.add_row(escape(name), row["source"], where, escape(why) + hint)
     console.print(table)
+    moving = sum(row["destination"] is not None for row in rows)
+    console.print(f"{moving} would move, {len(rows) - moving} would stay; nothing was touched.")
 
 
 def _table(*columns: str) -> Table:

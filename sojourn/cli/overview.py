@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -190,24 +191,27 @@ def _left(left: Left | None) -> str:
     return f"; {units.time_left(left.seconds)} left{why}"
 
 
-def watch(cluster: Cluster, batch: str, bookmark: str) -> Record:
-    """Show a batch until nothing of it moves any more, and return its record."""
+def watch(cluster: Cluster, batch: str, bookmark: str, until: float = math.inf) -> Record:
+    """Show a batch until nothing of it moves any more, and return its record.
+
+    At the latest until an instant of the monotonic clock.
+    """
     overview = Overview(cluster, batch)
     if console.is_terminal:
         with Live(overview, console=console, refresh_per_second=4, transient=True):
-            for _ in _steps(overview, bookmark):
+            for _ in _steps(overview, bookmark, until):
                 pass
     else:
-        for number, end in _steps(overview, bookmark):
+        for number, end in _steps(overview, bookmark, until):
             console.print(describe(number, end), soft_wrap=True)
     assert overview.record is not None
     return overview.record
 
 
-def lines(cluster: Cluster, batch: str, bookmark: str) -> Record:
+def lines(cluster: Cluster, batch: str, bookmark: str, until: float = math.inf) -> Record:
     """Print a line of JSON for each migration that ends, and return the record of the batch."""
     overview = Overview(cluster, batch)
-    for number, end in _steps(overview, bookmark):
+    for number, end in _steps(overview, bookmark, until):
         output.as_json({"line": number, **end})
     assert overview.record is not None
     return overview.record
@@ -222,7 +226,9 @@ def describe(number: int, end: Json) -> str:
     return escape(f"line {number}: {route}: {end['state']}.{why}")
 
 
-def _steps(overview: Overview, bookmark: str) -> Iterator[tuple[int, Json]]:
+def _steps(
+    overview: Overview, bookmark: str, until: float = math.inf
+) -> Iterator[tuple[int, Json]]:
     """Follow the batch; yield each part that ends. Redis may go away and come back meanwhile.
 
     Its record is read at the beginning, and when the stream of events reports a change.
@@ -239,6 +245,8 @@ def _steps(overview: Overview, bookmark: str) -> Iterator[tuple[int, Json]]:
                     yield from ((number, overview.ends[number]) for number in overview.read())
                     if overview.record and overview.record.state.final:
                         return
+                if overview.record and time.monotonic() > until:
+                    return
                 if event:
                     overview.take(event)
         except StoreUnreachable:

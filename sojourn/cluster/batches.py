@@ -10,8 +10,10 @@ Keys:
 ``sojourn:batches``             sorted set: ids by the time of the request
 ``sojourn:batch:<id>``          hash, each field as JSON: ``request`` (sealed: ``kind``, which is
                                 plan or drain, ``asked``, ``by``, ``created``), ``state``, ``total``
-                                (parts), ``stays`` (what was never begun, and why), ``aborted``
-                                (sealed: whether parts under way are rolled back)
+                                (parts), ``stays`` (what was never begun, and why), ``until``
+                                (sealed: when nothing more of it begins), ``aborted`` (sealed:
+                                whether parts under way are rolled back, and whether that was for
+                                its time)
 ``sojourn:batch:<id>:parts``    hash: number of the line to sealed JSON of Part
 ``sojourn:batch:<id>:ends``     hash: number of the line to sealed JSON of how it ended
 ``sojourn:batch:<id>:looked``   text: present while a host has looked after the batch just now
@@ -46,6 +48,7 @@ LOOKED = "looked"
 
 #: What seals name a batch, its abort, and a part of it and its end.
 BATCH, ABORT, PART, END = "batch", "abort of batch", "part of batch", "end of part"
+UNTIL = "time of batch"
 
 #: How many batches are searched for open ones: one that is older than so many others has ended.
 LATEST = 100
@@ -83,6 +86,10 @@ class BatchState(StrEnum):
     def final(self) -> bool:
         """Whether nothing more of it will move unless that is requested again."""
         return self in {BatchState.FINISHED, BatchState.ABORTED, BatchState.REFUSED}
+
+
+#: The states of a batch of which nothing more begins.
+ABORTS = (BatchState.ABORTING, BatchState.ABORTED)
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,9 @@ class Part:
 class Record:
     """A batch as it is now: ``ended`` of its ``total`` parts have ended.
 
-    When it is aborted, ``roll_back`` says whether the parts under way are rolled back.
+    After ``until``, in seconds since the epoch, nothing more of it begins. When it is aborted,
+    ``roll_back`` says whether the parts under way are rolled back, and ``timed_out`` whether it was
+    since its time was over.
     """
 
     id: str
@@ -137,7 +146,9 @@ class Record:
     ended: int = 0
     stays: Sequence[Json] = ()
     failure: Json | None = None
+    until: float | None = None
     roll_back: bool = False
+    timed_out: bool = False
 
     def to_json(self, ends: Mapping[int, Json]) -> Json:
         """Return the batch with the ends of its parts, as ``.get()`` and ``--json`` give it.
@@ -161,8 +172,8 @@ class Batches:
         self._store, self._sealed = store, Sealed(store)
         self._keep_s = keep_s
 
-    def plan(self, batch: str, kind: str, asked: Json, by: str) -> None:
-        """Record a batch that was requested and is being planned."""
+    def plan(self, batch: str, kind: str, asked: Json, by: str, until: float | None = None) -> None:
+        """Record a batch that was requested and is being planned, and when its time is over."""
         now = time.time()
         request = {"kind": kind, "asked": asked, "by": by, "created": now}
         # A sorted set's members do not expire one by one, so each request removes those that are
@@ -174,6 +185,8 @@ class Batches:
             ]
         )
         fields = {"request": self._sealed.text(BATCH, batch, request)}
+        if until is not None:
+            fields["until"] = self._sealed.text(UNTIL, batch, {"until": until})
         self._put(batch, fields, BatchState.PLANNING)
 
     def open(self, batch: str, parts: Iterable[Part], stays: Sequence[Json]) -> None:
@@ -209,11 +222,14 @@ class Batches:
         request = self._open(BATCH, batch, encoded.get("request", ""))
         if request is None:
             return None
-        how = self._open(ABORT, batch, encoded["aborted"]) if "aborted" in encoded else None
+        until = self._open(UNTIL, batch, encoded["until"]) if "until" in encoded else None
+        # What was aborted and resumed is aborted no more.
+        is_aborted = encoded["state"] in ABORTS and "aborted" in encoded
+        how = self._open(ABORT, batch, encoded["aborted"]) if is_aborted else None
         shown = records.values({name: encoded[name] for name in SHOWN if name in encoded})
         ended = self._store.size(f"{_key(batch)}:ends")
         about = {"id": batch, "state": encoded["state"], "ended": ended}
-        return records.of(Record, request | shown | (how or {}) | about)
+        return records.of(Record, request | shown | (until or {}) | (how or {}) | about)
 
     def parts(self, batch: str) -> list[Part]:
         """Return the parts of a batch in the order of its lines."""
@@ -265,10 +281,15 @@ class Batches:
         """Close a batch, as finished or aborted, if each of its parts has ended; safe to repeat."""
         self._store.script(SCRIPTS["rest"], [_key(batch), batch])
 
-    def abort(self, batch: str, *, roll_back: bool) -> None:
+    def let_take_its_time(self, batch: str) -> None:
+        """Forget when the time of a batch is over."""
+        self._store.write([["HDEL", _key(batch), "until"]])
+
+    def abort(self, batch: str, *, roll_back: bool, timed_out: bool = False) -> None:
         """Begin nothing more of a batch, and record whether parts under way are rolled back."""
         # Before the state: whoever sees that the batch is aborting must find how.
-        how = self._sealed.text(ABORT, batch, {"roll_back": roll_back})
+        asked = {"roll_back": roll_back, "timed_out": timed_out}
+        how = self._sealed.text(ABORT, batch, asked)
         self._store.put_fields(_key(batch), {"aborted": how}, expire_s=self._keep_s)
         self.turn(batch, BatchState.ABORTING, BatchState.RUNNING, BatchState.PAUSED)
 
