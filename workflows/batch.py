@@ -18,12 +18,13 @@ from celery import chord, shared_task, states
 from celery.exceptions import Ignore
 from celery.exceptions import TimeoutError as NoAnswer
 
-from sojourn.cluster.batches import LATEST, BatchState, Part, Record
+from sojourn.cluster.batches import LATEST, BatchState, Part, Record, who
+from sojourn.cluster.placement import Item, place
 from sojourn.cluster.planfile import AUTO, check_options, from_json, skipped
 from sojourn.cluster.registry import Registry
 from sojourn.errors import Aborted, HostUnreachable, SojournError, UsageError
 from sojourn.migration.context import Host, this_host
-from sojourn.model import Failure, Json, Plan, Untyped
+from sojourn.model import Failure, Json, Plan, State, Untyped
 from sojourn.state.message import Message
 from sojourn.text import quoted
 from workflows.app import the_app
@@ -31,8 +32,8 @@ from workflows.call import Call
 from workflows.canvas import queue_of
 from workflows.conclude import close
 from workflows.dispatch import dispatch
-from workflows.join import entry_of, finish, part_of
-from workflows.planning import Placed, find
+from workflows.join import count, entry_of, finish, part_of
+from workflows.planning import NOWHERE, Found, Placed, find
 from workflows.recover import NEVER_BEGUN, abort
 from workflows.survey import survey
 
@@ -64,8 +65,7 @@ def migrate_many(
     migration came to; those that failed raise nothing. After ``timeout_s`` seconds nothing more
     begins.
     """
-    check_timeout(timeout_s)
-    _plan(self.request.id, PLAN, plan, by, timeout_s)
+    _plan(self.request.id, PLAN, plan, by, times_of(until=timeout_s))
     # The caller gets its answer when the last part has ended: ``finish`` stores the result.
     raise Ignore
 
@@ -77,20 +77,22 @@ def drain(
     by: str = "",
     skip: list[Json] | None = None,
     timeout_s: float | None = None,
+    wait_s: float | None = None,
     **options: Untyped,
 ) -> None:
     """Move away from a host all that can be moved: ``drain.delay("alpha").get()``.
 
     ``options`` are fields of a Plan; ``skip`` are selectors, such as ``{"unit": "nginx"}``, of what
-    shall stay. After ``timeout_s`` seconds nothing more begins. The host is cordoned, and stays
-    so. The result names what stays there and why.
+    shall stay. After ``timeout_s`` seconds nothing more begins; for ``wait_s`` seconds, what no
+    host can take waits for one that can. The host is cordoned, and stays so. The result names what
+    stays there and why.
     """
     # Before the cordon: a malformed request changes nothing.
     lines = lines_of_drain(host, skip, **options)
     from_json(lines)
-    check_timeout(timeout_s)
+    times = times_of(until=timeout_s, waits=wait_s)
     this_host().registry.cordon(host)
-    _plan(self.request.id, DRAIN, lines, by, timeout_s)
+    _plan(self.request.id, DRAIN, lines, by, times)
     raise Ignore
 
 
@@ -101,21 +103,26 @@ def lines_of_drain(host: str, skip: list[Json] | None = None, **options: Untyped
     return [{"all": True, "source": host, **({"skip": skip} if skip else {}), **options}]
 
 
-def check_timeout(timeout_s: object) -> None:
-    """Raise UsageError unless this is a time that a batch can be given, or None."""
-    number = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
-    if timeout_s is not None and not (number and timeout_s > 0):  # type: ignore[operator]
-        raise UsageError(f"The time of a batch is a number of seconds, not {quoted(timeout_s)}.")
+def times_of(**given: object) -> Json:
+    """Return the instants of a batch from the seconds that it was given, without those of None.
+
+    Raises UsageError.
+    """
+    for seconds in given.values():
+        number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if seconds is not None and not (number and seconds > 0):  # type: ignore[operator]
+            raise UsageError(f"The time of a batch is a number of seconds, not {quoted(seconds)}.")
+    now = time.time()
+    return {name: now + seconds for name, seconds in given.items() if seconds is not None}  # type: ignore[operator]
 
 
-def _plan(batch: str, kind: str, asked: list[Json], by: str, timeout_s: float | None) -> None:
+def _plan(batch: str, kind: str, asked: list[Json], by: str, times: Json) -> None:
     """Record the batch and ask the hosts for their trees. Raises UsageError, HostUnreachable."""
     host = this_host()
     # A second delivery of the message finds the record of the first.
     if host.batches.record(batch) is None:
         request = {"lines": asked} if kind == DRAIN else {"lines": len(asked)}
-        until = None if timeout_s is None else time.time() + timeout_s
-        host.batches.plan(batch, kind, request, by, until)
+        host.batches.plan(batch, kind, request, by, times)
     try:
         _survey(batch, asked, host.registry, open_batch.s(batch, kind, asked))
     except SojournError as error:
@@ -178,12 +185,14 @@ def open_batch(reports: list[Json] | Json, batch: str, kind: str, asked: list[Js
     except SojournError as error:
         _refuse(batch, error)
         return
-    host.batches.open(batch, parts, found.stays)
+    waiting = _waiting(record, found, host)
+    stays = [stay for stay in found.stays if not (waiting and stay["code"] == NOWHERE)]
+    host.batches.open(batch, [*parts, *waiting], stays)
     # Recorded before: if this process dies in between, ``look_after`` queues what is missing.
     _queue(host, batch, parts)
     if parts:
         dispatch()
-    else:
+    elif not waiting:
         finish(batch)
 
 
@@ -209,6 +218,20 @@ def _part(batch: str, number: int, placed: Placed, host: Host) -> Part:
     migration = str(uuid5(NAMESPACE_OID, f"{batch}:{number}"))
     how = (line.priority, line.destination is None, tree.bytes)
     return Part(number, plan, migration, *how, command=tree.name)
+
+
+def _waiting(record: Record, found: Found, host: Host) -> list[Part]:
+    """Return as parts what no host can take now, if the batch waits for one that can."""
+    if record.waits is None or not found.waiting:
+        return []
+    source = found.waiting[0].tree.line.source
+    others = [name for name in host.registry.hosts() if name != source]
+    # A part has a destination; until it has a place, this one counts for nothing.
+    somewhere = [
+        replace(placed, destination=name) for placed in found.waiting for name in others[:1]
+    ]
+    numbered = enumerate(somewhere, len(found.placed) + 1)
+    return [replace(_part(record.id, *each, host), placed=False) for each in numbered]
 
 
 def _queue(host: Host, batch: str, parts: Sequence[Part]) -> None:
@@ -255,7 +278,10 @@ def _give_up(batch: str) -> None:
     host.queue.pause(batch)
     left = [part for part in parts if part.number not in ends]
     why = TIMED_OUT if record.timed_out else ABORTED
-    under_way = [part for part in left if not _withdrawn(host, part, why)]
+    under_way = [part for part in left if part.placed and not _withdrawn(host, part, why)]
+    for part in left:
+        if not part.placed:
+            count(batch, part, _never_placed(part, State.ABORTED, why))
     # Nothing of the batch waits any more; a pause must not outlive it.
     host.queue.resume(batch)
     for part in under_way if record.roll_back else ():
@@ -263,6 +289,13 @@ def _give_up(batch: str) -> None:
         abort(Message(part.migration, Plan.from_json(part.plan)))
     if not left:
         finish(batch)
+
+
+def _never_placed(part: Part, state: State, why: Failure) -> Json:
+    """Return what a part came to that waited for a place until it waited no longer."""
+    about = {name: part.plan[name] for name in ("pid", "source", "destination")}
+    end = {"state": state, "owner": part.plan["source"], "failure": asdict(why)}
+    return {"id": part.migration, **about, **end}
 
 
 def _withdrawn(host: Host, part: Part, why: Failure) -> bool:
@@ -322,8 +355,35 @@ def _look_after(host: Host, record: Record) -> None:
     elif record.until is not None and time.time() > record.until:
         host.batches.abort(record.id, roll_back=False, timed_out=True)
         _give_up(record.id)
-    elif not host.queue.has_waiting(record.id):
+    elif not _place_waiting(host, record) and not host.queue.has_waiting(record.id):
         _put_again(host, record)
+
+
+def _place_waiting(host: Host, record: Record) -> bool:
+    """Queue what waits for a place and has one now; whether that is anything.
+
+    What has waited long enough stays.
+    """
+    ends = host.batches.ends(record.id)
+    parts = [part for part in host.batches.parts(record.id) if part.number not in ends]
+    waiting = [part for part in parts if not part.placed]
+    found = place(map(_item, waiting), host.registry.hosts(), host.batches.promised())
+    placed = []
+    for part, placement in zip(waiting, found, strict=True):
+        if placement.destination:
+            placed.append(part.at(placement.destination))
+        elif time.time() > (record.waits or 0):
+            why = Failure(NOWHERE, placement.why, "`sojourn hosts` shows the capacity of each.")
+            count(record.id, part, _never_placed(part, State.REFUSED, why))
+    if placed:
+        host.batches.keep(record.id, *placed)
+        _queue(host, record.id, placed)
+        dispatch()
+    return bool(placed)
+
+
+def _item(part: Part) -> Item:
+    return Item(who(part.plan["pid"], part.command), part.plan["source"], part.bytes)
 
 
 def _give_up_planning(record: Record) -> None:
@@ -336,7 +396,8 @@ def _put_again(host: Host, record: Record) -> None:
     """Queue what has no end and is not in the queue; ``dispatch`` sorts out what has ended."""
     ends = host.batches.ends(record.id)
     for part in host.batches.parts(record.id):
-        if part.number not in ends and host.queue.standing(part.migration) is None:
+        waits = part.number not in ends and part.placed
+        if waits and host.queue.standing(part.migration) is None:
             if host.ledger.account(part.migration) is None:
                 host.ledger.open(
                     part.migration, Plan.from_json(part.plan), part_of(record.id, part)

@@ -48,10 +48,14 @@ class Placed:
 
 @dataclass(frozen=True)
 class Found:
-    """What the lines of a batch mean: the trees that have a place, and what stays and why."""
+    """What the lines of a batch mean: the trees that have a place, and what stays and why.
+
+    ``waiting`` are those among what stays that no host can take now.
+    """
 
     placed: list[Placed]
     stays: list[Json]
+    waiting: list[Placed]
 
 
 #: The trees that are meant, the lines that are wrong, and what stays.
@@ -81,7 +85,8 @@ def find(lines: Sequence[Line], reports: list[Json] | Json, host: Host, *, is_dr
         wrong += duplicates((tree.line.number, tree.pid, tree.line.source) for tree in wanted)
     if wrong:
         raise bad_lines(wrong)
-    return Found([place for place in placed if place.destination], stays)
+    waiting = [place for place in placed if not place.destination]
+    return Found([place for place in placed if place.destination], stays, waiting)
 
 
 def _in_time(lines: Sequence[Line], trees: dict[str, list[SeenTree]]) -> Selected:

@@ -57,6 +57,14 @@ Timeout = Annotated[
     ),
 ]
 
+Wait = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        help="What no host can take now waits so long for one that can, instead of staying.",
+    ),
+]
+
 #: The exit code where a batch's time was over, as of timeout(1).
 TIMED_OUT = 124
 
@@ -124,6 +132,7 @@ def drain(
     bandwidth: Bandwidth = None,
     skip: Skip = None,
     timeout: Timeout = None,
+    wait: Wait = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check what would go where, and touch nothing.")
     ] = False,
@@ -142,7 +151,7 @@ def drain(
     """
     cluster = Cluster()
     cluster.registry.check_host(host)
-    from workflows.batch import DRAIN, check_timeout, lines_of_drain
+    from workflows.batch import DRAIN, lines_of_drain, times_of
     from workflows.batch import drain as start
 
     options = chosen(
@@ -156,11 +165,12 @@ def drain(
     )
     stay = [Selector.parsed(text).to_json() for text in skip or []]
     lines = lines_of_drain(host, stay, **options)
-    check_timeout(timeout)
+    times_of(until=timeout, waits=wait)
     if dry_run:
         _preview(cluster, lines, DRAIN, json=json)
         return
-    asked = {"host": host, "by": operator(), "skip": stay, "timeout_s": timeout, **options}
+    times = {"timeout_s": timeout, "wait_s": wait}
+    asked = {"host": host, "by": operator(), "skip": stay, **times, **options}
     _start(
         cluster,
         lambda batch: start.apply_async(kwargs=asked, task_id=batch),
@@ -289,18 +299,25 @@ def _start(
     if not json:
         console.print(f"[dim]batch {name}[/]")
     record = _planned(cluster, name, bookmark, answer)
+    raise typer.Exit(follow(cluster, record, bookmark, until, json=json))
+
+
+def follow(
+    cluster: Cluster, record: Record, bookmark: str, until: float = math.inf, *, json: bool
+) -> int:
+    """Show a batch to its end, or until an instant of the monotonic clock; return the exit code."""
+    show = overview.lines if json else overview.watch
     try:
-        follow = overview.lines if json else overview.watch
-        record = follow(cluster, record.id, bookmark, until)
+        record = show(cluster, record.id, bookmark, until)
     except KeyboardInterrupt:
-        output.warn(f"The batch goes on. Show it with: sojourn batch {name[:8]}")
+        output.warn(f"The batch goes on. Show it with: sojourn batch {record.id[:8]}")
         raise
     if not record.state.final:
         record = _end_of_its_time(cluster, record)
     _show(cluster, record, json=json)
     if record.timed_out:
-        raise typer.Exit(_timed_out(cluster, record))
-    raise typer.Exit(0 if _is_clean(cluster, record) else 1)
+        return _timed_out(cluster, record)
+    return 0 if _is_clean(cluster, record) else 1
 
 
 def _end_of_its_time(cluster: Cluster, record: Record) -> Record:
@@ -316,9 +333,10 @@ def _timed_out(cluster: Cluster, record: Record) -> int:
     """Report that the time of a batch was over, and what goes on; return the exit code."""
     left = record.total - len(cluster.batches.ends(record.id))
     goes_on = f"{left} under way go on to their end" if left else "nothing of it is under way"
+    then = "Then go on" if left else "Go on"
     output.warn(
         f"Its time is over: nothing more of it begins, and {goes_on}. "
-        f"Go on with: sojourn batch {record.id[:8]} resume"
+        f"{then} with: sojourn batch {record.id[:8]} resume"
     )
     return TIMED_OUT
 

@@ -7,6 +7,7 @@ is polled.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterator
@@ -20,13 +21,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from sojourn import units, window
-from sojourn.cli import completion, doubt, live, output, timeline
+from sojourn.cli import completion, doubt, live, many, output, timeline
 from sojourn.cli.output import complaints, console
 from sojourn.cluster.account import Account, Event
+from sojourn.cluster.batches import Record
 from sojourn.cluster.client import Cluster
 from sojourn.cluster.doubt import sentence
 from sojourn.cluster.ledger import Ledger
-from sojourn.errors import StoreUnreachable
+from sojourn.errors import StoreUnreachable, UsageError
 from sojourn.model import Json, Plan, State, StepRecord
 
 #: How long a migration that has ended stays in the table.
@@ -48,7 +50,9 @@ def watch(
     migration: Annotated[
         str | None,
         typer.Argument(
-            metavar="[ID]", help="Only this one, to its end.", autocompletion=completion.migrations
+            metavar="[ID]",
+            help="Only this one, to its end; also a batch.",
+            autocompletion=completion.migrations,
         ),
     ] = None,
     json: Annotated[
@@ -59,13 +63,15 @@ def watch(
 
     Ctrl-C ends the display only, and prints how to come back. Narrow terminals get fewer columns.
 
-    Exit status: of one, that of `sojourn migrate`, or 2 if there is no such one; 130 Ctrl-C:
-    migrations go on; 1 if Redis does not answer.
+    Exit status: of one, that of `sojourn migrate`, of a batch that of `sojourn drain`, or 2 if
+    there is no such one; 130 Ctrl-C: migrations go on; 1 if Redis does not answer.
     """
     cluster = Cluster()
     try:
         if migration is None:
             _watch_all(cluster, json=json)
+        elif record := _batch_of(cluster, migration):
+            raise typer.Exit(many.follow(cluster, record, cluster.ledger.bookmark(), json=json))
         else:
             raise typer.Exit(_watch_one(cluster, migration, json=json).exit_code)
     except KeyboardInterrupt:
@@ -232,6 +238,15 @@ def _table(rows: list[Row], *, wide: bool) -> Table:
         ]
         table.add_row(*cells, *([row.done] if wide else []), elapsed)
     return table
+
+
+def _batch_of(cluster: Cluster, prefix: str) -> Record | None:
+    """Return the batch that is meant, None if that is a migration, or nothing."""
+    if cluster.ledger.find(prefix):
+        return None
+    with contextlib.suppress(UsageError):
+        return cluster.batches.find(prefix)
+    return None
 
 
 def _watch_all(cluster: Cluster, *, json: bool) -> None:

@@ -10,10 +10,10 @@ Keys:
 ``sojourn:batches``             sorted set: ids by the time of the request
 ``sojourn:batch:<id>``          hash, each field as JSON: ``request`` (sealed: ``kind``, which is
                                 plan or drain, ``asked``, ``by``, ``created``), ``state``, ``total``
-                                (parts), ``stays`` (what was never begun, and why), ``until``
-                                (sealed: when nothing more of it begins), ``aborted`` (sealed:
-                                whether parts under way are rolled back, and whether that was for
-                                its time)
+                                (parts), ``stays`` (what was never begun, and why), ``times``
+                                (sealed: ``until``, when nothing more of it begins, and ``waits``,
+                                until when parts wait for a place), ``aborted`` (sealed: whether
+                                parts under way are rolled back, and whether that was for its time)
 ``sojourn:batch:<id>:parts``    hash: number of the line to sealed JSON of Part
 ``sojourn:batch:<id>:ends``     hash: number of the line to sealed JSON of how it ended
 ``sojourn:batch:<id>:looked``   text: present while a host has looked after the batch just now
@@ -48,7 +48,7 @@ LOOKED = "looked"
 
 #: What seals name a batch, its abort, and a part of it and its end.
 BATCH, ABORT, PART, END = "batch", "abort of batch", "part of batch", "end of part"
-UNTIL = "time of batch"
+TIMES = "times of batch"
 
 #: How many batches are searched for open ones: one that is older than so many others has ended.
 LATEST = 100
@@ -98,7 +98,8 @@ class Part:
 
     With ``auto``, placement chose the destination and may choose another one for the next attempt;
     ``avoid`` are those that failed. ``bytes`` is the memory the tree takes at its destination.
-    ``command`` is the command line of its root, empty where that was not found.
+    ``command`` is the command line of its root, empty where that was not found. One that is not
+    ``placed`` waits for a host that can take it, and its destination is none yet.
     """
 
     number: int
@@ -110,6 +111,7 @@ class Part:
     tries: int = 1
     avoid: tuple[str, ...] = ()
     command: str = ""
+    placed: bool = True
 
     def again(self, destination: str | None = None) -> Part:
         """Return the part for its next attempt, perhaps to another destination.
@@ -121,6 +123,10 @@ class Part:
         plan = self.plan | ({"destination": destination} if destination else {})
         return replace(self, plan=plan, migration=following, tries=self.tries + 1)
 
+    def at(self, destination: str) -> Part:
+        """Return the part with its place, which it has waited for."""
+        return replace(self, plan=self.plan | {"destination": destination}, placed=True)
+
     @property
     def may_be_tried_again(self) -> bool:
         """Whether there are attempts left."""
@@ -131,7 +137,8 @@ class Part:
 class Record:
     """A batch as it is now: ``ended`` of its ``total`` parts have ended.
 
-    After ``until``, in seconds since the epoch, nothing more of it begins. When it is aborted,
+    After ``until``, in seconds since the epoch, nothing more of it begins; until ``waits``, parts
+    wait that no host can take. When it is aborted,
     ``roll_back`` says whether the parts under way are rolled back, and ``timed_out`` whether it was
     since its time was over.
     """
@@ -147,6 +154,7 @@ class Record:
     stays: Sequence[Json] = ()
     failure: Json | None = None
     until: float | None = None
+    waits: float | None = None
     roll_back: bool = False
     timed_out: bool = False
 
@@ -172,8 +180,11 @@ class Batches:
         self._store, self._sealed = store, Sealed(store)
         self._keep_s = keep_s
 
-    def plan(self, batch: str, kind: str, asked: Json, by: str, until: float | None = None) -> None:
-        """Record a batch that was requested and is being planned, and when its time is over."""
+    def plan(self, batch: str, kind: str, asked: Json, by: str, times: Json | None = None) -> None:
+        """Record a batch that was requested and is being planned.
+
+        ``times`` may have ``until`` and ``waits``, as a Record has them.
+        """
         now = time.time()
         request = {"kind": kind, "asked": asked, "by": by, "created": now}
         # A sorted set's members do not expire one by one, so each request removes those that are
@@ -185,8 +196,8 @@ class Batches:
             ]
         )
         fields = {"request": self._sealed.text(BATCH, batch, request)}
-        if until is not None:
-            fields["until"] = self._sealed.text(UNTIL, batch, {"until": until})
+        if times:
+            fields["times"] = self._sealed.text(TIMES, batch, times)
         self._put(batch, fields, BatchState.PLANNING)
 
     def open(self, batch: str, parts: Iterable[Part], stays: Sequence[Json]) -> None:
@@ -222,14 +233,14 @@ class Batches:
         request = self._open(BATCH, batch, encoded.get("request", ""))
         if request is None:
             return None
-        until = self._open(UNTIL, batch, encoded["until"]) if "until" in encoded else None
+        times = self._open(TIMES, batch, encoded["times"]) if "times" in encoded else None
         # What was aborted and resumed is aborted no more.
         is_aborted = encoded["state"] in ABORTS and "aborted" in encoded
         how = self._open(ABORT, batch, encoded["aborted"]) if is_aborted else None
         shown = records.values({name: encoded[name] for name in SHOWN if name in encoded})
         ended = self._store.size(f"{_key(batch)}:ends")
         about = {"id": batch, "state": encoded["state"], "ended": ended}
-        return records.of(Record, request | shown | (until or {}) | (how or {}) | about)
+        return records.of(Record, request | shown | (times or {}) | (how or {}) | about)
 
     def parts(self, batch: str) -> list[Part]:
         """Return the parts of a batch in the order of its lines."""
@@ -283,7 +294,7 @@ class Batches:
 
     def let_take_its_time(self, batch: str) -> None:
         """Forget when the time of a batch is over."""
-        self._store.write([["HDEL", _key(batch), "until"]])
+        self._store.write([["HDEL", _key(batch), "times"]])
 
     def abort(self, batch: str, *, roll_back: bool, timed_out: bool = False) -> None:
         """Begin nothing more of a batch, and record whether parts under way are rolled back."""
@@ -304,7 +315,8 @@ class Batches:
         for record in self.latest(LATEST):
             if not record.state.final:
                 ended = self.ends(record.id).keys()
-                open_ones = (part for part in self.parts(record.id) if part.number not in ended)
+                parts = (part for part in self.parts(record.id) if part.placed)
+                open_ones = (part for part in parts if part.number not in ended)
                 found += [Planned(part.plan["destination"], part.bytes) for part in open_ones]
         return found
 

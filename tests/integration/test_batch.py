@@ -351,6 +351,8 @@ def test_a_drain_whose_time_is_over(cluster: Cluster, batches: Batches) -> None:
         assert (ended.returncode, "Its time is over" in ended.stderr) == (124, True), ended
         *_, report = map(json.loads, ended.stdout.splitlines())
         assert (report["state"], report["timed_out"]) == ("aborted", True)
+        again = sojourn(cluster, "watch", report["id"][:8])
+        assert (again.returncode, f"program {programs[0].pid} (pid " in again.stdout) == (124, True)
         (end,) = report["migrations"]
         assert (end["pid"], end["state"]) == (programs[0].pid, "aborted")
         assert "The time of its batch was over" in end["failure"]["message"]
@@ -366,6 +368,36 @@ def test_a_drain_whose_time_is_over(cluster: Cluster, batches: Batches) -> None:
         for program in programs:
             program.kill()
             program.wait()
+
+
+def test_what_no_host_can_take_waits_for_one(cluster: Cluster, batches: Batches) -> None:
+    """As long as it was asked to; a host that can take it again has it. Then it stays."""
+    with subprocess.Popen(["sleep", "1000"]) as program:
+        (cluster.place / "gamma.trees").write_text(json.dumps([program.pid]))
+        for name in ("alpha", "beta"):
+            cluster.registry.cordon(name)
+        asked = {"host": "gamma", "wait_s": 60}
+        patient = drain.apply_async(kwargs=asked, task_id="patient-batch")
+        hasty = drain.apply_async(kwargs={**asked, "wait_s": 0.2}, task_id="hasty-batch")
+        try:
+            for answer in (patient, hasty):
+                (part,) = eventually(lambda answer=answer: batches.parts(answer.id))  # type: ignore[misc]
+                assert (part.placed, part.plan["pid"]) == (False, program.pid)
+            time.sleep(0.3)
+            cluster.store.write([["DEL", "sojourn:batch:hasty-batch:looked"]])
+            (stayed,) = hasty.get(timeout=30)["migrations"]
+            assert (stayed["state"], stayed["failure"]["code"]) == ("refused", "NOWHERE")
+            assert "beta is cordoned" in stayed["failure"]["message"]
+            assert batches.ends(patient.id) == {}
+            cluster.registry.uncordon("beta")
+            cluster.store.write([["DEL", "sojourn:batch:patient-batch:looked"]])
+            (moved,) = patient.get(timeout=30)["migrations"]
+            assert (moved["state"], moved["destination"]) == ("completed", "beta")
+        finally:
+            for name in HOSTS:
+                cluster.registry.uncordon(name)
+            (cluster.place / "gamma.trees").unlink()
+            program.kill()
 
 
 def test_nobody_need_wait_for_the_end_of_its_time(cluster: Cluster, batches: Batches) -> None:
