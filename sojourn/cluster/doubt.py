@@ -84,7 +84,7 @@ class Doubt:
 
     def _both_are_silent(self) -> str:
         return (
-            f"Nothing before both hosts are back: {self.plan.source} is silent too. "
+            f"Nothing until both hosts are back: {self.plan.source} is silent too. "
             f"{self._verdicts()}"
         )
 
@@ -171,8 +171,8 @@ class Doubt:
 def sentence(doubt: Json) -> str:
     """Return which host is silent since when, or since when the process is frozen if none is."""
     if doubt["silent"]:
-        return f"{doubt['silent']} is silent since {doubt['since']}."
-    return f"Both hosts answer; the process is frozen since {doubt['since']}."
+        return f"{doubt['silent']} has been silent since {doubt['since']}."
+    return f"Both hosts answer; the process has been frozen since {doubt['since']}."
 
 
 def moment(since_epoch_s: float) -> str:

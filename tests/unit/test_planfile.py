@@ -271,6 +271,7 @@ def test_what_a_line_skips() -> None:
     assert read_back.skip == (Selector(unit="nginx"), Selector(pid=7))
     (again,) = planfile.from_json([read_back.to_json()])
     assert again == read_back
-    for wrong in ("nginx", ["nginx"], [{"colour": "red"}], [{}]):
+    bad: list[Any] = ["nginx", ["nginx"], [{"colour": "red"}], [{}]]
+    for wrong in bad:
         with pytest.raises(UsageError, match="line 1"):
             planfile.from_json([line | {"skip": wrong}])
