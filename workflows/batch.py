@@ -11,27 +11,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from uuid import NAMESPACE_OID, uuid4, uuid5
 
 from celery import chord, shared_task, states
 from celery.exceptions import Ignore
 from celery.exceptions import TimeoutError as NoAnswer
 
-from sojourn.cluster.batches import LATEST, BatchState, Part, Record
-from sojourn.cluster.planfile import AUTO, check_options, from_json
+from sojourn.cluster.batches import LATEST, BatchState, Part, Record, who
+from sojourn.cluster.placement import Item, place
+from sojourn.cluster.planfile import AUTO, check_options, from_json, skipped
 from sojourn.cluster.registry import Registry
-from sojourn.errors import Aborted, HostUnreachable, SojournError
+from sojourn.errors import Aborted, HostUnreachable, SojournError, UsageError
 from sojourn.migration.context import Host, this_host
-from sojourn.model import Failure, Json, Plan, Untyped
+from sojourn.model import Failure, Json, Plan, State, Untyped
 from sojourn.state.message import Message
+from sojourn.text import quoted
 from workflows.app import the_app
 from workflows.call import Call
 from workflows.canvas import queue_of
 from workflows.conclude import close
 from workflows.dispatch import dispatch
-from workflows.join import entry_of, finish, part_of
-from workflows.planning import Placed, find
+from workflows.join import count, entry_of, finish, part_of
+from workflows.planning import NOWHERE, Found, Placed, find
 from workflows.recover import NEVER_BEGUN, abort
 from workflows.survey import survey
 
@@ -48,67 +50,79 @@ LOOK_S = 15.0
 CHUNK = 500
 
 ABORTED = Failure(Aborted.code, "Its batch was aborted before it began.")
+TIMED_OUT = Failure(Aborted.code, "The time of its batch was over before it began.")
 ABORTED_TOO = Failure(Aborted.code, "Its batch was aborted.")
 
 
 @shared_task(name="sojourn.migrate_many", bind=True, base=Call)
-def migrate_many(self: Untyped, plan: list[Json], by: str = "") -> None:
+def migrate_many(
+    self: Untyped, plan: list[Json], by: str = "", timeout_s: float | None = None
+) -> None:
     """Migrate many processes: ``migrate_many.delay([{"pid": 1, "source": "a"}, ...]).get()``.
 
     Each line is as in a plan file (``sojourn.cluster.planfile``). Nothing begins if one of them is
     malformed: ``.get()`` raises one UsageError that names all that are. The result has what each
-    migration came to; those that failed raise nothing.
+    migration came to; those that failed raise nothing. After ``timeout_s`` seconds nothing more
+    begins.
     """
-    _plan(self.request.id, PLAN, plan, by)
+    _plan(self.request.id, PLAN, plan, by, times_of(until=timeout_s))
     # The caller gets its answer when the last part has ended: ``finish`` stores the result.
     raise Ignore
 
 
 @shared_task(name="sojourn.drain", bind=True, base=Call)
-def drain(self: Untyped, host: str, by: str = "", **options: Untyped) -> None:
+def drain(
+    self: Untyped,
+    host: str,
+    by: str = "",
+    skip: list[Json] | None = None,
+    timeout_s: float | None = None,
+    wait_s: float | None = None,
+    **options: Untyped,
+) -> None:
     """Move away from a host all that can be moved: ``drain.delay("alpha").get()``.
 
-    ``options`` are fields of a Plan. The host is cordoned, and stays so. The result names what
+    ``options`` are fields of a Plan; ``skip`` are selectors, such as ``{"unit": "nginx"}``, of what
+    shall stay. After ``timeout_s`` seconds nothing more begins; for ``wait_s`` seconds, what no
+    host can take waits for one that can. The host is cordoned, and stays so. The result names what
     stays there and why.
     """
     # Before the cordon: a malformed request changes nothing.
-    lines = lines_of_drain(host, **options)
+    lines = lines_of_drain(host, skip, **options)
     from_json(lines)
+    times = times_of(until=timeout_s, waits=wait_s)
     this_host().registry.cordon(host)
-    _plan(self.request.id, DRAIN, lines, by)
+    _plan(self.request.id, DRAIN, lines, by, times)
     raise Ignore
 
 
-def lines_of_drain(host: str, **options: Untyped) -> list[Json]:
+def lines_of_drain(host: str, skip: list[Json] | None = None, **options: Untyped) -> list[Json]:
     """Return a drain as the lines of a plan. Raises UsageError for an option that is wrong."""
     check_options(host, AUTO, options)
-    return [{"all": True, "source": host, **options}]
+    skipped(skip or [])
+    return [{"all": True, "source": host, **({"skip": skip} if skip else {}), **options}]
 
 
-def preview(asked: list[Json], kind: str, registry: Registry) -> list[Json]:
-    """Return what a batch would do, and touch nothing.
+def times_of(**given: object) -> Json:
+    """Return the instants of a batch from the seconds that it was given, without those of None.
 
-    Each row has ``pid``, ``command``, ``source``, ``destination`` and ``why``. Raises UsageError
-    for malformed lines, HostUnreachable if a host does not report its trees.
+    Raises UsageError.
     """
-    the_app()  # an operator's program has none yet
-    try:
-        then = show_batch.s(asked, kind)
-        rows: list[Json] = _survey(str(uuid4()), asked, registry, then).get(timeout=PLANNING_S)
-    except NoAnswer:
-        raise HostUnreachable(
-            f"The hosts did not answer within {PLANNING_S} s.", "Is a worker busy or down?"
-        ) from None
-    return rows
+    for seconds in given.values():
+        number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if seconds is not None and not (number and seconds > 0):  # type: ignore[operator]
+            raise UsageError(f"The time of a batch is a number of seconds, not {quoted(seconds)}.")
+    now = time.time()
+    return {name: now + seconds for name, seconds in given.items() if seconds is not None}  # type: ignore[operator]
 
 
-def _plan(batch: str, kind: str, asked: list[Json], by: str) -> None:
+def _plan(batch: str, kind: str, asked: list[Json], by: str, times: Json) -> None:
     """Record the batch and ask the hosts for their trees. Raises UsageError, HostUnreachable."""
     host = this_host()
     # A second delivery of the message finds the record of the first.
     if host.batches.record(batch) is None:
         request = {"lines": asked} if kind == DRAIN else {"lines": len(asked)}
-        host.batches.plan(batch, kind, request, by)
+        host.batches.plan(batch, kind, request, by, times)
     try:
         _survey(batch, asked, host.registry, open_batch.s(batch, kind, asked))
     except SojournError as error:
@@ -116,16 +130,34 @@ def _plan(batch: str, kind: str, asked: list[Json], by: str) -> None:
         raise
 
 
+def would_begin(asked: list[Json], kind: str, registry: Registry) -> Json:
+    """Return what ``show_batch`` does on a worker; nothing is touched.
+
+    Raises UsageError for malformed lines, HostUnreachable if a host does not report its trees.
+    """
+    the_app()  # an operator's program has none yet
+    try:
+        then = show_batch.s(asked, kind)
+        found: Json = _survey(str(uuid4()), asked, registry, then).get(timeout=PLANNING_S)
+    except NoAnswer:
+        raise HostUnreachable(
+            f"The hosts did not answer within {PLANNING_S} s.", "Is a worker busy or down?"
+        ) from None
+    return found
+
+
 def _survey(batch: str, asked: list[Json], registry: Registry, then: Untyped) -> Untyped:
-    """Collect the trees of the hosts that the lines leave open, then call ``then`` with them.
+    """Collect the trees of the hosts of all lines, then call ``then`` with them.
 
     Each host reports them once for a batch: a request that is put back into the shared queue, where
     another worker takes it, does not drain again. Raises UsageError.
     """
     lines = from_json(asked)
-    names = sorted({line.source for line in lines if line.pid is None or line.destination is None})
-    for name in names:
+    needed = {line.source for line in lines if line.pid is None or line.destination is None}
+    for name in sorted(needed):
         registry.check_host(name)
+    # The others are asked for the commands of the processes only, which people know them by.
+    names = sorted(needed | ({line.source for line in lines} & registry.alive().keys()))
     # No survey is made after its batch was refused for want of it (``_give_up_planning``).
     surveys = [
         survey.s().set(
@@ -153,25 +185,30 @@ def open_batch(reports: list[Json] | Json, batch: str, kind: str, asked: list[Js
     except SojournError as error:
         _refuse(batch, error)
         return
-    host.batches.open(batch, parts, found.stays)
+    waiting = _waiting(record, found, host)
+    stays = [stay for stay in found.stays if not (waiting and stay["code"] == NOWHERE)]
+    host.batches.open(batch, [*parts, *waiting], stays)
     # Recorded before: if this process dies in between, ``look_after`` queues what is missing.
     _queue(host, batch, parts)
     if parts:
         dispatch()
-    else:
+    elif not waiting:
         finish(batch)
 
 
 @shared_task(name="sojourn.show_batch", base=Call)
-def show_batch(reports: list[Json] | Json, asked: list[Json], kind: str) -> list[Json]:
-    """Return what would begin, and what would stay, with ``destination`` None.
+def show_batch(reports: list[Json] | Json, asked: list[Json], kind: str) -> Json:
+    """Return the ``parts`` that would begin, with why each has its place, and what ``stays``.
 
     Raises UsageError for malformed lines.
     """
-    found = find(from_json(asked), reports, this_host(), is_drain=kind == DRAIN)
-    return [placed.to_json() for placed in found.placed] + [
-        {**stay, "destination": None} for stay in found.stays
+    host = this_host()
+    found = find(from_json(asked), reports, host, is_drain=kind == DRAIN)
+    parts = [
+        {**asdict(_part("", number, placed, host)), "why": placed.why}
+        for number, placed in enumerate(found.placed, 1)
     ]
+    return {"parts": parts, "stays": found.stays}
 
 
 def _part(batch: str, number: int, placed: Placed, host: Host) -> Part:
@@ -179,7 +216,22 @@ def _part(batch: str, number: int, placed: Placed, host: Host) -> Part:
     plan = {**host.settings.limits, **line.plan(tree.pid, placed.destination or AUTO)}
     # The same id in every attempt: a message that comes twice opens nothing twice.
     migration = str(uuid5(NAMESPACE_OID, f"{batch}:{number}"))
-    return Part(number, plan, migration, line.priority, line.destination is None, tree.bytes)
+    how = (line.priority, line.destination is None, tree.bytes)
+    return Part(number, plan, migration, *how, command=tree.name)
+
+
+def _waiting(record: Record, found: Found, host: Host) -> list[Part]:
+    """Return as parts what no host can take now, if the batch waits for one that can."""
+    if record.waits is None or not found.waiting:
+        return []
+    source = found.waiting[0].tree.line.source
+    others = [name for name in host.registry.hosts() if name != source]
+    # A part has a destination; until it has a place, this one counts for nothing.
+    somewhere = [
+        replace(placed, destination=name) for placed in found.waiting for name in others[:1]
+    ]
+    numbered = enumerate(somewhere, len(found.placed) + 1)
+    return [replace(_part(record.id, *each, host), placed=False) for each in numbered]
 
 
 def _queue(host: Host, batch: str, parts: Sequence[Part]) -> None:
@@ -200,9 +252,12 @@ def _refuse(batch: str, error: SojournError) -> None:
 
 
 @shared_task(name="sojourn.abort_batch", base=Call)
-def abort_batch(batch: str, *, roll_back: bool) -> None:
-    """Begin nothing more of a batch; what is under way goes on to its end, or is aborted too."""
-    this_host().batches.abort(batch, roll_back=roll_back)
+def abort_batch(batch: str, *, roll_back: bool, timed_out: bool = False) -> None:
+    """Begin nothing more of a batch; what is under way goes on to its end, or is aborted too.
+
+    ``timed_out``: since its time is over, and not by somebody's decision.
+    """
+    this_host().batches.abort(batch, roll_back=roll_back, timed_out=timed_out)
     _give_up(batch)
 
 
@@ -222,7 +277,11 @@ def _give_up(batch: str) -> None:
     # Each part that is taken out makes room, and the next one must not begin there.
     host.queue.pause(batch)
     left = [part for part in parts if part.number not in ends]
-    under_way = [part for part in left if not _withdrawn(host, part)]
+    why = TIMED_OUT if record.timed_out else ABORTED
+    under_way = [part for part in left if part.placed and not _withdrawn(host, part, why)]
+    for part in left:
+        if not part.placed:
+            count(batch, part, _never_placed(part, State.ABORTED, why))
     # Nothing of the batch waits any more; a pause must not outlive it.
     host.queue.resume(batch)
     for part in under_way if record.roll_back else ():
@@ -232,12 +291,19 @@ def _give_up(batch: str) -> None:
         finish(batch)
 
 
-def _withdrawn(host: Host, part: Part) -> bool:
+def _never_placed(part: Part, state: State, why: Failure) -> Json:
+    """Return what a part came to that waited for a place until it waited no longer."""
+    about = {name: part.plan[name] for name in ("pid", "source", "destination")}
+    end = {"state": state, "owner": part.plan["source"], "failure": asdict(why)}
+    return {"id": part.migration, **about, **end}
+
+
+def _withdrawn(host: Host, part: Part, why: Failure) -> bool:
     """Take a part out of the queue and record its end; False if it does not wait there."""
     if not host.queue.remove(part.migration):
         return False
     message = Message(part.migration, Plan.from_json(part.plan))
-    host.ledger.record_failure(part.migration, ABORTED)
+    host.ledger.record_failure(part.migration, why)
     close(the_app(), message.with_facts(NEVER_BEGUN))
     return True
 
@@ -262,6 +328,7 @@ def _reopen(host: Host, record: Record) -> None:
         return
     following = [replace(part.again(), tries=1, avoid=()) for part in stayed]
     # The parts first: until the state is turned the batch is at rest and nobody looks after it.
+    host.batches.let_take_its_time(record.id)
     host.batches.reopen(record.id, following)
     host.batches.turn(record.id, BatchState.RUNNING, BatchState.ABORTED, BatchState.FINISHED)
     _queue(host, record.id, following)
@@ -285,8 +352,38 @@ def _look_after(host: Host, record: Record) -> None:
         finish(record.id)
     elif record.state is BatchState.ABORTING:
         _give_up(record.id)
-    elif not host.queue.has_waiting(record.id):
+    elif record.until is not None and time.time() > record.until:
+        host.batches.abort(record.id, roll_back=False, timed_out=True)
+        _give_up(record.id)
+    elif not _place_waiting(host, record) and not host.queue.has_waiting(record.id):
         _put_again(host, record)
+
+
+def _place_waiting(host: Host, record: Record) -> bool:
+    """Queue what waits for a place and has one now; whether that is anything.
+
+    What has waited long enough stays.
+    """
+    ends = host.batches.ends(record.id)
+    parts = [part for part in host.batches.parts(record.id) if part.number not in ends]
+    waiting = [part for part in parts if not part.placed]
+    found = place(map(_item, waiting), host.registry.hosts(), host.batches.promised())
+    placed = []
+    for part, placement in zip(waiting, found, strict=True):
+        if placement.destination:
+            placed.append(part.at(placement.destination))
+        elif time.time() > (record.waits or 0):
+            why = Failure(NOWHERE, placement.why, "`sojourn hosts` shows the capacity of each.")
+            count(record.id, part, _never_placed(part, State.REFUSED, why))
+    if placed:
+        host.batches.keep(record.id, *placed)
+        _queue(host, record.id, placed)
+        dispatch()
+    return bool(placed)
+
+
+def _item(part: Part) -> Item:
+    return Item(who(part.plan["pid"], part.command), part.plan["source"], part.bytes)
 
 
 def _give_up_planning(record: Record) -> None:
@@ -299,7 +396,8 @@ def _put_again(host: Host, record: Record) -> None:
     """Queue what has no end and is not in the queue; ``dispatch`` sorts out what has ended."""
     ends = host.batches.ends(record.id)
     for part in host.batches.parts(record.id):
-        if part.number not in ends and host.queue.standing(part.migration) is None:
+        waits = part.number not in ends and part.placed
+        if waits and host.queue.standing(part.migration) is None:
             if host.ledger.account(part.migration) is None:
                 host.ledger.open(
                     part.migration, Plan.from_json(part.plan), part_of(record.id, part)

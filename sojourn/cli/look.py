@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sojourn import units
-from sojourn.cli import completion, output, timeline
+from sojourn.cli import completion, doubt, output, timeline
 from sojourn.cli.options import Id
 from sojourn.cli.output import coloured, console
 from sojourn.cluster.account import Account
@@ -115,7 +115,7 @@ def show(
     console.print(f"[dim]mode[/] {account.plan.how}", soft_wrap=True)
     if account.resolved:
         console.print(escape(sentence(account.resolved, account.plan)), soft_wrap=True)
-    console.print(timeline.draw(account.steps))
+    console.print(timeline.draw(account))
     if account.failure:
         failure = account.failure
         console.print(
@@ -124,6 +124,8 @@ def show(
             f"[dim]The logs of both hosts:[/] sojourn logs {account.id[:8]}",
             soft_wrap=True,
         )
+    if account.doubt:
+        console.print(doubt.draw(account.doubt), soft_wrap=True)
 
 
 def hosts(json: AsJson = False) -> None:

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from sojourn import units, window
-from sojourn.cli import completion, live, many, output, timeline
+from sojourn.cli import completion, doubt, live, many, output, timeline
 from sojourn.cli.options import (
     All,
     Bandwidth,
@@ -233,9 +233,10 @@ def _watch(cluster: Cluster, bookmark: str, migration: str, plan: Plan) -> State
 
 def _report(account: Account, *, json: bool) -> None:
     if json:
-        output.as_json(account.result)
+        # In doubt it has no result yet, but all that is known of it.
+        output.as_json(account.result or account.to_json())
         return
-    console.print(timeline.draw(account.steps))
+    console.print(timeline.draw(account))
     result = complete(account.result or {})
     if account.state in {State.COMPLETED, State.CLEANUP_PENDING}:
         console.print(_arrived(account, result), soft_wrap=True)
@@ -247,6 +248,8 @@ def _report(account: Account, *, json: bool) -> None:
         MigrationError(f"{account.state}: {message} {where}", failure.hint if failure else ""),
         as_json=False,
     )
+    if account.doubt:
+        console.print(doubt.draw(account.doubt), soft_wrap=True)
     console.print(f"[dim]{escape(account.id)}[/]")
 
 

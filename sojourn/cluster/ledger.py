@@ -32,6 +32,8 @@ from itertools import chain, islice
 
 from sojourn.cluster import counters, records
 from sojourn.cluster.account import Account, Event, read_account, read_event
+from sojourn.cluster.doubt import Doubt
+from sojourn.cluster.registry import Registry
 from sojourn.cluster.scripts import scripts_of
 from sojourn.cluster.sealed import Sealed
 from sojourn.cluster.store import Store
@@ -78,6 +80,7 @@ class Ledger:
 
     def __init__(self, store: Store, keep_s: int) -> None:
         self._store, self._sealed = store, Sealed(store)
+        self._registry = Registry(store)
         self._keep_s = keep_s
 
     def open(self, migration: str, plan: Plan, part: Json | None = None) -> None:
@@ -224,7 +227,8 @@ class Ledger:
 
     def account(self, migration: str) -> Account | None:
         """Return a migration, None if the ledger does not have it. Raises StoreUnreachable."""
-        return self._account(migration, self._store.fields(key(migration)))
+        account = self._account(migration, self._store.fields(key(migration)))
+        return account and self._with_doubts([account])[0]
 
     def accounts(self, migrations: Sequence[str]) -> list[Account]:
         """Return those of several migrations that it has, in order. Raises StoreUnreachable."""
@@ -235,7 +239,21 @@ class Ledger:
             ids = migrations[start : start + READ_AT_ONCE]
             read = self._store.fields_of([key(migration) for migration in ids])
             found = (self._account(*pair) for pair in zip(ids, read, strict=True))
-            yield from (account for account in found if account)
+            yield from self._with_doubts([account for account in found if account])
+
+    def _with_doubts(self, accounts: list[Account]) -> list[Account]:
+        """Return accounts, those in doubt with what there is to know and to do about them."""
+        doubtful = [one.plan for one in accounts if one.state is State.IN_DOUBT]
+        if not doubtful:
+            return accounts
+        hosts = sorted({host for plan in doubtful for host in (plan.source, plan.destination)})
+        contacts = self._registry.contacts(hosts)
+        return [
+            replace(one, doubt=Doubt(one.id, one.plan, one.frozen).describe(contacts))
+            if one.state is State.IN_DOUBT
+            else one
+            for one in accounts
+        ]
 
     def ids(self, count: int) -> list[str]:
         """Return the ids of the migrations that were requested last, newest first.

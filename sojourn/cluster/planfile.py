@@ -7,6 +7,7 @@ CSV has a header with the names of the columns; JSON is a list of objects with t
 ``source``                 the host where they run
 ``destination``            the host where they are to run, or ``auto``, which is the default
 ``priority``               a whole number; higher goes first; the default is 0
+``skip``                   of JSON only: a list of selectors, whose processes stay
 any other option of Plan   ``mode``, ``tcp_established``, ...; the defaults are those of a single
                            migration
 ``line``                   the number by which an error names the line; its place by default
@@ -37,7 +38,10 @@ OPTIONS = {
     for option in fields(Plan)
     if option.name not in {"pid", "source", "destination"}
 }
-COLUMNS = (*NAMES, "source", "destination", "priority", *OPTIONS, "line")
+COLUMNS = (*NAMES, "source", "destination", "priority", "skip", *OPTIONS, "line")
+
+#: Why something stays that a line selects, for machines: it is among what the line skips.
+SKIPPED = "SKIPPED"
 
 #: Placeholders for what is not known yet while the rest of a line is checked.
 SOME_PID, SOME_HOST, OTHER_HOST = 2, "some-host", "other-host"
@@ -50,8 +54,8 @@ MOST_NAMED = 100
 class Line:
     """One line of a plan: which processes of ``source`` move, to which destination, and how.
 
-    Without a ``destination``, placement decides. ``options`` are only those that the line has: for
-    the others, the cluster's settings count.
+    Without a ``destination``, placement decides. What one of ``skip`` selects too stays.
+    ``options`` are only those that the line has: for the others, the cluster's settings count.
     """
 
     number: int
@@ -60,6 +64,7 @@ class Line:
     destination: str | None
     priority: int = 0
     options: Json = field(default_factory=dict)
+    skip: tuple[Selector, ...] = ()
 
     @property
     def pid(self) -> int | None:
@@ -77,6 +82,7 @@ class Line:
             **self.selector.to_json(),
             **hosts,
             "priority": self.priority,
+            **({"skip": [one.to_json() for one in self.skip]} if self.skip else {}),
             **self.options,
         }
 
@@ -227,15 +233,24 @@ def _line(number: int, entry: object) -> Line:
     values = _values(entry)
     destination = values.get("destination") or AUTO
     options = {name: values[name] for name in OPTIONS if name in values}
-    priority = values.get("priority", 0)
+    priority, skip = values.get("priority", 0), values.get("skip", [])
     selector = {name: values[name] for name in NAMES if name in values}
     _check_all(
         lambda: Selector.from_json(selector),
         lambda: check_priority(priority),
         lambda: check_options(values.get("source"), destination, options),
+        lambda: skipped(skip),
     )
     where = None if destination == AUTO else destination
-    return Line(number, Selector.from_json(selector), values["source"], where, priority, options)
+    how = (priority, options, skipped(skip))
+    return Line(number, Selector.from_json(selector), values["source"], where, *how)
+
+
+def skipped(data: object) -> tuple[Selector, ...]:
+    """Read what shall stay from a list of selectors as JSON. Raises UsageError."""
+    if not isinstance(data, list) or not all(isinstance(one, dict) for one in data):
+        raise UsageError(f'skip is a list such as [{{"unit": "nginx"}}], not {quoted(data)}.')
+    return tuple(Selector.from_json(one) for one in data)
 
 
 def _values(entry: object) -> Json:
