@@ -11,7 +11,7 @@ from sojourn.cluster.batches import BatchState, Record
 from sojourn.cluster.client import Cluster
 from sojourn.errors import HostUnreachable, SojournError, UsageError
 from sojourn.model import Role
-from web.options import options_of, plan_of
+from web.options import options_of, plan_of, skipped, times_of
 from web.pages import account_of
 from workflows import batch, intervene, migrate, survey
 
@@ -93,10 +93,13 @@ def drain(cluster: Cluster, request: Request) -> Effect:
     cluster.registry.check_host(request.subject)
     _check_typed(request, request.subject)
     # The id is chosen here, so that the page of the batch is known before a worker has planned it.
-    name = str(uuid4())
-    asked = {"host": request.subject, "by": request.operator, **options_of(request.fields)}
-    batch.lines_of_drain(request.subject, **options_of(request.fields))  # refused here, if at all
-    batch.drain.apply_async(kwargs=asked, task_id=name)
+    name, options = str(uuid4()), options_of(request.fields)
+    skip, times = skipped(request.fields), times_of(request.fields)
+    # What is malformed is refused here, and not only by a worker.
+    batch.lines_of_drain(request.subject, skip, **options)
+    batch.times_of(**times)
+    how = {"by": request.operator, "skip": skip, **times, **options}
+    batch.drain.apply_async(kwargs={"host": request.subject, **how}, task_id=name)
     record = _planned(cluster, name)
     stay = f" {len(record.stays)} stay." if record.stays else ""
     return Effect(

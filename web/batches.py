@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from sojourn.cluster.batches import PROVISIONAL, BatchState, Record, states_of
 from sojourn.cluster.client import Cluster
+from sojourn.cluster.planfile import SKIPPED
 from sojourn.model import State
 from web.rows import look
 
@@ -27,13 +28,14 @@ WORST = ("bad", "stayed", "turns", "good")
 def look_of(record: Record, states: Iterable[str]) -> str:
     """Return the style of a batch whose lines have ended in these states.
 
-    It is amber if lines were refused or stayed for another reason, and red if one needs an
-    operator.
+    It is amber if lines were refused or stayed, but for those that were to stay, and red if one
+    needs an operator.
     """
     if record.state is not BatchState.FINISHED:
         return LOOKS.get(record.state, "runs")
     found = {look(State(state)) for state in states if state in set(State)}
-    found |= {"stayed"} if record.stays else set()
+    stay = any(stay.get("code") != SKIPPED for stay in record.stays)
+    found |= {"stayed"} if stay else set()
     return next((each for each in WORST if each in found), "good")
 
 

@@ -36,7 +36,7 @@ from sojourn.text import cleaned, printable
 from web import guide, processes
 from web.actions import ACTIONS, Effect, Request
 from web.feed import Changes, Feed, Listener
-from web.options import FLAGS, OPTIONS, plan_of
+from web.options import FLAGS, OF_A_DRAIN, OPTIONS, plan_of
 from web.pages import BatchPage, HostPage, MigrationPage, Page, Surroundings, account_of
 from web.rows import CARDS
 from web.table import Query, view, zone
@@ -63,7 +63,7 @@ POLICY = (
 APART = ThreadPoolExecutor(max_workers=16, thread_name_prefix="page")
 
 #: What the dialogue of a button may hold.
-FIELDS = ("typed", "gone", "pid", "to", *OPTIONS)
+FIELDS = ("typed", "gone", "pid", "to", *OPTIONS, *OF_A_DRAIN)
 
 #: Every host name but those of loopback, as a pattern that Tornado matches with a request's Host.
 ELSEWHERE = r"(?!(127\.0\.0\.1|\[?::1\]?|localhost)$).*"

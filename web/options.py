@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from sojourn.cluster.selector import Selector
 from sojourn.errors import UsageError
 from sojourn.model import Json, Plan
 from sojourn.settings import load
 from sojourn.text import quoted
 
-#: Options that are numbers, and what each is.
+#: Options that are numbers, and what each is; and those that only a drain has.
 NUMBERS: dict[str, Callable[[str], float]] = {"max_freeze_s": float, "bandwidth_mbit": int}
+TIMES: dict[str, Callable[[str], float]] = {"timeout_s": float, "wait_s": float}
 
 #: Options that are given or not, and what a form calls each.
 FLAGS = {
@@ -23,6 +25,12 @@ FLAGS = {
 #: The fields of the form that are options of a plan.
 OPTIONS = ("mode", *FLAGS, *NUMBERS)
 
+#: The fields that a drain has besides.
+OF_A_DRAIN = ("skip", *TIMES)
+
+#: The most conditions of what shall stay that are read.
+SKIPPED = 100
+
 #: The longest number that is read, in characters.
 DIGITS = 20
 
@@ -31,8 +39,18 @@ def options_of(fields: Mapping[str, str]) -> Json:
     """Return the options that were given. Raises UsageError for a number that is none."""
     mode: Json = {"mode": fields["mode"]} if fields.get("mode") else {}
     flags = {name: True for name in FLAGS if fields.get(name)}
-    numbers = {name: _number(name, fields[name]) for name in NUMBERS if fields.get(name)}
-    return mode | flags | numbers
+    return mode | flags | _numbers(fields, NUMBERS)
+
+
+def times_of(fields: Mapping[str, str]) -> Json:
+    """Return for how long a drain may last and wait, where that was given. Raises UsageError."""
+    return _numbers(fields, TIMES)
+
+
+def skipped(fields: Mapping[str, str]) -> list[Json]:
+    """Return what shall stay on a host that is drained, one condition a line. Raises UsageError."""
+    lines = [line.strip() for line in fields.get("skip", "").splitlines()]
+    return [Selector.parsed(line).to_json() for line in lines if line][:SKIPPED]
 
 
 def plan_of(source: str, fields: Mapping[str, str]) -> Plan:
@@ -52,8 +70,14 @@ def pid_of(text: str) -> int:
     return int(text)
 
 
-def _number(name: str, text: str) -> float:
+def _numbers(
+    fields: Mapping[str, str], kinds: Mapping[str, Callable[[str], float]]
+) -> dict[str, float]:
+    return {name: _number(name, fields[name], kinds[name]) for name in kinds if fields.get(name)}
+
+
+def _number(name: str, text: str, kind: Callable[[str], float]) -> float:
     try:
-        return NUMBERS[name](text[:DIGITS])
+        return kind(text[:DIGITS])
     except ValueError:
         raise UsageError(f"{name} is a number, not {quoted(text)}.") from None

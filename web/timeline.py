@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from sojourn import units
 from sojourn.cluster import freeze
 from sojourn.cluster.account import Account
-from sojourn.model import StepRecord
+from sojourn.model import State, StepRecord
 
 #: Pixels: a step, the head of a lane, between lanes, and the margins for labels and ticks.
 ROW = 24

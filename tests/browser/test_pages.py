@@ -32,6 +32,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
 SETTINGS = {"reconcile_s": 0.5, "announce_s": 0.5, "max_outgoing": 1, "stall_s": 30}
 
 TABLE = "/migrations"
+GUIDE = "/docs/how-to/recover-from-in-doubt.md"
 
 
 @dataclass
@@ -278,6 +279,7 @@ def test_a_host_is_cordoned_and_drained_by_buttons(
 ) -> None:
     """A cordon is shown at once; a drain asks for the host's name and links to its batch."""
     counters = [place.counter("beta"), place.counter("beta")]
+    stays = workload.start(place.lab.host("beta"), "tree")
     browser.open("/migrations/host/alpha")
     confirm(browser, "#cordon")
     browser.see("alpha is cordoned", "#answer")
@@ -293,12 +295,15 @@ def test_a_host_is_cordoned_and_drained_by_buttons(
     )
     browser.run("document.querySelector('#dialog-options [name=bandwidth_mbit]').value = 4000")
     browser.type("#dialog [name=typed]", "beta")
+    browser.type("#dialog-options [name=skip]", "command=tree")
     browser.click("#dialog-yes")
     browser.see("2 migrations are queued", "#answer", within_s=60)
     browser.click("#answer a")
     browser.see("finished", "#state", within_s=90)
     browser.see("Drain of beta", "h1")
     browser.see("counter", "[data-part=lines]")
+    browser.see(f"pid {stays.pid}", "[data-part=stays]")
+    assert "state-good" in browser.run("return document.getElementById('state').className")
     browser.see("2 completed", ".counts")
     browser.shoot(pictures / "batch.png", high=620)
     assert all(runs_on(place.lab.host("alpha"), counter) for counter in counters)
@@ -350,6 +355,10 @@ def test_a_decision_on_a_dead_host_by_button_ends_the_doubt(place: Place, browse
         confirm(browser, "#abort")
         browser.see("in doubt", "#state")
         browser.see("does not answer", "#answer")
+        browser.see("beta is silent since 20", "#doubt")
+        browser.see("Risk:", "#doubt li .risk")
+        browser.see("so far", ".timeline .freeze-label")
+        assert browser.run("return document.getElementById('how-to').pathname").endswith(GUIDE)
         browser.click("[data-gone=destination]")
         assert not browser.driver.find_element("id", "dialog-yes").is_enabled(), (
             "its name was not typed"
@@ -360,6 +369,7 @@ def test_a_decision_on_a_dead_host_by_button_ends_the_doubt(place: Place, browse
         browser.see("The process runs on alpha.", "#answer")
         browser.see(f"{FLOWER_USER} in Flower declared beta, the destination, dead", ".head")
         assert runs_on(place.lab.host("alpha"), counter)
+        browser.until(lambda: not browser.text("#doubt"))
     finally:
         beta = place.site.host("beta")
     eventually(lambda: place.site.answers(beta), within_s=60)

@@ -9,6 +9,7 @@ import pytest
 
 from sojourn.cluster.account import Account
 from sojourn.cluster.batches import BatchState, Record
+from sojourn.cluster.planfile import SKIPPED
 from sojourn.errors import UsageError
 from sojourn.model import Json, Plan, State
 from sojourn.preflight.finding import Finding, Verdict
@@ -17,7 +18,7 @@ pytest.importorskip("flower")
 
 from web.batches import drained, look_of, title_of
 from web.doubt import Doubt, doubt_of, pieces
-from web.options import options_of, plan_of
+from web.options import options_of, plan_of, skipped, times_of
 from web.processes import judged
 from web.templates import Templates
 
@@ -123,6 +124,7 @@ STAY = {"pid": 7, "source": "gamma", "command": "sshd", "why": "It is supervised
         (batch(), ["completed", "completed, clean-up pending"], "turns"),
         (batch(), ["refused", "lost"], "bad"),
         (batch(stays=[STAY]), ["completed"], "stayed"),
+        (batch(stays=[STAY | {"code": SKIPPED}]), ["completed"], "good"),
         (batch(BatchState.RUNNING), ["refused"], "runs"),
         (batch(BatchState.REFUSED), [], "stayed"),
     ],
@@ -170,6 +172,17 @@ def test_options_of_a_form() -> None:
     for odd in ({"max_freeze_s": "long"}, {"bandwidth_mbit": "1.5"}):
         with pytest.raises(UsageError, match="is a number"):
             options_of(odd)
+
+
+def test_what_a_drain_leaves_and_how_long_it_takes() -> None:
+    """One condition a line, as the command takes each; empty fields are none."""
+    assert skipped({"skip": " unit=nginx\n\n4242\r\n"}) == [{"unit": "nginx"}, {"pid": 4242}]
+    assert times_of({"timeout_s": "60", "wait_s": ""}) == {"timeout_s": 60.0}
+    assert (skipped({}), times_of({})) == ([], {})
+    with pytest.raises(UsageError, match="wait_s is a number"):
+        times_of({"wait_s": "long"})
+    with pytest.raises(UsageError):
+        skipped({"skip": "colour=red"})
 
 
 @pytest.mark.parametrize("pid", ["", "x", "-1", "1", "\N{ARABIC-INDIC DIGIT THREE}", "9" * 30])
