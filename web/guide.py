@@ -6,7 +6,9 @@ environment in which it is installed. HTML inside of them is shown as text.
 
 from __future__ import annotations
 
+import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -26,5 +28,15 @@ def page(path: str) -> str | None:
     file = (root / path).resolve()
     if not file.is_relative_to(root) or not file.is_file():
         return None
-    made: str = MarkdownIt("commonmark", {"html": False}).enable("table").render(file.read_text())
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = reader.parse(file.read_text())
+    for token, inside in pairwise(tokens):
+        if token.type == "heading_open":
+            token.attrSet("id", anchor(inside.content))
+    made: str = reader.renderer.render(tokens, reader.options, {})
     return made
+
+
+def anchor(heading: str) -> str:
+    """Return by what a link names a heading, as on GitHub."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")

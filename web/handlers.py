@@ -94,17 +94,19 @@ class Ours(BaseHandler):  # type: ignore[misc, unused-ignore]  # Flower has no t
         Browsers send ``Sec-Fetch-Site`` (https://www.w3.org/TR/fetch-metadata) and ``Origin``; all
         need the token from a page of ours.
         """
-        site, origin = (
-            self.request.headers.get("Sec-Fetch-Site"),
-            self.request.headers.get("Origin"),
-        )
-        if site not in {None, "same-origin"}:
-            raise web.HTTPError(403, "Cross-site request forbidden")
+        self.check_site("same-origin")
+        origin = self.request.headers.get("Origin")
         if origin and urlparse(origin).netloc != self.request.host:
             raise web.HTTPError(403, "Cross-origin request forbidden")
         # Not ``super()``: Flower asks for no token where there is no login, nor where the login is
         # HTTP's basic authentication, which browsers repeat by themselves.
         web.RequestHandler.check_xsrf_cookie(self)
+
+    def check_site(self, *allowed: str) -> None:
+        """Refuse a request that a browser reports to come from elsewhere."""
+        site = self.request.headers.get("Sec-Fetch-Site")
+        if site is not None and site not in allowed:
+            raise web.HTTPError(403, "Cross-site request forbidden")
 
     @property
     def has_login(self) -> bool:
@@ -313,6 +315,7 @@ class Processes(Ours):
     @web.authenticated
     async def get(self, name: str) -> None:
         """Answer with a fragment of HTML, which shows why a host does not list any."""
+        self.check_site("same-origin", "none")  # it is work for the host
         try:
             found = await self.apart(processes.load, self.cluster, name)
             hosts = await self.apart(self.cluster.registry.hosts)
@@ -329,6 +332,7 @@ class Check(Ours):
     @web.authenticated
     async def get(self, name: str) -> None:
         """Answer with JSON: ``look``, ``verdict``, ``findings``; or ``sentence`` why not."""
+        self.check_site("same-origin", "none")  # it is work for both hosts
         fields = {field: self.get_query_argument(field, "") for field in FIELDS}
         try:
             found = await self.apart(processes.check, self.cluster, plan_of(name, fields))

@@ -237,5 +237,7 @@ def test_a_host_that_does_not_answer_lists_no_processes(
         assert answer.code in {409, 502}
         assert "The worker of host gamma does not answer." in answer.text
         assert flower.door.ask(f"/migrations/host/gamma/{path}", login=False).code == 401
+        elsewhere = {"Sec-Fetch-Site": "cross-site"}
+        assert flower.door.ask(f"/migrations/host/gamma/{path}", headers=elsewhere).code == 403
     odd = open_flower.door.ask("/migrations/host/alpha/check?pid=%3Cb%3E&to=gamma")
     assert (odd.code, "whole number" in odd.text) == (409, True)

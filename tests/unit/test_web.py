@@ -287,6 +287,9 @@ def test_no_page_of_the_documentation_is_outside_of_it() -> None:
     text = guide.page("how-to/recover-from-in-doubt.md")
     assert text is not None
     assert '<a href="../protocol.md">' in text
+    trouble = guide.page("troubleshooting.md")
+    assert trouble is not None
+    assert '<h2 id="a-migration-is-in-doubt">' in trouble
 
 
 def test_flowers_navigation_gains_a_tab() -> None:
