@@ -188,11 +188,19 @@ def open_batch(reports: list[Json] | Json, batch: str, kind: str, asked: list[Js
     waiting = _waiting(record, found, host)
     stays = [stay for stay in found.stays if not (waiting and stay["code"] == NOWHERE)]
     host.batches.open(batch, [*parts, *waiting], stays)
+    _begin(host, batch, parts, is_waiting=bool(waiting))
+
+
+def _begin(host: Host, batch: str, parts: Sequence[Part], *, is_waiting: bool) -> None:
+    """Queue the parts of a batch that was opened, and begin what there is room for."""
     # Recorded before: if this process dies in between, ``look_after`` queues what is missing.
     _queue(host, batch, parts)
-    if parts:
+    now = host.batches.record(batch)
+    if now and now.state is BatchState.ABORTING:
+        _give_up(batch)  # an abort that came meanwhile has found nothing to withdraw
+    elif parts:
         dispatch()
-    elif not waiting:
+    elif not is_waiting:
         finish(batch)
 
 

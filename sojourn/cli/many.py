@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -70,6 +70,9 @@ TIMED_OUT = 124
 
 #: How long a worker may take to resume or abort a batch.
 ACT_S = 60
+
+#: How many migrations that have not ended are listed.
+SHOWN = 50
 
 #: How often the record is read while events of other batches keep arriving.
 LOOK_S = 1.0
@@ -404,8 +407,9 @@ def _abort(record: Record, *, finish: bool, roll_back: bool) -> None:
 
 def _show(cluster: Cluster, record: Record, *, json: bool) -> None:
     ends = cluster.batches.ends(record.id)
+    left = [] if record.state.final else _left(cluster, record, ends)
     if json:
-        output.as_json(record.to_json(ends))
+        output.as_json({**record.to_json(ends), "open": left})
         return
     counts = (
         ", ".join(f"{count} {state}" for state, count in states_of(ends, record.total).items())
@@ -414,15 +418,53 @@ def _show(cluster: Cluster, record: Record, *, json: bool) -> None:
     console.print(
         f"[bold]{record.kind}[/] {record.state}: {counts}  [dim]{record.id}[/]", soft_wrap=True
     )
+    for line in [*_of_ends(ends), *_of_left(left), *_of_stays(record)]:
+        console.print(escape(line), soft_wrap=True)
+
+
+def _of_ends(ends: Mapping[int, Json]) -> Iterator[str]:
+    """Yield what moved where, and what did not, and why."""
     for host, moved in _moved(ends).items():
-        console.print(escape(f"moved to {host}: {', '.join(moved)}"), soft_wrap=True)
+        yield f"moved to {host}: {', '.join(moved)}"
     for number, end in sorted(ends.items()):
         if not State(end["state"]).arrived:
-            console.print(overview.describe(number, end), soft_wrap=True)
+            yield overview.describe(number, end)
     for host, count in Counter(host for end in ends.values() for host in end["avoided"]).items():
-        console.print(f"{count} of them failed on {host} and were tried elsewhere.")
+        yield f"{count} of them failed on {host} and were tried elsewhere."
+
+
+def _of_left(left: list[Json]) -> Iterator[str]:
+    for row in left[:SHOWN]:
+        route = f"{who(row['pid'], row['command'])} from {row['source']}"
+        to = f" to {row['destination']}" if row["destination"] else ""
+        yield f"line {row['line']}: {route}{to}: {row['state']}"
+    if len(left) > SHOWN:
+        yield f"and {len(left) - SHOWN} more"
+
+
+def _of_stays(record: Record) -> Iterator[str]:
     for stay in record.stays:
-        console.print(escape(f"stays: {_of(stay)}: {stay['why']}"), soft_wrap=True)
+        yield f"stays: {_of(stay)}: {stay['why']}"
+
+
+def _left(cluster: Cluster, record: Record, ends: Mapping[int, Json]) -> list[Json]:
+    """Return the parts that have no end yet: what they are, and in which state their try is."""
+    parts = [part for part in cluster.batches.parts(record.id) if part.number not in ends]
+    accounts = cluster.ledger.accounts([part.migration for part in parts])
+    states = {account.id: account.state for account in accounts}
+    return [
+        {
+            "line": part.number,
+            "id": part.migration,
+            "state": states.get(part.migration, State.QUEUED),
+            "pid": part.plan["pid"],
+            "command": part.command,
+            "source": part.plan["source"],
+            "destination": part.plan["destination"] if part.placed else None,
+            "tries": part.tries,
+        }
+        for part in parts
+    ]
 
 
 def _moved(ends: Mapping[int, Json]) -> dict[str, list[str]]:
@@ -436,7 +478,7 @@ def _moved(ends: Mapping[int, Json]) -> dict[str, list[str]]:
 
 
 def _of(stay: Json) -> str:
-    return f"{who(stay['pid'], stay['command'])} on {stay['source']}"
+    return f"{who(stay['pid'], str(stay['command']))} on {stay['source']}"
 
 
 def _preview(cluster: Cluster, asked: list[Json], kind: str, *, json: bool) -> None:

@@ -203,7 +203,7 @@ def watch(cluster: Cluster, batch: str, bookmark: str, until: float = math.inf) 
                 pass
     else:
         for number, end in _steps(overview, bookmark, until):
-            console.print(describe(number, end), soft_wrap=True)
+            console.print(escape(describe(number, end)), soft_wrap=True)
     assert overview.record is not None
     return overview.record
 
@@ -223,7 +223,7 @@ def describe(number: int, end: Json) -> str:
     why = f" {end['failure']['message']}" if end["failure"] else ""
     name = who(end["pid"], str(end.get("command", "")))
     route = f"{name} from {end['source']} to {end['destination']}"
-    return escape(f"line {number}: {route}: {end['state']}.{why}")
+    return f"line {number}: {route}: {end['state']}.{why}"
 
 
 def _steps(

@@ -55,8 +55,7 @@ class Scale:
         """Return the characters of a span: at least one, whatever two clocks say."""
         scale = WIDTH / max(self.end - self.begin, 0.001)
         left = max(0, min(int((begin - self.begin) * scale), WIDTH - 1))
-        length = max(1, round((end - begin) * scale))
-        return range(left, min(WIDTH, left + length))
+        return range(left, max(left + 1, min(WIDTH, round((end - self.begin) * scale))))
 
 
 def _table(steps: Sequence[StepRecord], frozen: Freeze | None, *, bars: bool) -> Table:

@@ -12,6 +12,9 @@ from datetime import datetime
 
 from sojourn.model import Json, Plan, Role
 
+#: The last instant that is shown, in seconds since the epoch: the year 9000.
+LATEST = 221_845_392_000
+
 #: The guide that explains all of it.
 HOW_TO = "docs/how-to/recover-from-in-doubt.md"
 
@@ -176,5 +179,9 @@ def sentence(doubt: Json) -> str:
 
 
 def moment(since_epoch_s: float) -> str:
-    """Return an instant in ISO 8601, by this machine's clock and with its zone."""
-    return datetime.fromtimestamp(since_epoch_s).astimezone().isoformat(timespec="seconds")
+    """Return an instant in ISO 8601, by this machine's clock and with its zone.
+
+    One that no calendar has, as only a damaged record can hold, is moved to the nearest.
+    """
+    known = min(max(since_epoch_s, 0), LATEST)
+    return datetime.fromtimestamp(known).astimezone().isoformat(timespec="seconds")

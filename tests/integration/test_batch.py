@@ -451,6 +451,12 @@ def test_what_waits_is_shown_and_reordered(cluster: Cluster, batches: Batches) -
     first, _, last = acting(cluster, batches, answer.id)
     shown = eventually(lambda: json.loads(sojourn(cluster, "queue", "--json").stdout))
     assert (shown[0]["id"], shown[0]["why"]) == (first, "its batch is paused")
+    left = json.loads(sojourn(cluster, "batch", "shown-batch", "--json").stdout)["open"]
+    assert [(one["line"], one["pid"], one["state"]) for one in left] == [
+        (number, 1799 + number, "queued") for number in (1, 2, 3)
+    ]
+    told = sojourn(cluster, "batch", "shown-batch").stdout
+    assert "line 1: pid 1800 from alpha to beta: queued" in told
     assert sojourn(cluster, "queue", last[:13], "--priority", "7").returncode == 0
     assert json.loads(sojourn(cluster, "queue", "--json").stdout)[0]["id"] == last
     assert sojourn(cluster, "batch", "shown-batch", "abort", "--finish").returncode == 0

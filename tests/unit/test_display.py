@@ -265,7 +265,7 @@ def test_a_batch_names_its_processes_and_hosts(monkeypatch: pytest.MonkeyPatch) 
         for number, end in ends.items()
     ]
     assert [text.partition(" from ")[0] for text in described] == [
-        r"line 1: redis-server *:6379 \[x] (pid 4242)",
+        "line 1: redis-server *:6379 [x] (pid 4242)",
         f"line 2: {'x' * 39}… (pid 4243)",
         "line 3: pid 77",
     ]

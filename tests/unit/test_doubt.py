@@ -52,6 +52,12 @@ def test_the_help_depends_on_who_is_silent(
     assert (silent or "Both hosts answer") in sentence(found)
 
 
+@pytest.mark.parametrize("heard", [1e18, -1e18, 1e12])
+def test_an_instant_that_no_calendar_has(heard: float) -> None:
+    """A damaged record makes no command fail."""
+    assert described(HERE, Contact(answers=False, heard=heard))["since"]
+
+
 def test_the_guide_is_there() -> None:
     """The link is a path of the documentation."""
     assert (Path(__file__).parents[2] / HOW_TO).exists()
