@@ -22,40 +22,24 @@ from sojourn.cli.options import (
     FileLocks,
     MaxFreeze,
     Mode,
+    Skip,
     StopUnit,
     TcpEstablished,
+    Timeout,
     chosen,
     operator,
+    skipped,
 )
 from sojourn.cli.output import console
 from sojourn.cluster.batches import BatchState, Record, states_of, who
 from sojourn.cluster.client import Cluster
 from sojourn.cluster.planfile import SKIPPED, from_json, looks_like_json, read
 from sojourn.cluster.queue import Limits
-from sojourn.cluster.selector import Selector
 from sojourn.errors import SojournError, UsageError
 from sojourn.model import Json, State, Untyped
 from sojourn.settings import load
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-Skip = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--skip",
-        metavar="WHICH",
-        help="What shall stay: a PID, or `unit=NAME`, `command=PATTERN`, `user=NAME`, "
-        "`cgroup=PATH`. May be repeated.",
-    ),
-]
-
-Timeout = Annotated[
-    float | None,
-    typer.Option(
-        metavar="SECONDS",
-        help="Begin nothing new after that, and do not wait for what is under way then.",
-    ),
-]
 
 Wait = Annotated[
     float | None,
@@ -95,27 +79,40 @@ def add_to(app: typer.Typer) -> None:
     app.command()(queue)
 
 
-def migrate_plan(file: Path, *, dry_run: bool, detach: bool, json: bool) -> None:
+def migrate_plan(
+    file: Path, *, dry_run: bool, detach: bool, json: bool, timeout_s: float | None = None
+) -> None:
     """Start the migrations of a plan file, all or none, and follow them to their end."""
     text = _text(file)
     lines = read(text, as_json=looks_like_json(file.name, text))
-    migrate_lines([line.to_json() for line in lines], dry_run=dry_run, detach=detach, json=json)
+    asked = [line.to_json() for line in lines]
+    migrate_lines(asked, dry_run=dry_run, detach=detach, json=json, timeout_s=timeout_s)
 
 
-def migrate_lines(asked: list[Json], *, dry_run: bool, detach: bool, json: bool) -> None:
+def migrate_lines(
+    asked: list[Json],
+    *,
+    dry_run: bool,
+    detach: bool,
+    json: bool,
+    timeout_s: float | None = None,
+) -> None:
     """Start the lines of a plan, all or none, and follow them to their end; or only show them."""
     from_json(asked)  # reports malformed lines before the slow import of Celery
     cluster = Cluster()
-    from workflows.batch import PLAN, migrate_many
+    from workflows.batch import PLAN, migrate_many, times_of
 
+    times_of(until=timeout_s)
+    how = chosen(timeout_s=timeout_s)
     if dry_run:
         _preview(cluster, asked, PLAN, json=json)
         return
     _start(
         cluster,
-        lambda batch: migrate_many.apply_async((asked, operator()), task_id=batch),
+        lambda batch: migrate_many.apply_async((asked, operator()), how, task_id=batch),
         detach=detach,
         json=json,
+        timeout_s=timeout_s,
     )
 
 
@@ -166,14 +163,15 @@ def drain(
         max_freeze_s=max_freeze,
         bandwidth_mbit=bandwidth,
     )
-    stay = [Selector.parsed(text).to_json() for text in skip or []]
+    stay = skipped(skip)
     lines = lines_of_drain(host, stay, **options)
     times_of(until=timeout, waits=wait)
     if dry_run:
         _preview(cluster, lines, DRAIN, json=json)
         return
-    times = {"timeout_s": timeout, "wait_s": wait}
-    asked = {"host": host, "by": operator(), "skip": stay, **times, **options}
+    # Only what was given: a worker of an older version knows none of them.
+    more = chosen(timeout_s=timeout, wait_s=wait) | ({"skip": stay} if stay else {})
+    asked = {"host": host, "by": operator(), **more, **options}
     _start(
         cluster,
         lambda batch: start.apply_async(kwargs=asked, task_id=batch),

@@ -21,12 +21,15 @@ from sojourn.cli.options import (
     MaxFreeze,
     Mode,
     ShellJob,
+    Skip,
     StopUnit,
     TcpEstablished,
+    Timeout,
     Unit,
     User,
     chosen,
     limited,
+    skipped,
 )
 from sojourn.cli.output import console
 from sojourn.cluster.account import Account
@@ -104,6 +107,8 @@ def migrate(
     max_freeze: MaxFreeze = None,
     bandwidth: Bandwidth = None,
     closure: Closure = False,
+    skip: Skip = None,
+    timeout: Timeout = None,
     dry_run: DryRun = False,
     detach: Detach = False,
     json: AsJson = False,
@@ -129,16 +134,22 @@ def migrate(
     )
     if closure and (plan_file or selectors):
         raise UsageError("--closure is of one process, named by its PID.", "See --help.")
+    if skip and not selectors:
+        raise UsageError("--skip goes with a selector, such as --all.", "See --help.")
+    if timeout is not None and not (plan_file or selectors):
+        raise UsageError("--timeout is of a batch: --plan, or a selector.", "See --help.")
     if plan_file:
         if selectors or options or (pid, source, destination) != (None, None, None):
             raise UsageError(
                 "A plan file names processes, hosts and their options: give none beside --plan."
             )
-        many.migrate_plan(plan_file, dry_run=dry_run, detach=detach, json=json)
+        how = {"dry_run": dry_run, "detach": detach, "json": json}
+        many.migrate_plan(plan_file, timeout_s=timeout, **how)
     elif selectors:
         line = {"pid": pid, **selectors, "source": source, "destination": destination}
-        line |= options
-        many.migrate_lines([line], dry_run=dry_run, detach=detach, json=json)
+        line |= options | ({"skip": skipped(skip)} if skip else {})
+        how = {"dry_run": dry_run, "detach": detach, "json": json}
+        many.migrate_lines([line], timeout_s=timeout, **how)
     else:
         required = _required(pid, source, destination)
         plan = Plan(*required, **limited(**options))

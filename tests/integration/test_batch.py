@@ -431,14 +431,18 @@ def test_the_command_line(cluster: Cluster, batches: Batches, tmp_path: Path) ->
     """A plan file, followed to its end, line by line for machines."""
     plan = tmp_path / "plan.csv"
     plan.write_text("pid,source,destination,priority\n1701,alpha,beta,\n1702,alpha,beta,5\n")
-    done = sojourn(cluster, "migrate", "--plan", str(plan), "--json")
+    done = sojourn(cluster, "migrate", "--plan", str(plan), "--timeout", "100", "--json")
     *ends, last = map(json.loads, done.stdout.splitlines())
     assert done.returncode == 0
     assert [end["pid"] for end in sorted(ends, key=lambda end: end["line"])] == [1701, 1702]
     assert last["counts"] == {"completed": 2}
     batch = json.loads(sojourn(cluster, "batch", last["id"][:8], "--json").stdout)
     assert batch["state"] == "finished"
+    assert batch["until"] == last["until"] > batch["created"]
     assert sojourn(cluster, "batch", last["id"], "pause").returncode == 2
+    one = ("migrate", "1701", "--from", "alpha", "--to", "beta")
+    for of_many in (("--timeout", "5"), ("--skip", "1701")):
+        assert sojourn(cluster, *one, *of_many).returncode == 2
     plan.write_text("pid,source,destination\n1701,alpha,alpha\n0,alpha,beta\n")
     wrong = sojourn(cluster, "migrate", "--plan", str(plan))
     assert (wrong.returncode, "line 2" in wrong.stderr, "line 3" in wrong.stderr) == (2, True, True)
