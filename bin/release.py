@@ -43,9 +43,10 @@ IN_THE_WHEEL = (
         for name in ("sojourn.toml", "constraints.txt", "prometheus/alerts.yml")
     ),
     *(f"share/sojourn/systemd/sojourn-{name}.service" for name in ("worker", "flower")),
+    "share/sojourn/docs/how-to/recover-from-in-doubt.md",
     "licenses/LICENSE",
 )
-NOT_IN_THE_WHEEL = re.compile(r"(^|/)(tests|benchmarks|docs|bin)/|\.pyc$|\.db$")
+NOT_IN_THE_WHEEL = re.compile(r"(^|/)(tests|benchmarks|bin)/|^docs/|\.pyc$|\.db$")
 
 #: What a source archive must hold so that everything in the documentation can be done from it.
 IN_THE_SOURCE = (

@@ -29,6 +29,9 @@ def examine(migration: Migration) -> Outcome:
     with contextlib.suppress(ProcessGone):
         migration.learn(root=asdict(process.identity(migration.plan.pid)))
     report = report_of(migration.host, migration.plan, migration.id)
+    if report.needs:
+        # Before a refusal, so that people see what was refused.
+        migration.host.ledger.record_command(migration.id, report.needs.command)
     inspection.refuse(_of_this_host(report), migration.plan)
     assert report.needs is not None
     stopping = [finding.to_json() for finding in report.findings if finding.stops]
@@ -36,6 +39,7 @@ def examine(migration: Migration) -> Outcome:
     return Outcome(
         f"{needs.command}: {units.processes(needs.processes)}, {units.size(needs.tree_bytes)}",
         {
+            "command": needs.command,
             "tree_bytes": needs.tree_bytes,
             "processes": needs.processes,
             "memory_bytes": memory_files.bytes_of(needs.memory),

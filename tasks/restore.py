@@ -22,11 +22,12 @@ from __future__ import annotations
 
 import contextlib
 import time
+from typing import cast
 
 from sojourn.errors import CommandTimedOut, CriuFailed, FreezeTooLong, ImagesIncomplete
 from sojourn.migration import destination, permission, settling
 from sojourn.migration.context import Migration
-from sojourn.migration.rebuilding import resumed_at
+from sojourn.migration.rebuilding import resumed_at, seen_to_run
 from sojourn.model import Phase, Verdict
 from sojourn.state.facts import Facts
 from sojourn.state.message import Outcome
@@ -81,7 +82,19 @@ def decide(migration: Migration) -> Outcome:
 
 def _verdict(migration: Migration, verdict: Verdict) -> Facts:
     facts = Facts(verdict=verdict) | destination.aftermath(migration)
-    return facts | _window(migration)
+    ran = _ran_at(migration) if verdict is Verdict.RESTORED else {}
+    return facts | ran | _window(migration)
+
+
+def _ran_at(migration: Migration) -> Facts:
+    """Return when the tree ran again here, for whoever asks and has not been told."""
+    known = migration.host.journal.known(migration.entry)
+    written = migration.host.journal.phase_times(migration.entry).get(Phase.RESTORED)
+    ran = known.get("resumed_at") or seen_to_run(migration) or written
+    if ran is None:
+        return {}
+    began = {"freeze_started": known["freeze_started"]} if "freeze_started" in known else {}
+    return cast("Facts", {"resumed_at": ran, "images_at": known.get("images_at"), **began})
 
 
 def _window(migration: Migration) -> Facts:

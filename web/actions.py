@@ -13,8 +13,9 @@ from sojourn.cluster.client import Cluster
 from sojourn.errors import HostUnreachable, SojournError, UsageError
 from sojourn.model import Role
 from sojourn.system.caller import Caller, acting_for
+from web.options import options_of, plan_of, skipped, times_of
 from web.pages import account_of
-from workflows import batch, intervene
+from workflows import batch, intervene, survey
 from workflows.audit import note_of, note_of_host
 
 #: How long a drain may take to find out what will be moved.
@@ -73,6 +74,22 @@ def uncordon(cluster: Cluster, request: Request) -> Effect:
     return Effect(f"{request.subject} takes migrations again.")
 
 
+def migrate_one(cluster: Cluster, request: Request) -> Effect:
+    """Migrate one process of a host.
+
+    Raises UsageError, HostUnreachable, and Refused if the two hosts cannot do it.
+    """
+    plan = plan_of(request.subject, request.fields)
+    # The registry knows what hosts announced last; whether their workers answer is asked of them.
+    cluster.registry.check(plan)
+    survey.check_workers(plan)
+    # The id is chosen here, and its page is there before a worker has the message.
+    name = str(uuid4())
+    cluster.ledger.open(name, plan)
+    client.migrate.apply_async(kwargs=plan.to_json(), task_id=name)
+    return Effect(f"Requested: {plan.describe()}.", "migration", name)
+
+
 def drain(cluster: Cluster, request: Request) -> Effect:
     """Move away all that can be moved from a host.
 
@@ -81,8 +98,10 @@ def drain(cluster: Cluster, request: Request) -> Effect:
     cluster.registry.check_host(request.subject)
     _check_typed(request, request.subject)
     # The id is chosen here, so that the page of the batch is known before a worker has planned it.
-    name = str(uuid4())
-    client.drain.apply_async(kwargs={"host": request.subject, "by": request.operator}, task_id=name)
+    name, options = str(uuid4()), options_of(request.fields)
+    skip, times = skipped(request.fields), times_of(request.fields)
+    how = {"by": request.operator, "skip": skip, **times, **options}
+    client.drain.apply_async(kwargs={"host": request.subject, **how}, task_id=name)
     record = _planned(cluster, name)
     stay = f" {len(record.stays)} stay." if record.stays else ""
     return Effect(
@@ -124,6 +143,7 @@ ACTIONS: dict[tuple[str, str], Action] = {
     ("host", "cordon"): cordon,
     ("host", "uncordon"): uncordon,
     ("host", "drain"): drain,
+    ("host", "migrate"): migrate_one,
     ("batch", "pause"): pause,
     ("batch", "resume"): resume,
     ("batch", "abort"): abort_batch,

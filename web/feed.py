@@ -1,8 +1,9 @@
 """Changes, from the ledger's stream of events to every page that is open.
 
 One thread follows the stream for all pages and hands what changed to Tornado's loop, where
-everything else runs. A slow page gets the latest row of each migration, not every change. While
-Redis does not answer, the pages show that; once it answers again, they get all rows.
+everything else runs. It holds one row for each of the latest migrations, and a page asks for those
+that it shows. A slow page gets the latest row of each, not every change. While Redis does not
+answer, the pages show that; once it answers again, all rows are read again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from sojourn.cluster.account import Event
@@ -22,8 +24,14 @@ from web.rows import Crossing, row
 
 log = logging.getLogger("sojourn.flower")
 
-#: The most migrations that the table shows: those that were requested last.
-SHOWN = 1000
+#: The most migrations that the table has: those that were requested last. A row takes about 2 kB.
+KEPT = 10_000
+
+#: How many more may be held for a moment: to find the oldest is work for every row.
+SLACK = 500
+
+#: How many migrations are read at once: the newest are shown while older ones are read.
+AT_ONCE = 500
 
 #: How long to wait before Redis is tried again.
 AGAIN_S = 1.0
@@ -36,14 +44,26 @@ class Loop(Protocol):
         """Call ``callback`` in the loop's thread."""
 
 
+@dataclass(frozen=True)
+class Changes:
+    """What a page has not been sent yet.
+
+    If ``moved``, there are other rows, or some have other states, so that counts may have changed;
+    ``rows`` are then only some of those that have changed. ``away`` is why Redis does not answer.
+    """
+
+    rows: list[Json]
+    moved: bool
+    away: str
+
+
 class Listener:
     """One open page, with the changes it has not been sent yet. Used in the loop's thread only."""
 
     def __init__(self, concerns: Callable[[Json], bool] = lambda _: True) -> None:
         self.concerns = concerns
-        self.rows: dict[str, Json] = {}
-        self.complete = False
-        self.away = ""
+        self._rows: dict[str, Json] = {}
+        self._moved, self._away = False, ""
         self._changed = asyncio.Event()
 
     async def changed(self, wait_s: float) -> bool:
@@ -55,22 +75,28 @@ class Listener:
         self._changed.clear()
         return True
 
-    def take(self, rows: Iterable[Json]) -> None:
-        """Note rows that have changed."""
+    def changes(self) -> Changes:
+        """Return what has changed since the last call."""
+        found = Changes(list(self._rows.values()), self._moved, self._away)
+        self._rows, self._moved, self._away = {}, False, ""
+        return found
+
+    def take(self, rows: Iterable[Json], *, moved: bool) -> None:
+        """Note rows that have changed, and whether there are new ones, or other states."""
         mine = _by_id(filter(self.concerns, rows))
-        self.rows |= mine
+        self._rows |= mine
+        self._moved |= moved
         if mine:
             self._changed.set()
 
-    def reset(self, rows: Iterable[Json]) -> None:
-        """Note that these are all rows, and that Redis answers."""
-        self.rows = _by_id(filter(self.concerns, rows))
-        self.complete, self.away = True, ""
+    def reset(self) -> None:
+        """Note that all rows were read again, and that Redis answers."""
+        self._rows, self._moved, self._away = {}, True, ""
         self._changed.set()
 
     def miss(self, why: str) -> None:
         """Note that Redis does not answer, with the sentence to show."""
-        self.away = why
+        self._away = why
         self._changed.set()
 
 
@@ -90,10 +116,10 @@ class Feed:
         threading.Thread(target=self._run, name="feed", daemon=True).start()
 
     def join(self, listener: Listener) -> None:
-        """Send a page all rows, and from now on every change."""
+        """Let a page read all rows, and note every change for it from now on."""
         self.listeners.add(listener)
         if self._known:
-            listener.reset(self.rows.values())
+            listener.reset()
         if self.away:
             listener.miss(self.away)
 
@@ -120,10 +146,10 @@ class Feed:
         """Read all migrations, then what changes. Raises StoreUnreachable."""
         # The bookmark is taken first: what changes while all are read is read again afterwards.
         place = self._cluster.ledger.bookmark()
-        accounts = self._cluster.ledger.latest(SHOWN)
-        self._loop.add_callback(
-            self._begin, [row(account, self._crossing(account.id)) for account in accounts]
-        )
+        ids = self._cluster.ledger.ids(KEPT)
+        self._loop.add_callback(self._begin, self._read(ids[:AT_ONCE]))
+        for start in range(AT_ONCE, len(ids), AT_ONCE):
+            self._loop.add_callback(self._take, self._read(ids[start : start + AT_ONCE]))
         while True:
             events, place = self._cluster.ledger.read(place)
             changed = self._changed(events)
@@ -139,14 +165,16 @@ class Feed:
                 self._crossings[event.migration] = self._crossing(event.migration).after(
                     event, time.monotonic()
                 )
-        rows = [
-            row(account, self._crossing(account.id))
-            for account in self._cluster.ledger.accounts(list(ids))
-        ]
+        rows = self._read(list(ids))
         for changed in rows:
             if changed["percent"] in {None, 100}:
                 self._crossings.pop(changed["id"], None)
         return rows
+
+    def _read(self, ids: Sequence[str]) -> list[Json]:
+        """Return the rows of those that the ledger has."""
+        accounts = self._cluster.ledger.accounts(ids)
+        return [row(account, self._crossing(account.id)) for account in accounts]
 
     def _crossing(self, migration: str) -> Crossing:
         return self._crossings.get(migration, Crossing())
@@ -154,15 +182,24 @@ class Feed:
     def _begin(self, rows: list[Json]) -> None:
         self.rows, self.away, self._known = _by_id(rows), "", True
         for listener in self.listeners:
-            listener.reset(rows)
+            listener.reset()
 
     def _take(self, rows: list[Json]) -> None:
+        moved = any(self._moves(changed) for changed in rows)
         self.rows |= _by_id(rows)
-        # Only the oldest are dropped, as the ledger itself lists them.
-        while len(self.rows) > SHOWN:
-            del self.rows[min(self.rows, key=lambda name: self.rows[name]["created"])]
+        if len(self.rows) > KEPT + SLACK:
+            self._forget()
         for listener in self.listeners:
-            listener.take(rows)
+            listener.take(rows, moved=moved)
+
+    def _moves(self, changed: Json) -> bool:
+        before = self.rows.get(changed["id"])
+        return before is None or before["state"] != changed["state"]
+
+    def _forget(self) -> None:
+        """Drop the oldest rows, as the ledger itself lists them."""
+        newest = sorted(self.rows.values(), key=lambda row: -float(row["created"]))
+        self.rows = _by_id(newest[:KEPT])
 
     def _miss(self, why: str) -> None:
         self.away = why

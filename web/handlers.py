@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from base64 import b64decode
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,11 +31,15 @@ from sojourn import units
 from sojourn.cluster.client import Cluster
 from sojourn.cluster.metrics import CONTENT_TYPE
 from sojourn.errors import SojournError, StoreUnreachable, UsageError
-from sojourn.model import Json, Untyped
+from sojourn.model import Json, Plan, Untyped
 from sojourn.text import cleaned, printable
+from web import guide, processes
 from web.actions import ACTIONS, Effect, Request, act
-from web.feed import Feed, Listener
+from web.feed import Changes, Feed, Listener
+from web.options import FLAGS, OF_A_DRAIN, OPTIONS, plan_of
 from web.pages import BatchPage, HostPage, MigrationPage, Page, Surroundings, account_of
+from web.rows import CARDS
+from web.table import Query, view, zone
 from workflows.logs import logs_of
 
 log = logging.getLogger("sojourn.flower")
@@ -44,9 +49,6 @@ STATIC = Path(__file__).parent / "static"
 #: How often a page is rendered again without an event: hosts announce their free memory without
 #: one.
 TICK_S = 2.0
-
-#: How long changes are collected before a page is sent them, so that many become one message.
-COLLECT_S = 0.1
 
 #: After how many milliseconds a browser that has lost its connection comes back.
 RETRY_MS = 1000
@@ -59,6 +61,9 @@ POLICY = (
 
 #: Threads of our own: as long as Redis does not answer, Flower's are all busy waiting for it.
 APART = ThreadPoolExecutor(max_workers=16, thread_name_prefix="page")
+
+#: What the dialogue of a button may hold.
+FIELDS = ("typed", "gone", "pid", "to", *OPTIONS, *OF_A_DRAIN)
 
 #: Every host name but those of loopback, as a pattern that Tornado matches with a request's Host.
 ELSEWHERE = r"(?!(127\.0\.0\.1|\[?::1\]?|localhost)$).*"
@@ -89,17 +94,19 @@ class Ours(BaseHandler):  # type: ignore[misc, unused-ignore]  # Flower has no t
         Browsers send ``Sec-Fetch-Site`` (https://www.w3.org/TR/fetch-metadata) and ``Origin``; all
         need the token from a page of ours.
         """
-        site, origin = (
-            self.request.headers.get("Sec-Fetch-Site"),
-            self.request.headers.get("Origin"),
-        )
-        if site not in {None, "same-origin"}:
-            raise web.HTTPError(403, "Cross-site request forbidden")
+        self.check_site("same-origin")
+        origin = self.request.headers.get("Origin")
         if origin and urlparse(origin).netloc != self.request.host:
             raise web.HTTPError(403, "Cross-origin request forbidden")
         # Not ``super()``: Flower asks for no token where there is no login, nor where the login is
         # HTTP's basic authentication, which browsers repeat by themselves.
         web.RequestHandler.check_xsrf_cookie(self)
+
+    def check_site(self, *allowed: str) -> None:
+        """Refuse a request that a browser reports to come from elsewhere."""
+        site = self.request.headers.get("Sec-Fetch-Site")
+        if site is not None and site not in allowed:
+            raise web.HTTPError(403, "Cross-site request forbidden")
 
     @property
     def has_login(self) -> bool:
@@ -117,8 +124,16 @@ class Ours(BaseHandler):  # type: ignore[misc, unused-ignore]  # Flower has no t
 
     def get_template_namespace(self) -> dict[str, Any]:
         """Return what every template may use."""
-        ours = {"asset": asset, "units": units, "may_act": self.has_login, "json": json}
+        ours = {"units": units, "may_act": self.has_login}
         return super().get_template_namespace() | ours
+
+    def asked(self) -> Query:
+        """Return what the address asks for."""
+        names = self.request.arguments
+        try:
+            return Query.of({name: self.get_query_argument(name, "") for name in names})
+        except UsageError as error:
+            raise web.HTTPError(400, error.message) from None
 
     async def apart(self, call: Untyped, *args: Untyped) -> Untyped:
         """Run a call that may wait for Redis or a worker in a thread of its own."""
@@ -176,7 +191,8 @@ class Table(Ours):
     @web.authenticated
     def get(self) -> None:
         """Answer with the shell."""
-        self.render("migrations.html")
+        self.asked()  # a malformed address is refused here, where people see why
+        self.render("migrations.html", cards=CARDS, zone=zone())
 
 
 class Single(Ours):
@@ -192,7 +208,8 @@ class Single(Ours):
             raise web.HTTPError(404, f"{error.message} {error.hint}".strip()) from None
         except StoreUnreachable as error:
             away = error.message
-        self.render("single.html", kind=kind, name=name, inner=inner, away=away)
+        shown = {"kind": kind, "name": name, "inner": inner, "away": away}
+        self.render("single.html", **shown, modes=Plan.MODES, flags=FLAGS)
 
 
 class Stream(Ours):
@@ -201,6 +218,9 @@ class Stream(Ours):
     def on_connection_close(self) -> None:
         """Note that the page was closed."""
         self.gone = True
+
+    #: How long changes are collected before a page is sent them, so that many become one message.
+    collect_s = 0.1
 
     async def stream(self, page: Page, listener: Listener) -> None:
         """Send the events of a page until it is closed."""
@@ -228,15 +248,15 @@ class Stream(Ours):
         """Yield the events of a page by name; one without a name only keeps the connection open."""
         before = None
         while not self.gone:
-            for event in self.rows(listener):
+            for event in await self.rows(listener.changes()):
                 yield event
             now = await self._now(page)
             yield now if now != before else ("", None)
             before = now
             if await listener.changed(TICK_S):
-                await asyncio.sleep(COLLECT_S)
+                await asyncio.sleep(self.collect_s)
 
-    def rows(self, listener: Listener) -> list[tuple[str, Any]]:  # noqa: ARG002  (see LiveTable)
+    async def rows(self, changes: Changes) -> list[tuple[str, Any]]:  # noqa: ARG002  (see LiveTable)
         """Return the events about rows; only the table of all migrations has some."""
         return []
 
@@ -253,22 +273,30 @@ class Stream(Ours):
 class LiveTable(Stream):
     """The stream of events to the page of all migrations."""
 
+    #: Longer than of other pages: each message may need a look at all rows.
+    collect_s = 0.4
+
     @web.authenticated
     async def get(self) -> None:
-        """Send all rows, then those that change."""
+        """Send what the page's address asks for, and again what has changed of that."""
+        self.query, self.shown = self.asked(), set[str]()
+        self.before: Json = {}
         await self.stream(Surroundings(), Listener())
 
-    def rows(self, listener: Listener) -> list[tuple[str, Any]]:
-        """Return all rows, or those that have changed, or why they are not known."""
-        # Taken and reset without an ``await`` in between, so that no change is lost.
-        rows, complete, away = list(listener.rows.values()), listener.complete, listener.away
-        listener.rows, listener.complete, listener.away = {}, False, ""
-        events: list[tuple[str, Any]] = []
-        if complete or rows:
-            events.append(("all" if complete else "some", rows))
-        if away:
-            events.append(("away", away))
-        return events
+    async def rows(self, changes: Changes) -> list[tuple[str, Any]]:
+        """Return the page of the table, or rows of it that have changed, or why it is not known."""
+        away = [("away", changes.away)] if changes.away else []
+        if changes.moved or self.query.slides:
+            return await self._page(anyway=changes.moved) + away
+        here = [row for row in changes.rows if row["id"] in self.shown]
+        return ([("some", here)] if here else []) + away
+
+    async def _page(self, *, anyway: bool) -> list[tuple[str, Any]]:
+        now = await self.apart(view, self.feed.all(), self.query, time.time())
+        if now == self.before and not anyway:
+            return []
+        self.before, self.shown = now, {row["id"] for row in now["rows"]}
+        return [("page", now)]
 
 
 class LiveSingle(Stream):
@@ -279,6 +307,51 @@ class LiveSingle(Stream):
         """Send the live part, and again whenever it has changed."""
         page = self.page(kind, name)
         await self.stream(page, Listener(page.concerns))
+
+
+class Processes(Ours):
+    """The processes of a host, which its page asks for when they are opened."""
+
+    @web.authenticated
+    async def get(self, name: str) -> None:
+        """Answer with a fragment of HTML, which shows why a host does not list any."""
+        self.check_site("same-origin", "none")  # it is work for the host
+        try:
+            found = await self.apart(processes.load, self.cluster, name)
+            hosts = await self.apart(self.cluster.registry.hosts)
+        except SojournError as error:
+            raise web.HTTPError(502, f"{error.message} {error.hint}".strip()) from None
+        there = [host for host, info in hosts.items() if info and host != name]
+        open_ones = [host for host in there if not hosts[host].cordoned]
+        self.render("processes.html", name=name, hosts=open_ones, **found)
+
+
+class Check(Ours):
+    """Preflight's findings on one process of a host, for a destination and options."""
+
+    @web.authenticated
+    async def get(self, name: str) -> None:
+        """Answer with JSON: ``look``, ``verdict``, ``findings``; or ``sentence`` why not."""
+        self.check_site("same-origin", "none")  # it is work for both hosts
+        fields = {field: self.get_query_argument(field, "") for field in FIELDS}
+        try:
+            found = await self.apart(processes.check, self.cluster, plan_of(name, fields))
+        except SojournError as error:
+            self.set_status(409)
+            found = {"sentence": f"{error.message} {error.hint}".strip()}
+        self.write(cleaned(found))
+
+
+class Guide(Ours):
+    """A page of the documentation, which comes with Sojourn."""
+
+    @web.authenticated
+    def get(self, path: str) -> None:
+        """Answer with the page."""
+        text = guide.page(path)
+        if text is None:
+            raise web.HTTPError(404, f"The documentation has no page {path}.")
+        self.render("guide.html", path=path, text=text)
 
 
 class Logs(Ours):
@@ -292,6 +365,8 @@ class Logs(Ours):
             plan, errors = account.plan, self.get_argument("errors", "") == "1"
             hosts = [plan.source, plan.destination]
             found = await self.apart(partial(logs_of, account.id, hosts, only_errors=errors))
+        except UsageError as error:
+            raise web.HTTPError(404, error.message) from None
         except SojournError as error:
             raise web.HTTPError(502, error.message) from None
         self.render("logs.html", found=found, errors=errors)
@@ -309,7 +384,7 @@ class Button(Ours):
         action = ACTIONS.get((kind, action_name))
         if action is None:
             raise web.HTTPError(404)
-        fields = {field: self.get_body_argument(field, "") for field in ("typed", "gone")}
+        fields = {field: self.get_body_argument(field, "") for field in FIELDS}
         request = Request(name, self.operator, fields)
         log.info("%s asks to %s %s %s", request.operator, action_name, kind, name)
         try:
@@ -347,11 +422,10 @@ def handlers(cluster: Cluster, feed: Feed) -> list[Any]:
         url(single, Single, shared, name="sojourn-single"),
         (f"{single}/live", LiveSingle, shared),
         (r"/migrations/migration/([0-9a-f-]{8,40})/logs", Logs, shared),
+        (r"/migrations/host/([a-z0-9-]{1,63})/processes", Processes, shared),
+        (r"/migrations/host/([a-z0-9-]{1,63})/check", Check, shared),
+        (r"/migrations/docs/(images/[a-z-]+\.png)", Files, {"path": str(guide.place())}),
+        url(r"/migrations/docs/([a-z0-9/-]+\.md)", Guide, shared, name="sojourn-guide"),
         (f"{single}/([a-z]+)", Button, shared),
         (r"/metrics", Metrics),
     ]
-
-
-def asset(name: str) -> str:
-    """Return the path of a static file of ours."""
-    return f"/migrations/static/{name}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 from sojourn import decision, units
@@ -19,11 +19,16 @@ from sojourn.cluster.client import Cluster
 from sojourn.errors import UsageError
 from sojourn.model import Json, Role, State
 from web import timeline
-from web.rows import look
+from web.batches import Glances, drained, look_of, title_of
+from web.doubt import doubt_of, pieces
+from web.rows import downtime_of, look, program
 from workflows.intervene import effect_of_resolution
 
 #: The most lines of a batch that are listed; its counts are of all lines.
 LINES = 500
+
+#: How many migrations of a host its page lists, in each direction; the table has the others.
+LATEST = 10
 
 #: The most batches that are linked beside the table.
 BATCHES = 12
@@ -54,8 +59,12 @@ class MigrationPage:
         return {
             "account": account,
             "plan": account.plan,
+            "program": program(account.command),
+            "downtime": downtime_of(account),
             "look": look(account.state),
             "where": account.where,
+            "doubt": doubt_of(account),
+            "pieces": pieces,
             "decision": decision.sentence(account.resolved or {}, account.plan),
             "picture": timeline.draw(account, time.time()),
             "facts": facts(account),
@@ -89,8 +98,15 @@ class HostPage:
         coming = [row for row in mine if row["destination"] == self.name]
         info, cordoned = hosts[self.name], cluster.registry.is_cordoned(self.name)
         busy = {"leaving": _under_way(leaving), "coming": _under_way(coming)}
-        lists = {"leaving": leaving[:LINES], "coming": coming[:LINES]}
-        return {"name": self.name, "info": info, "cordoned": cordoned, "lists": lists, "busy": busy}
+        lists = {"leaving": leaving, "coming": coming}
+        return {
+            "name": self.name,
+            "info": info,
+            "cordoned": cordoned,
+            "lists": {title: rows[:LATEST] for title, rows in lists.items()},
+            "sizes": {title: len(rows) for title, rows in lists.items()},
+            "busy": busy,
+        }
 
     def concerns(self, row: Json) -> bool:
         """Whether it leaves this host or comes to it."""
@@ -109,23 +125,28 @@ class BatchPage:
         record = cluster.batches.record(self.id)
         if record is None:
             raise UsageError(f"There is no batch {self.id}.", "It may have been forgotten.")
-        parts, ends = cluster.batches.parts(self.id)[:LINES], cluster.batches.ends(self.id)
+        parts, ends = cluster.batches.parts(self.id), cluster.batches.ends(self.id)
+        listed = parts[:LINES]
         accounts = {
             account.id: account
-            for account in cluster.ledger.accounts([part.migration for part in parts])
+            for account in cluster.ledger.accounts([part.migration for part in listed])
         }
         arrived = {State.COMPLETED, State.CLEANUP_PENDING}
         counts = states_of(ends, record.total)
+        sources = drained(record) or [str(part.plan["source"]) for part in parts]
         return {
             "record": record,
+            "title": title_of(record, sources),
             "resumable": record.state in {BatchState.PAUSED, BatchState.ABORTED}
             or (record.state is BatchState.FINISHED and record.ended and set(counts) - arrived),
-            "look": BATCH_LOOKS.get(record.state, "runs"),
+            "look": look_of(record, counts),
             "look_of": _look,
+            "program": program,
             "counts": {state: (count, _look(state)) for state, count in counts.items()},
             "lines": [
-                (part, ends.get(part.number), accounts.get(part.migration)) for part in parts
+                (part, ends.get(part.number), accounts.get(part.migration)) for part in listed
             ],
+            "more": len(parts) - len(listed),
         }
 
     def concerns(self, row: Json) -> bool:
@@ -133,24 +154,16 @@ class BatchPage:
         return bool(row["batch"] == self.id)
 
 
-BATCH_LOOKS = {
-    BatchState.FINISHED: "good",
-    BatchState.ABORTED: "stayed",
-    BatchState.REFUSED: "stayed",
-    BatchState.PAUSED: "waits",
-    BatchState.ABORTING: "turns",
-}
-
-
 @dataclass(frozen=True)
 class Surroundings:
     """What stands above the table: the hosts and the latest batches."""
 
+    glances: Glances = field(default_factory=Glances)
     template: ClassVar[str] = "around-live.html"
 
     def load(self, cluster: Cluster) -> Json:
         """Return hosts and batches."""
-        return {"hosts": cluster.registry.hosts(), "batches": cluster.batches.latest(BATCHES)}
+        return {"hosts": cluster.registry.hosts(), "batches": self.glances.of(cluster, BATCHES)}
 
     def concerns(self, row: Json) -> bool:
         """Whether it belongs to a batch, whose count may have changed."""

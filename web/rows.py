@@ -24,6 +24,28 @@ LOOKS = {
 }
 STAYED = "stayed"
 
+#: The cards above the table: the name and the title of each, its colour on Flower's pages, and its
+#: states. Each state is in one, so that they add up.
+CARDS: dict[str, tuple[str, str, frozenset[State]]] = {
+    "waiting": ("Waiting", "", frozenset({State.QUEUED})),
+    "moving": ("Under way", "active", frozenset({State.RUNNING, State.ROLLING_BACK})),
+    "arrived": ("Completed", "success", frozenset({State.COMPLETED, State.CLEANUP_PENDING})),
+    "stayed": (
+        "Stayed on the source",
+        "warning",
+        frozenset({State.REFUSED, State.UNREACHABLE, State.ROLLED_BACK, State.ABORTED}),
+    ),
+    "operator": (
+        "Need an operator",
+        "danger",
+        frozenset({State.IN_DOUBT, State.LOST, State.ENDED}),
+    ),
+}
+CARD_OF = {state: name for name, (_, _, states) in CARDS.items() for state in states}
+
+#: How much of a command line is shown, in characters.
+COMMAND = 80
+
 #: The steps in which memory crosses, or comes into place.
 CROSSING = {"dump", "settle"}
 
@@ -62,25 +84,52 @@ def look(state: State) -> str:
     return LOOKS.get(state, STAYED)
 
 
+def program(command: str) -> str:
+    """Return a command line without the directories of its program; empty if it is not known.
+
+    Those of a script behind its interpreter are left out too. What is long is cut.
+    """
+    command = command[:COMMAND]
+    if command.startswith("["):
+        return command  # the name of a process without a command line
+    first, *rest = command.split(" ")
+    if rest and rest[0].startswith("/"):
+        rest[0] = _last(rest[0])
+    return " ".join([_last(first), *rest])
+
+
+def _last(path: str) -> str:
+    return path.rpartition("/")[2] or path
+
+
+def downtime_of(account: Account) -> str:
+    """Return the measured downtime of a migration, empty without one."""
+    downtime_ms = (account.result or {}).get("downtime_ms")
+    return units.span(downtime_ms) if downtime_ms else ""
+
+
 def row(account: Account, crossing: Crossing = Crossing()) -> Json:
     """Return a migration as the table shows it."""
     plan, state = account.plan, account.state
     crossing = Crossing() if state.final else crossing
-    downtime_ms = (account.result or {}).get("downtime_ms")
     return {
         "id": account.id,
         "pid": plan.pid,
+        "command": account.command[:COMMAND],
+        "program": program(account.command),
         "source": plan.source,
         "destination": plan.destination,
         "state": state,
         "look": look(state),
+        "card": CARD_OF[state],
         "owner": account.owner,
         "batch": (account.part or {}).get("batch"),
         "created": account.created,
+        "asked": units.moment(account.created),
         "step": _step(account) if not state.final else "",
         "percent": percent(account, crossing),
         "rate": units.rate(crossing.rate) if crossing.rate else "",
-        "downtime": units.span(downtime_ms) if downtime_ms else "",
+        "downtime": downtime_of(account),
         "why": account.failure.message if account.failure and state.final else "",
         "window": account.window,
     }

@@ -25,12 +25,21 @@ TAB = """
 class Templates(BaseLoader):
     """Finds a template by its name; all templates escape what they show."""
 
+    def __init__(self) -> None:
+        # Not only for our handlers: Flower's render our page of errors too.
+        super().__init__(namespace={"asset": asset})
+
     def resolve_path(self, name: str, parent_path: str | None = None) -> str:  # noqa: ARG002
         """Return the name: all templates are in one directory. The signature is Tornado's."""
         return name
 
     def _create_template(self, name: str) -> Template:
         return Template(source(name), name=name, loader=self)
+
+
+def asset(name: str) -> str:
+    """Return the path of a static file of ours."""
+    return f"/migrations/static/{name}"
 
 
 def source(name: str) -> str:

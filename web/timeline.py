@@ -1,17 +1,18 @@
 """The timeline of a migration as a picture: the places of bars, freeze and commit.
 
-A template draws it. Horizontal places are in percent, so that the picture fits any window, vertical
-ones in pixels. Both hosts' clocks are taken as they are: where they disagree by some milliseconds,
-so do the bars. The ledger records the commit when the step that made it has ended, and there the
-picture marks it.
+A template draws it. The names of hosts and steps stand in a column of their own, so that no bar,
+line or label can cover them. Right of it, horizontal places are in percent, so that the picture
+fits any window, and vertical ones in pixels. Both hosts' clocks are taken as they are: where they
+disagree by some milliseconds, so do the bars. The commit is marked where the process ran again on
+the destination; where that was not measured, where the step that made it had ended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sojourn import units
+from sojourn.cluster import freeze
 from sojourn.cluster.account import Account
 from sojourn.model import State, StepRecord
 
@@ -25,16 +26,6 @@ FOOT = 22
 #: The thinnest bar that can be seen, in percent.
 THIN = 0.4
 
-#: A label stands behind a bar that ends before the first percentage, and in front of a bar that
-#: begins after the second; else inside of it.
-BEHIND, IN_FRONT = 58.0, 42.0
-
-#: The steps that commit: the restore, or the verdict that settled a migration in doubt.
-COMMITS = ("restore", "decide")
-
-#: The steps that let the process run on again on its source.
-RESUMES = ("resume", "reclaim")
-
 
 @dataclass(frozen=True)
 class Bar:
@@ -47,8 +38,6 @@ class Bar:
     y: int
     x: float
     width: float
-    label_x: float
-    label: str
 
 
 @dataclass(frozen=True)
@@ -63,13 +52,18 @@ class Lane:
 
 
 @dataclass(frozen=True)
-class Freeze:
+class Shade:
     """When the process did not run; ``known`` if that was measured and not only bounded."""
 
     x: float
     width: float
     label: str
     known: bool
+
+    @property
+    def end(self) -> float:
+        """Where it ends, in percent."""
+        return self.x + self.width
 
 
 @dataclass(frozen=True)
@@ -80,7 +74,7 @@ class Picture:
     bottom: int
     lanes: tuple[Lane, ...]
     ticks: tuple[tuple[float, str], ...]
-    freeze: Freeze | None
+    freeze: Shade | None
     commit: float | None
     owner: str | None
 
@@ -88,11 +82,13 @@ class Picture:
 class Scale:
     """A scale from instants, in seconds, to percent."""
 
-    def __init__(self, steps: Iterable[StepRecord], now: float) -> None:
-        found = list(steps)
-        self.begin = min(step.started for step in found)
+    def __init__(self, account: Account, now: float) -> None:
+        steps = account.steps
+        self.begin = min(step.started for step in steps)
         self.now = max(now, self.begin)
-        self.end = max(max(step.started, self.ended(step)) for step in found)
+        ends = [max(step.started, self.ended(step)) for step in steps]
+        # In doubt no step is under way, and the process stands still all the same.
+        self.end = max([*ends, *([self.now] if account.state is State.IN_DOUBT else [])])
         self.length = max(self.end - self.begin, 0.001)
 
     def ended(self, step: StepRecord) -> float:
@@ -108,8 +104,9 @@ def draw(account: Account, now: float) -> Picture | None:
     """Return the picture of a migration, None before its first step."""
     if not account.steps:
         return None
-    scale = Scale(account.steps, now)
-    frozen, lanes, y = _frozen(account, scale), [], TOP
+    scale = Scale(account, now)
+    stood, lanes, y = freeze.of(account, scale.now), [], TOP
+    frozen = (stood.began, stood.ended) if stood else None
     for role, host in (("source", account.plan.source), ("destination", account.plan.destination)):
         steps = [step for step in account.steps if step.host == host]
         height = HEAD + ROW * max(1, len(steps))
@@ -122,20 +119,19 @@ def draw(account: Account, now: float) -> Picture | None:
     ticks = tuple(
         (part, units.span(scale.length * part * 10)) for part in (0.0, 25.0, 50.0, 75.0, 100.0)
     )
-    freeze = _freeze(account, frozen, scale) if frozen else None
-    commit = _commit(account)
+    shade = _shade(account, stood, scale) if stood else None
+    commit = freeze.commit(account)
     mark = None if commit is None else scale.at(commit)
-    return Picture(bottom + FOOT, bottom, tuple(lanes), ticks, freeze, mark, account.owner)
+    return Picture(bottom + FOOT, bottom, tuple(lanes), ticks, shade, mark, account.owner)
 
 
 def _bar(step: StepRecord, scale: Scale, frozen: tuple[float, float] | None, y: int) -> Bar:
     end = scale.ended(step)
     x = scale.at(step.started)
     width = max(THIN, round(scale.at(end) - x, 2))
-    x = min(x, 100 - width)
-    label, label_x = _label(x, x + width)
     took = units.span(step.elapsed_ms) if step.ended is not None else "…"
-    return Bar(step.name, took, step.outcome, _kind(step, end, frozen), y, x, width, label_x, label)
+    kind = _kind(step, end, frozen)
+    return Bar(step.name, took, step.outcome, kind, y, min(x, 100 - width), width)
 
 
 def _kind(step: StepRecord, end: float, frozen: tuple[float, float] | None) -> str:
@@ -146,46 +142,14 @@ def _kind(step: StepRecord, end: float, frozen: tuple[float, float] | None) -> s
     return "frozen" if frozen and step.started < frozen[1] and end > frozen[0] else "run"
 
 
-def _label(begin: float, end: float) -> tuple[str, float]:
-    """Return the place of a bar's label relative to the bar, and in percent."""
-    if end <= BEHIND:
-        return "behind", end
-    return ("before", begin) if begin >= IN_FRONT else ("inside", begin)
-
-
-def _frozen(account: Account, scale: Scale) -> tuple[float, float] | None:
-    """Return the instants between which the process did not run, or may not have."""
-    dump = _step(account, "dump")
-    if dump is None:
-        return None
-    restored, downtime_ms = _commit(account), (account.result or {}).get("downtime_ms")
-    if restored is not None:
-        return (restored - downtime_ms / 1000 if downtime_ms else dump.started), restored
-    back = _step(account, *RESUMES)
-    if back and back.ended and not back.failed:
-        return dump.started, back.ended
-    return dump.started, scale.end if account.state.definite else scale.now
-
-
-def _freeze(account: Account, frozen: tuple[float, float], scale: Scale) -> Freeze:
+def _shade(account: Account, stood: freeze.Freeze, scale: Scale) -> Shade:
     measured = (account.result or {}).get("downtime_ms")
-    x, end = scale.at(frozen[0]), scale.at(frozen[1])
+    x, end = scale.at(stood.began), scale.at(stood.ended)
+    lasted = units.span(1000 * (stood.ended - stood.began))
+    label = f"frozen for {lasted}" if stood.known else f"frozen for at most {lasted}"
     if measured:
         label = f"frozen, downtime {units.span(measured)}"
-    else:
-        label = f"frozen for at most {units.span(1000 * (frozen[1] - frozen[0]))}"
-    return Freeze(x, round(max(THIN, end - x), 2), label, bool(measured))
-
-
-def _commit(account: Account) -> float | None:
-    """Return when the step had ended that made the destination the owner, None without a commit."""
-    if account.owner != account.plan.destination and account.state is not State.CLEANUP_PENDING:
-        return None
-    step = _step(account, *COMMITS)
-    return step.ended if step and not step.failed else None
-
-
-def _step(account: Account, *names: str) -> StepRecord | None:
-    """Return the last step of one of these names."""
-    found = [step for step in account.steps if step.name in names]
-    return found[-1] if found else None
+    elif account.state is State.IN_DOUBT:
+        label = f"frozen for {lasted} so far"
+    width = round(max(THIN, end - x), 2)
+    return Shade(min(x, 100 - width), width, label, stood.known)

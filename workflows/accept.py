@@ -11,7 +11,7 @@ from celery import shared_task
 from celery.exceptions import Ignore
 
 from sojourn.cluster.client import Cluster
-from sojourn.cluster.planfile import from_json
+from sojourn.cluster.planfile import from_json, lines_of_drain, times_of
 from sojourn.cluster.queue import Entry
 from sojourn.errors import SojournError, UsageError
 from sojourn.messaging import names
@@ -20,7 +20,7 @@ from sojourn.model import Json, Plan, Untyped
 from sojourn.state.message import Message
 from workflows.answer import not_begun
 from workflows.audit import audited, caller_of
-from workflows.batch import DRAIN, PLAN, lines_of_drain, plan_batch, stop
+from workflows.batch import DRAIN, PLAN, plan_batch, stop
 from workflows.dispatch import dispatch
 from workflows.recover import give_up
 
@@ -73,7 +73,9 @@ def _entry(host: Host, message: Message) -> Entry:
 
 
 @shared_task(name=names.MIGRATE_MANY, bind=True)
-def migrate_many(self: Untyped, plan: list[Json], by: str = "") -> None:
+def migrate_many(
+    self: Untyped, plan: list[Json], by: str = "", timeout_s: float | None = None
+) -> None:
     """Plan the batch of these lines, which are as in a plan file (``sojourn.cluster.planfile``).
 
     Nothing begins if one of them is malformed: UsageError names all that are. The result is stored
@@ -81,23 +83,35 @@ def migrate_many(self: Untyped, plan: list[Json], by: str = "") -> None:
     """
     caller = caller_of(self.request)
     with audited(caller, "migrate many", self.request.id):
-        plan_batch(self.request.id, PLAN, plan, by or str(caller))
+        times = times_of(until=timeout_s)
+        plan_batch(self.request.id, PLAN, plan, by or str(caller), times)
     raise Ignore
 
 
 @shared_task(name=names.DRAIN, bind=True)
-def drain(self: Untyped, host: str, by: str = "", **options: Untyped) -> None:
+def drain(
+    self: Untyped,
+    host: str,
+    by: str = "",
+    skip: list[Json] | None = None,
+    timeout_s: float | None = None,
+    wait_s: float | None = None,
+    **options: Untyped,
+) -> None:
     """Cordon a host, and plan the batch of all that can be moved away from it.
 
-    ``options`` are fields of a Plan. The result names what stays there and why.
+    ``options`` are fields of a Plan; ``skip`` are selectors, such as ``{"unit": "nginx"}``, of what
+    shall stay. After ``timeout_s`` seconds nothing more begins; for ``wait_s`` seconds, what no
+    host can take waits for one that can. The result names what stays there and why.
     """
     caller = caller_of(self.request)
     with audited(caller, "drain", self.request.id, str(host)):
         # Before the cordon: a malformed request changes nothing.
-        lines = lines_of_drain(host, **options)
+        lines = lines_of_drain(host, skip, **options)
         from_json(lines)
+        times = times_of(until=timeout_s, waits=wait_s)
         this_host().registry.cordon(host)
-        plan_batch(self.request.id, DRAIN, lines, by or str(caller))
+        plan_batch(self.request.id, DRAIN, lines, by or str(caller), times)
     raise Ignore
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from celery.exceptions import TimeoutError as NoAnswer
 
-from sojourn.errors import HostUnreachable
+from sojourn.errors import HostUnreachable, SojournError
 from sojourn.model import Untyped
 from workflows.app import the_app
 from workflows.canvas import queue_of
@@ -21,7 +21,28 @@ def ask(host: str, task: Untyped, *arguments: Untyped, within_s: float) -> Untyp
 
     ``within_s`` includes the wait in the host's queue; a message that is not taken by then expires.
     """
-    answer = _send(host, task, *arguments, within_s=within_s)
+    return _answer_of(host, _send(host, task, *arguments, within_s=within_s), within_s)
+
+
+def ask_each(
+    questions: Sequence[tuple[str, tuple[Untyped, ...]]], task: Untyped, *, within_s: float
+) -> list[Untyped]:
+    """Ask hosts one thing each, all at once; return their answers in order.
+
+    In place of an answer that did not come stands the error.
+    """
+    sent = [(host, _send(host, task, *words, within_s=within_s)) for host, words in questions]
+    until = time.monotonic() + within_s
+    found: list[Untyped] = []
+    for host, answer in sent:
+        try:
+            found.append(_answer_of(host, answer, max(0.1, until - time.monotonic())))
+        except SojournError as error:
+            found.append(error)
+    return found
+
+
+def _answer_of(host: str, answer: Untyped, within_s: float) -> Untyped:
     try:
         found = answer.get(timeout=within_s)
     except NoAnswer:

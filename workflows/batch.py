@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from uuid import NAMESPACE_OID, uuid4, uuid5
 
 from celery import chord, shared_task, states
 from celery.exceptions import TimeoutError as NoAnswer
 
-from sojourn.cluster.batches import LATEST, BatchState, Part, Record
-from sojourn.cluster.planfile import AUTO, check_options, from_json
+from sojourn.cluster.batches import LATEST, BatchState, Part, Record, who
+from sojourn.cluster.placement import Item, place
+from sojourn.cluster.planfile import AUTO, from_json
 from sojourn.cluster.registry import Registry
 from sojourn.errors import Aborted, HostUnreachable, SojournError
 from sojourn.migration.context import Host, this_host
-from sojourn.model import Failure, Json, Plan, Untyped
+from sojourn.model import Failure, Json, Plan, State, Untyped
 from sojourn.state.message import Message
 from sojourn.system.caller import Caller
 from workflows.app import the_app
@@ -31,9 +32,9 @@ from workflows.call import Call, CallOfOne
 from workflows.canvas import queue_of
 from workflows.conclude import close
 from workflows.dispatch import dispatch
-from workflows.join import entry_of, finish, part_of
+from workflows.join import count, entry_of, finish, part_of
 from workflows.outcome import store
-from workflows.planning import Placed, find
+from workflows.planning import NOWHERE, Found, Placed, find
 from workflows.recover import NEVER_BEGUN, abort, forestall
 from workflows.survey import survey
 
@@ -50,39 +51,17 @@ LOOK_S = 15.0
 CHUNK = 500
 
 ABORTED = Failure(Aborted.code, "Its batch was aborted before it began.")
+TIMED_OUT = Failure(Aborted.code, "The time of its batch was over before it began.")
 ABORTED_TOO = Failure(Aborted.code, "Its batch was aborted.")
 
 
-def lines_of_drain(host: str, **options: Untyped) -> list[Json]:
-    """Return a drain as the lines of a plan. Raises UsageError for an option that is wrong."""
-    check_options(host, AUTO, options)
-    return [{"all": True, "source": host, **options}]
-
-
-def preview(asked: list[Json], kind: str, registry: Registry) -> list[Json]:
-    """Return what a batch would do, and touch nothing.
-
-    Each row has ``pid``, ``command``, ``source``, ``destination`` and ``why``. Raises UsageError
-    for malformed lines, HostUnreachable if a host does not report its trees.
-    """
-    the_app()  # an operator's program has none yet
-    try:
-        then = show_batch.s(asked, kind)
-        rows: list[Json] = _survey(str(uuid4()), asked, registry, then).get(timeout=PLANNING_S)
-    except NoAnswer:
-        raise HostUnreachable(
-            f"The hosts did not answer within {PLANNING_S} s.", "Is a worker busy or down?"
-        ) from None
-    return rows
-
-
-def plan_batch(batch: str, kind: str, asked: list[Json], by: str) -> None:
+def plan_batch(batch: str, kind: str, asked: list[Json], by: str, times: Json) -> None:
     """Record the batch and ask the hosts for their trees. Raises UsageError, HostUnreachable."""
     host = this_host()
     # A second delivery of the message finds the record of the first.
     if host.batches.record(batch) is None:
         request = {"lines": asked} if kind == DRAIN else {"lines": len(asked)}
-        host.batches.plan(batch, kind, request, by)
+        host.batches.plan(batch, kind, request, by, times)
     try:
         _survey(batch, asked, host.registry, open_batch.s(batch, kind, asked))
     except SojournError as error:
@@ -90,16 +69,34 @@ def plan_batch(batch: str, kind: str, asked: list[Json], by: str) -> None:
         raise
 
 
+def would_begin(asked: list[Json], kind: str, registry: Registry) -> Json:
+    """Return what ``show_batch`` does on a worker; nothing is touched.
+
+    Raises UsageError for malformed lines, HostUnreachable if a host does not report its trees.
+    """
+    the_app()  # an operator's program has none yet
+    try:
+        then = show_batch.s(asked, kind)
+        found: Json = _survey(str(uuid4()), asked, registry, then).get(timeout=PLANNING_S)
+    except NoAnswer:
+        raise HostUnreachable(
+            f"The hosts did not answer within {PLANNING_S} s.", "Is a worker busy or down?"
+        ) from None
+    return found
+
+
 def _survey(batch: str, asked: list[Json], registry: Registry, then: Untyped) -> Untyped:
-    """Collect the trees of the hosts that the lines leave open, then call ``then`` with them.
+    """Collect the trees of the hosts of all lines, then call ``then`` with them.
 
     Each host reports them once for a batch: a request that is put back into the shared queue, where
     another worker takes it, does not drain again. Raises UsageError.
     """
     lines = from_json(asked)
-    names = sorted({line.source for line in lines if line.pid is None or line.destination is None})
-    for name in names:
+    needed = {line.source for line in lines if line.pid is None or line.destination is None}
+    for name in sorted(needed):
         registry.check_host(name)
+    # The others are asked for the commands of the processes only, which people know them by.
+    names = sorted(needed | ({line.source for line in lines} & registry.alive().keys()))
     # No survey is made after its batch was refused for want of it (``_give_up_planning``).
     surveys = [
         survey.s().set(
@@ -127,25 +124,38 @@ def open_batch(reports: list[Json] | Json, batch: str, kind: str, asked: list[Js
     except SojournError as error:
         _refuse(batch, error)
         return
-    host.batches.open(batch, parts, found.stays)
+    waiting = _waiting(record, found, host)
+    stays = [stay for stay in found.stays if not (waiting and stay["code"] == NOWHERE)]
+    host.batches.open(batch, [*parts, *waiting], stays)
+    _begin(host, batch, parts, is_waiting=bool(waiting))
+
+
+def _begin(host: Host, batch: str, parts: Sequence[Part], *, is_waiting: bool) -> None:
+    """Queue the parts of a batch that was opened, and begin what there is room for."""
     # Recorded before: if this process dies in between, ``look_after`` queues what is missing.
     _queue(host, batch, parts)
-    if parts:
+    now = host.batches.record(batch)
+    if now and now.state is BatchState.ABORTING:
+        _give_up(batch)  # an abort that came meanwhile has found nothing to withdraw
+    elif parts:
         dispatch()
-    else:
+    elif not is_waiting:
         finish(batch)
 
 
 @shared_task(name="sojourn.show_batch", base=Call)
-def show_batch(reports: list[Json] | Json, asked: list[Json], kind: str) -> list[Json]:
-    """Return what would begin, and what would stay, with ``destination`` None.
+def show_batch(reports: list[Json] | Json, asked: list[Json], kind: str) -> Json:
+    """Return the ``parts`` that would begin, with why each has its place, and what ``stays``.
 
     Raises UsageError for malformed lines.
     """
-    found = find(from_json(asked), reports, this_host(), is_drain=kind == DRAIN)
-    return [placed.to_json() for placed in found.placed] + [
-        {**stay, "destination": None} for stay in found.stays
+    host = this_host()
+    found = find(from_json(asked), reports, host, is_drain=kind == DRAIN)
+    parts = [
+        {**asdict(_part("", number, placed, host)), "why": placed.why}
+        for number, placed in enumerate(found.placed, 1)
     ]
+    return {"parts": parts, "stays": found.stays}
 
 
 def _part(batch: str, number: int, placed: Placed, host: Host) -> Part:
@@ -153,7 +163,22 @@ def _part(batch: str, number: int, placed: Placed, host: Host) -> Part:
     plan = {**host.settings.limits, **line.plan(tree.pid, placed.destination or AUTO)}
     # The same id in every attempt: a message that comes twice opens nothing twice.
     migration = str(uuid5(NAMESPACE_OID, f"{batch}:{number}"))
-    return Part(number, plan, migration, line.priority, line.destination is None, tree.bytes)
+    how = (line.priority, line.destination is None, tree.bytes)
+    return Part(number, plan, migration, *how, command=tree.name)
+
+
+def _waiting(record: Record, found: Found, host: Host) -> list[Part]:
+    """Return as parts what no host can take now, if the batch waits for one that can."""
+    if record.waits is None or not found.waiting:
+        return []
+    source = found.waiting[0].tree.line.source
+    others = [name for name in host.registry.hosts() if name != source]
+    # A part has a destination; until it has a place, this one counts for nothing.
+    somewhere = [
+        replace(placed, destination=name) for placed in found.waiting for name in others[:1]
+    ]
+    numbered = enumerate(somewhere, len(found.placed) + 1)
+    return [replace(_part(record.id, *each, host), placed=False) for each in numbered]
 
 
 def _queue(host: Host, batch: str, parts: Sequence[Part]) -> None:
@@ -203,7 +228,11 @@ def _give_up(batch: str) -> None:
     # Each part that is taken out makes room, and the next one must not begin there.
     host.queue.pause(batch)
     left = [part for part in parts if part.number not in ends]
-    under_way = [part for part in left if not _withdrawn(host, part)]
+    why = TIMED_OUT if record.timed_out else ABORTED
+    under_way = [part for part in left if part.placed and not _withdrawn(host, part, why)]
+    for part in left:
+        if not part.placed:
+            count(batch, part, _never_placed(part, State.ABORTED, why))
     # Nothing of the batch waits any more; a pause must not outlive it.
     host.queue.resume(batch)
     for part in under_way if record.roll_back else ():
@@ -213,12 +242,19 @@ def _give_up(batch: str) -> None:
         finish(batch)
 
 
-def _withdrawn(host: Host, part: Part) -> bool:
+def _never_placed(part: Part, state: State, why: Failure) -> Json:
+    """Return what a part came to that waited for a place until it waited no longer."""
+    about = {name: part.plan[name] for name in ("pid", "source", "destination")}
+    end = {"state": state, "owner": part.plan["source"], "failure": asdict(why)}
+    return {"id": part.migration, **about, **end}
+
+
+def _withdrawn(host: Host, part: Part, why: Failure) -> bool:
     """Take a part out of the queue and record its end; False if it does not wait there."""
     if not host.queue.remove(part.migration):
         return False
     message = Message(part.migration, Plan.from_json(part.plan))
-    host.ledger.record_failure(part.migration, ABORTED)
+    host.ledger.record_failure(part.migration, why)
     close(the_app(), message.with_facts(NEVER_BEGUN))
     forestall(message)
     return True
@@ -245,6 +281,7 @@ def _reopen(host: Host, record: Record) -> None:
         return
     following = [replace(part.again(), tries=1, avoid=()) for part in stayed]
     # The parts first: until the state is turned the batch is at rest and nobody looks after it.
+    host.batches.let_take_its_time(record.id)
     host.batches.reopen(record.id, following)
     host.batches.turn(record.id, BatchState.RUNNING, BatchState.ABORTED, BatchState.FINISHED)
     _queue(host, record.id, following)
@@ -268,8 +305,38 @@ def _look_after(host: Host, record: Record) -> None:
         finish(record.id)
     elif record.state is BatchState.ABORTING:
         _give_up(record.id)
-    elif not host.queue.has_waiting(record.id):
+    elif record.until is not None and time.time() > record.until:
+        host.batches.abort(record.id, roll_back=False, timed_out=True)
+        _give_up(record.id)
+    elif not _place_waiting(host, record) and not host.queue.has_waiting(record.id):
         _put_again(host, record)
+
+
+def _place_waiting(host: Host, record: Record) -> bool:
+    """Queue what waits for a place and has one now; whether that is anything.
+
+    What has waited long enough stays.
+    """
+    ends = host.batches.ends(record.id)
+    parts = [part for part in host.batches.parts(record.id) if part.number not in ends]
+    waiting = [part for part in parts if not part.placed]
+    found = place(map(_item, waiting), host.registry.hosts(), host.batches.promised())
+    placed = []
+    for part, placement in zip(waiting, found, strict=True):
+        if placement.destination:
+            placed.append(part.at(placement.destination))
+        elif time.time() > (record.waits or 0):
+            why = Failure(NOWHERE, placement.why, "`sojourn hosts` shows the capacity of each.")
+            count(record.id, part, _never_placed(part, State.REFUSED, why))
+    if placed:
+        host.batches.keep(record.id, *placed)
+        _queue(host, record.id, placed)
+        dispatch()
+    return bool(placed)
+
+
+def _item(part: Part) -> Item:
+    return Item(who(part.plan["pid"], part.command), part.plan["source"], part.bytes)
 
 
 def _give_up_planning(record: Record) -> None:
@@ -282,7 +349,8 @@ def _put_again(host: Host, record: Record) -> None:
     """Queue what has no end and is not in the queue; ``dispatch`` sorts out what has ended."""
     ends = host.batches.ends(record.id)
     for part in host.batches.parts(record.id):
-        if part.number not in ends and host.queue.standing(part.migration) is None:
+        waits = part.number not in ends and part.placed
+        if waits and host.queue.standing(part.migration) is None:
             if host.ledger.account(part.migration) is None:
                 host.ledger.open(
                     part.migration, Plan.from_json(part.plan), part_of(record.id, part)

@@ -6,23 +6,27 @@ It writes no row to a journal, takes no lock, and touches nothing.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import replace
 
 from celery import shared_task
 
-from sojourn.errors import ProcessGone, Refused
+from sojourn.errors import ProcessGone, Refused, SojournError
 from sojourn.migration.context import this_host
-from sojourn.model import Json, Plan
+from sojourn.model import Json, Plan, Untyped
 from sojourn.preflight import inspection, never_lazy
-from sojourn.preflight.finding import Finding
+from sojourn.preflight.finding import Finding, Verdict
 from sojourn.preflight.needs import Needs
 from sojourn.system import process
 from tasks.examine import report_of
-from workflows.ask import ask
+from workflows.ask import ask, ask_each
 from workflows.call import Call
 
 #: How long a host may take for its checks, its queue included.
 CHECK_S = 30.0
+
+#: Of many checks, how many are asked for at once: what waits in a host's queue longer expires.
+AT_ONCE = 8
 
 
 @shared_task(name="sojourn.check_source", base=Call)
@@ -74,6 +78,38 @@ def findings_of(plan: Plan) -> tuple[list[Finding], Json]:
     if needs:
         found += ask(plan.destination, check_destination, plan.to_json(), needs, within_s=CHECK_S)
     return [Finding.from_json(finding) for finding in found], source
+
+
+def findings_of_each(plans: Sequence[Plan]) -> list[list[Finding]]:
+    """Return for each plan all findings of both hosts.
+
+    Where a host does not answer, or cannot check, a finding says so.
+    """
+    found: list[list[Finding]] = []
+    for start in range(0, len(plans), AT_ONCE):
+        found += _findings_of_some(plans[start : start + AT_ONCE])
+    return found
+
+
+def _findings_of_some(plans: Sequence[Plan]) -> list[list[Finding]]:
+    asked = [(plan.source, (plan.to_json(),)) for plan in plans]
+    sources = ask_each(asked, check_source, within_s=CHECK_S)
+    found = [_findings(answer) for answer in sources]
+    needs = [None if isinstance(answer, SojournError) else answer["needs"] for answer in sources]
+    goes_on = [number for number, packed in enumerate(needs) if packed]
+    there = [(plans[each].destination, (plans[each].to_json(), needs[each])) for each in goes_on]
+    answers = ask_each(there, check_destination, within_s=CHECK_S)
+    for number, answer in zip(goes_on, answers, strict=True):
+        found[number] += _findings(answer)
+    return found
+
+
+def _findings(answer: Untyped) -> list[Finding]:
+    """Return the findings of a host's answer."""
+    if isinstance(answer, SojournError):
+        return [Finding(answer.code, Verdict.BLOCKS, answer.message, answer.hint)]
+    findings = answer["findings"] if isinstance(answer, dict) else answer
+    return [Finding.from_json(finding) for finding in findings]
 
 
 def tree_bytes_of(plan: Plan) -> int:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from celery import states
 
 from sojourn.cluster.batches import BatchState, Part, Record
-from sojourn.cluster.placement import Item, place
+from sojourn.cluster.placement import Item, place_elsewhere
 from sojourn.cluster.queue import Entry, back_off_s
 from sojourn.cluster.registry import IS_CORDONED
 from sojourn.migration.context import Host, this_host
@@ -56,7 +56,7 @@ def count(batch: str, part: Part, result: Json) -> None:
     """Record the end of a part; with the last one the batch has ended too."""
     names = ("id", "state", "pid", "source", "destination", "owner", "failure")
     end = {name: result[name] for name in names}
-    end |= {"tries": part.tries, "avoided": list(part.avoid)}
+    end |= {"command": part.command, "tries": part.tries, "avoided": list(part.avoid)}
     if this_host().batches.end(batch, part.number, end) == 0:
         finish(batch)
 
@@ -80,6 +80,8 @@ def _tried_again(host: Host, record: Record, part: Part, result: Json) -> bool:
     if host.batches.has_ended(record.id, part.number):
         return False  # it was in doubt, and an operator has ended it meanwhile
     following = _placed_again(host, part) if part.auto else part.again()
+    if _is_refused_for_good(result) and following.plan == part.plan:
+        return False  # the same host would only refuse it once more
     # The part first: if this process dies now, the batch's next look queues it.
     host.batches.keep(record.id, following)
     plan = Plan.from_json(following.plan)
@@ -95,10 +97,16 @@ def _refused_there(part: Part, result: Json) -> bool:
     return part.auto and result["state"] == State.REFUSED and on_destination
 
 
+def _is_refused_for_good(result: Json) -> bool:
+    """Whether what preflight refused will not change by itself."""
+    code = (result["failure"] or {}).get("code")
+    return result["state"] == State.REFUSED and code in CHECKS and not CHECKS[code].passes
+
+
 def _placed_again(host: Host, part: Part) -> Part:
     """Return the part for another destination if one can take it, else for the same."""
     failed = tuple(dict.fromkeys((*part.avoid, part.plan["destination"])))
-    hosts = {name: info for name, info in host.registry.hosts().items() if name not in failed}
     item = Item("it", part.plan["source"], part.bytes)
-    (placement,) = place([item], hosts, host.batches.promised())
+    known = host.registry.hosts(), host.batches.promised()
+    placement = place_elsewhere(item, failed, *known)
     return replace(part.again(placement.destination), avoid=failed)

@@ -9,14 +9,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from sojourn.cluster.batches import who
 from sojourn.cluster.placement import Item, place
-from sojourn.cluster.planfile import SOME_PID, Line, bad_lines, duplicates
+from sojourn.cluster.planfile import SKIPPED, SOME_PID, Line, bad_lines, duplicates
 from sojourn.errors import SojournError, UsageError
 from sojourn.migration.context import Host
 from sojourn.model import Json, Plan
 from sojourn.system.alarm import TimedOut, at_most
 from sojourn.transfer.image_directory import size_for
 from workflows.survey import SeenTree, read_trees
+
+#: Why something stays, for machines: no host can take it, or it cannot migrate.
+NOWHERE, CANNOT_MOVE = "NOWHERE", "CANNOT_MOVE"
 
 #: How long all patterns of a batch may take to match, in seconds; all command lines of a thousand
 #: hosts take less than one.
@@ -25,7 +29,7 @@ MATCHED_WITHIN_S = 10.0
 
 @dataclass(frozen=True)
 class Wanted:
-    """A tree that a line means, and how large it is."""
+    """A tree that a line means, the command of its root if that was found, and how large it is."""
 
     line: Line
     pid: int
@@ -41,18 +45,17 @@ class Placed:
     destination: str | None
     why: str
 
-    def to_json(self) -> Json:
-        """Return what people are shown before anything begins."""
-        hosts = {"source": self.tree.line.source, "destination": self.destination}
-        return {"pid": self.tree.pid, "command": self.tree.name, **hosts, "why": self.why}
-
 
 @dataclass(frozen=True)
 class Found:
-    """What the lines of a batch mean: the trees that have a place, and what stays and why."""
+    """What the lines of a batch mean: the trees that have a place, and what stays and why.
+
+    ``waiting`` are those among what stays that no host can take now.
+    """
 
     placed: list[Placed]
     stays: list[Json]
+    waiting: list[Placed]
 
 
 #: The trees that are meant, the lines that are wrong, and what stays.
@@ -71,7 +74,9 @@ def find(lines: Sequence[Line], reports: list[Json] | Json, host: Host, *, is_dr
     placed = list(_placed(wanted, host))
     nowhere = [(place.tree, place.why) for place in placed if not place.destination]
     if is_drain:
-        stays += [_stay(tree.pid, tree.name, tree.line.source, why) for tree, why in nowhere]
+        stays += [
+            _stay(tree.pid, tree.name, tree.line.source, why, NOWHERE) for tree, why in nowhere
+        ]
     else:
         wrong += [
             (tree.line.number, f"line {tree.line.number}: {why.removesuffix('.')}")
@@ -80,7 +85,8 @@ def find(lines: Sequence[Line], reports: list[Json] | Json, host: Host, *, is_dr
         wrong += duplicates((tree.line.number, tree.pid, tree.line.source) for tree in wanted)
     if wrong:
         raise bad_lines(wrong)
-    return Found([place for place in placed if place.destination], stays)
+    waiting = [place for place in placed if not place.destination]
+    return Found([place for place in placed if place.destination], stays, waiting)
 
 
 def _in_time(lines: Sequence[Line], trees: dict[str, list[SeenTree]]) -> Selected:
@@ -100,10 +106,11 @@ def _wanted(lines: Sequence[Line], trees: dict[str, list[SeenTree]]) -> Selected
     """Return the trees that the lines mean, the lines that are wrong, and what ``all`` leaves."""
     wanted, wrong, stays = [], [], []
     for line in lines:
-        seen = [tree.asked_for(line.options) for tree in trees.get(line.source, [])]
         if line.pid is not None:
-            wanted.append(_named(line, line.pid, seen))
+            wanted.append(_named(line, line.pid, trees.get(line.source, [])))
             continue
+        seen, kept = _without_skipped(line, trees.get(line.source, []))
+        stays += kept
         picked = line.selector.pick(seen)
         wanted += [
             Wanted(line, tree.pid, tree.command, size_for(tree.memory_bytes))
@@ -115,7 +122,7 @@ def _wanted(lines: Sequence[Line], trees: dict[str, list[SeenTree]]) -> Selected
         ]
         if line.selector.all:
             stays += [
-                _stay(tree.pid, tree.command, line.source, tree.verdict)
+                _stay(tree.pid, tree.command, line.source, tree.verdict, CANNOT_MOVE)
                 for tree in seen
                 if tree.verdict
             ]
@@ -125,10 +132,25 @@ def _wanted(lines: Sequence[Line], trees: dict[str, list[SeenTree]]) -> Selected
     return wanted, wrong, stays
 
 
+def _without_skipped(line: Line, trees: Sequence[SeenTree]) -> tuple[list[SeenTree], list[Json]]:
+    """Return the trees that the line may mean, and what it says shall stay."""
+    left, stays = [], []
+    for tree in trees:
+        why = next((one for one in line.skip if any(map(one.matches, tree.members))), None)
+        if why is None:
+            left.append(tree.asked_for(line.options))
+        else:
+            sentence = f"shall stay: it is skipped by {why.describe()}"
+            stays.append(_stay(tree.pid, tree.command, line.source, sentence, SKIPPED))
+    return left, stays
+
+
 def _named(line: Line, pid: int, seen: Sequence[SeenTree]) -> Wanted:
-    """Return the tree of a line that names a PID, of size 0 if the host was not asked."""
+    """Return the tree of a line that names a PID, without name and size if its host has none."""
     tree = next((tree for tree in seen if any(member.pid == pid for member in tree.members)), None)
-    return Wanted(line, pid, f"process {pid}", size_for(tree.memory_bytes) if tree else 0)
+    if tree is None:
+        return Wanted(line, pid, "", 0)
+    return Wanted(line, pid, tree.command, size_for(tree.memory_bytes))
 
 
 def _placed(wanted: Sequence[Wanted], host: Host) -> Iterator[Placed]:
@@ -136,7 +158,7 @@ def _placed(wanted: Sequence[Wanted], host: Host) -> Iterator[Placed]:
     # A plan may have thousands of lines for a few pairs of hosts, and each check asks Redis.
     check = cache(lambda source, destination: _refusal(host, source, destination))
     items = [
-        Item(tree.name, tree.line.source, tree.bytes)
+        Item(who(tree.pid, tree.name), tree.line.source, tree.bytes)
         for tree in wanted
         if tree.line.destination is None
     ]
@@ -160,5 +182,5 @@ def _refusal(host: Host, source: str, destination: str) -> str:
     return ""
 
 
-def _stay(pid: int, command: str, source: str, why: str) -> Json:
-    return {"pid": pid, "command": command, "source": source, "why": why}
+def _stay(pid: int, command: str, source: str, why: str, code: str) -> Json:
+    return {"pid": pid, "command": command, "source": source, "why": why, "code": code}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from sojourn.cli import output
+from sojourn.cli import doubt, output
 from sojourn.cli.options import Id, operator
 from sojourn.cli.output import console
 from sojourn.cluster.client import Cluster
@@ -108,6 +108,8 @@ def _ask(effect: str, host: str, *, yes: bool) -> None:
 def _report(answer: Answer, *, json: bool) -> None:
     if not json:
         console.print(escape(answer.sentence), soft_wrap=True)
+        if answer.account.doubt:
+            console.print(doubt.draw(answer.account.doubt), soft_wrap=True)
         return
     if answer.silent:
         output.warn(f"{answer.silent} does not answer; the request waits in its queue.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 
@@ -14,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sojourn import units, window
+from sojourn.cli import doubt
 from sojourn.cli.output import console
 from sojourn.cluster.account import Account, Event
 from sojourn.cluster.ledger import Ledger
@@ -34,12 +36,15 @@ class Display:
         self.steps: dict[tuple[str, str], StepRecord] = {}
         #: The last event of progress.
         self.progress: Json = {}
+        #: What there is to know while it is in doubt, by the ledger.
+        self.doubt: Json | None = None
 
     def begin_with(self, account: Account) -> None:
         """Start from what the ledger knows of a migration that began earlier."""
         self.started, self.state = account.created, account.state
         self.steps = {(step.name, step.host): step for step in account.steps}
         self.progress = account.progress or {}
+        self.doubt = account.doubt
 
     def take(self, event: Event) -> None:
         """Apply one event of this migration."""
@@ -61,7 +66,8 @@ class Display:
                 _mark(step), step.name, f"[dim]{step.host}[/]", _took(step), escape(step.outcome)
             )
         plain = window.where(self.plan, self.state, list(self.steps.values()), self.progress)
-        return Group(self._head(), *([Text(plain)] if plain else []), rows)
+        help_ = [Text.from_markup(doubt.draw(self.doubt))] if self.doubt else []
+        return Group(self._head(), *([Text(plain)] if plain else []), rows, *help_)
 
     def _head(self) -> RenderableType:
         head = Table.grid(padding=(0, 1))
@@ -95,6 +101,8 @@ def watch(
         with Live(display, console=console, refresh_per_second=12, transient=True):
             for event in events(ledger, bookmark, migration, in_doubt_ends=account is None):
                 display.take(event)
+                if event.kind == "state":
+                    display.doubt = doubt_after(ledger, event)
         return display.state
     mistyped = False
     for event in events(ledger, bookmark, migration):
@@ -103,6 +111,16 @@ def watch(
             _print_line(event)
         mistyped = mistyped or _found_no_process(event)
     return display.state
+
+
+def doubt_after(ledger: Ledger, event: Event) -> Json | None:
+    """Return what there is to know of a migration that a new state puts in doubt, else None."""
+    if event.data["state"] != State.IN_DOUBT:
+        return None
+    with contextlib.suppress(StoreUnreachable):
+        account = ledger.account(event.migration)
+        return account.doubt if account else None
+    return None
 
 
 def silently(ledger: Ledger, bookmark: str, migration: str) -> State:

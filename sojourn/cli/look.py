@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from sojourn.cli import output, timeline
+from sojourn.cli import doubt, output, timeline
 from sojourn.cli.options import Id
 from sojourn.cli.output import coloured, console
 from sojourn.cluster.account import NoticeRecord
@@ -61,7 +61,7 @@ def show(
         console.print(f"[dim]asked for by[/] {escape(account.asked_by)}", soft_wrap=True)
     if account.resolved:
         console.print(escape(sentence(account.resolved, account.plan)), soft_wrap=True)
-    console.print(timeline.draw(account.steps))
+    console.print(timeline.draw(account))
     if account.failure:
         failure = account.failure
         console.print(
@@ -72,6 +72,8 @@ def show(
         )
     for notice in account.notices:
         console.print(_called(notice), soft_wrap=True)
+    if account.doubt:
+        console.print(doubt.draw(account.doubt), soft_wrap=True)
 
 
 def _called(notice: NoticeRecord) -> str:

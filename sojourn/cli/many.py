@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -23,15 +25,25 @@ from sojourn.cli.options import (
     FileLocks,
     MaxFreeze,
     Mode,
+    Skip,
     StopUnit,
     TcpEstablished,
+    Timeout,
     chosen,
     operator,
+    skipped,
 )
 from sojourn.cli.output import console
-from sojourn.cluster.batches import Batches, BatchState, Record, states_of
+from sojourn.cluster.batches import Batches, BatchState, Record, states_of, who
 from sojourn.cluster.client import Cluster
-from sojourn.cluster.planfile import from_json, looks_like_json, read
+from sojourn.cluster.planfile import (
+    SKIPPED,
+    from_json,
+    lines_of_drain,
+    looks_like_json,
+    read,
+    times_of,
+)
 from sojourn.cluster.queue import Limits, Waiting
 from sojourn.errors import SojournError, UsageError
 from sojourn.model import Json, State, Untyped
@@ -57,8 +69,22 @@ QUEUE = (
     Column("why it waits", wraps=True),
 )
 
+Wait = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        help="What no host can take now waits so long for one that can, instead of staying.",
+    ),
+]
+
+#: The exit code where a batch's time was over, as of timeout(1).
+TIMED_OUT = 124
+
 #: How long a worker may take to resume or abort a batch.
 ACT_S = 60
+
+#: How many migrations that have not ended are listed.
+SHOWN = 50
 
 #: How often the record is read while events of other batches keep arriving.
 LOOK_S = 1.0
@@ -88,28 +114,41 @@ def add_to(app: typer.Typer) -> None:
     app.command()(queue)
 
 
-def migrate_plan(file: Path, *, dry_run: bool, detach: bool, json: bool) -> None:
+def migrate_plan(
+    file: Path, *, dry_run: bool, detach: bool, json: bool, timeout_s: float | None = None
+) -> None:
     """Start the migrations of a plan file, all or none, and follow them to their end."""
     text = _text(file)
     lines = read(text, as_json=looks_like_json(file.name, text))
-    migrate_lines([line.to_json() for line in lines], dry_run=dry_run, detach=detach, json=json)
+    asked = [line.to_json() for line in lines]
+    migrate_lines(asked, dry_run=dry_run, detach=detach, json=json, timeout_s=timeout_s)
 
 
-def migrate_lines(asked: list[Json], *, dry_run: bool, detach: bool, json: bool) -> None:
+def migrate_lines(
+    asked: list[Json],
+    *,
+    dry_run: bool,
+    detach: bool,
+    json: bool,
+    timeout_s: float | None = None,
+) -> None:
     """Start the lines of a plan, all or none, and follow them to their end; or only show them."""
     from_json(asked)  # reports malformed lines before the slow import of Celery
     cluster = Cluster()
     from sojourn.client import migrate_many
     from workflows.batch import PLAN
 
+    times_of(until=timeout_s)
+    how = chosen(timeout_s=timeout_s)
     if dry_run:
         _preview(cluster, asked, PLAN, json=json)
         return
     _start(
         cluster,
-        lambda batch: migrate_many.apply_async((asked, operator()), task_id=batch),
+        lambda batch: migrate_many.apply_async((asked, operator()), how, task_id=batch),
         detach=detach,
         json=json,
+        timeout_s=timeout_s,
     )
 
 
@@ -127,8 +166,11 @@ def drain(
     stop_unit: StopUnit = False,
     max_freeze: MaxFreeze = None,
     bandwidth: Bandwidth = None,
+    skip: Skip = None,
+    timeout: Timeout = None,
+    wait: Wait = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would go where, and touch nothing.")
+        bool, typer.Option("--dry-run", help="Check what would go where, and touch nothing.")
     ] = False,
     detach: Annotated[
         bool, typer.Option("--detach", help="Print the id of the batch and return at once.")
@@ -139,13 +181,14 @@ def drain(
 
     What stays is listed with the reason.
 
-    Exit status: 0 the host is empty; 2 usage; 14 host unreachable; 1 something stays, or the drain
-    was aborted; 130 Ctrl-C: the drain goes on.
+    Exit status: 0 the host is empty, but for what was skipped; 2 usage; 14 host unreachable; 1
+    something stays, or the drain was aborted; 124 its time was over; 130 Ctrl-C: the drain goes on.
+    With --dry-run 0 or 1, as far as the checks show.
     """
     cluster = Cluster()
     cluster.registry.check_host(host)
     from sojourn.client import drain as start
-    from workflows.batch import DRAIN, lines_of_drain
+    from workflows.batch import DRAIN
 
     options = chosen(
         mode=mode,
@@ -156,16 +199,21 @@ def drain(
         max_freeze_s=max_freeze,
         bandwidth_mbit=bandwidth,
     )
-    lines = lines_of_drain(host, **options)
+    stay = skipped(skip)
+    lines = lines_of_drain(host, stay, **options)
+    times_of(until=timeout, waits=wait)
     if dry_run:
         _preview(cluster, lines, DRAIN, json=json)
         return
-    asked = {"host": host, "by": operator(), **options}
+    # Only what was given: a worker of an older version knows none of them.
+    more = chosen(timeout_s=timeout, wait_s=wait) | ({"skip": stay} if stay else {})
+    asked = {"host": host, "by": operator(), **more, **options}
     _start(
         cluster,
         lambda batch: start.apply_async(kwargs=asked, task_id=batch),
         detach=detach,
         json=json,
+        timeout_s=timeout,
     )
 
 
@@ -313,8 +361,16 @@ def _waiting(entry: Waiting) -> Row:
     return Row(entry.id, cells, lambda: dict(vars(entry)))
 
 
-def _start(cluster: Cluster, send: Untyped, *, detach: bool, json: bool) -> None:
+def _start(
+    cluster: Cluster,
+    send: Untyped,
+    *,
+    detach: bool,
+    json: bool,
+    timeout_s: float | None = None,
+) -> None:
     """Start a batch, and follow it unless it shall be detached."""
+    until = math.inf if timeout_s is None else time.monotonic() + timeout_s
     # The bookmark is taken before the batch is sent, so that none of its events is missed.
     name, bookmark = str(uuid4()), cluster.ledger.bookmark()
     answer = send(name)
@@ -324,13 +380,46 @@ def _start(cluster: Cluster, send: Untyped, *, detach: bool, json: bool) -> None
     if not json:
         console.print(f"[dim]batch {name}[/]")
     record = _planned(cluster, name, bookmark, answer)
+    raise typer.Exit(follow(cluster, record, bookmark, until, json=json))
+
+
+def follow(
+    cluster: Cluster, record: Record, bookmark: str, until: float = math.inf, *, json: bool
+) -> int:
+    """Show a batch to its end, or until an instant of the monotonic clock; return the exit code."""
+    show = overview.lines if json else overview.watch
     try:
-        record = (overview.lines if json else overview.watch)(cluster, record.id, bookmark)
+        record = show(cluster, record.id, bookmark, until)
     except KeyboardInterrupt:
-        output.warn(f"The batch goes on. Show it with: sojourn batch {name[:8]}")
+        output.warn(f"The batch goes on. Show it with: sojourn batch {record.id[:8]}")
         raise
+    if not record.state.final:
+        record = _end_of_its_time(cluster, record)
     _show(cluster, record, json=json)
-    raise typer.Exit(0 if _is_clean(cluster, record) else 1)
+    if record.timed_out:
+        return _timed_out(cluster, record)
+    return 0 if _is_clean(cluster, record) else 1
+
+
+def _end_of_its_time(cluster: Cluster, record: Record) -> Record:
+    """Let nothing more of a batch begin, since its time is over; return its record then."""
+    from workflows.batch import abort_batch
+
+    how = {"roll_back": False, "timed_out": True}
+    abort_batch.apply_async((record.id,), how).get(timeout=ACT_S)
+    return cluster.batches.record(record.id) or record
+
+
+def _timed_out(cluster: Cluster, record: Record) -> int:
+    """Report that the time of a batch was over, and what goes on; return the exit code."""
+    left = record.total - len(cluster.batches.ends(record.id))
+    goes_on = f"{left} under way go on to their end" if left else "nothing of it is under way"
+    then = "Then go on" if left else "Go on"
+    output.warn(
+        f"Its time is over: nothing more of it begins, and {goes_on}. "
+        f"{then} with: sojourn batch {record.id[:8]} resume"
+    )
+    return TIMED_OUT
 
 
 def _planned(cluster: Cluster, batch: str, bookmark: str, answer: Untyped) -> Record:
@@ -360,7 +449,8 @@ def _planned(cluster: Cluster, batch: str, bookmark: str, answer: Untyped) -> Re
 
 def _is_clean(cluster: Cluster, record: Record) -> bool:
     arrived = all(State(end["state"]).arrived for end in cluster.batches.ends(record.id).values())
-    return record.state is BatchState.FINISHED and arrived and not record.stays
+    against = [stay for stay in record.stays if stay.get("code") != SKIPPED]
+    return record.state is BatchState.FINISHED and arrived and not against
 
 
 def _pause(cluster: Cluster, record: Record) -> None:
@@ -398,8 +488,9 @@ def _abort(record: Record, *, finish: bool, roll_back: bool) -> None:
 
 def _show(cluster: Cluster, record: Record, *, json: bool) -> None:
     ends = cluster.batches.ends(record.id)
+    left = [] if record.state.final else _left(cluster, record, ends)
     if json:
-        output.as_json(record.to_json(ends))
+        output.as_json({**record.to_json(ends), "open": left})
         return
     counts = (
         ", ".join(f"{count} {state}" for state, count in states_of(ends, record.total).items())
@@ -408,34 +499,93 @@ def _show(cluster: Cluster, record: Record, *, json: bool) -> None:
     console.print(
         f"[bold]{record.kind}[/] {record.state}: {counts}  [dim]{record.id}[/]", soft_wrap=True
     )
+    for line in [*_of_ends(ends), *_of_left(left), *_of_stays(record)]:
+        console.print(escape(line), soft_wrap=True)
+
+
+def _of_ends(ends: Mapping[int, Json]) -> Iterator[str]:
+    """Yield what moved where, and what did not, and why."""
+    for host, moved in _moved(ends).items():
+        yield f"moved to {host}: {', '.join(moved)}"
     for number, end in sorted(ends.items()):
         if not State(end["state"]).arrived:
-            console.print(overview.describe(number, end), soft_wrap=True)
+            yield overview.describe(number, end)
     for host, count in Counter(host for end in ends.values() for host in end["avoided"]).items():
-        console.print(f"{count} of them failed on {host} and were tried elsewhere.")
+        yield f"{count} of them failed on {host} and were tried elsewhere."
+
+
+def _of_left(left: list[Json]) -> Iterator[str]:
+    for row in left[:SHOWN]:
+        route = f"{who(row['pid'], row['command'])} from {row['source']}"
+        to = f" to {row['destination']}" if row["destination"] else ""
+        yield f"line {row['line']}: {route}{to}: {row['state']}"
+    if len(left) > SHOWN:
+        yield f"and {len(left) - SHOWN} more"
+
+
+def _of_stays(record: Record) -> Iterator[str]:
     for stay in record.stays:
-        console.print(escape(f"stays: {_of(stay)}: {stay['why']}"), soft_wrap=True)
+        yield f"stays: {_of(stay)}: {stay['why']}"
+
+
+def _left(cluster: Cluster, record: Record, ends: Mapping[int, Json]) -> list[Json]:
+    """Return the parts that have no end yet: what they are, and in which state their try is."""
+    parts = [part for part in cluster.batches.parts(record.id) if part.number not in ends]
+    accounts = cluster.ledger.accounts([part.migration for part in parts])
+    states = {account.id: account.state for account in accounts}
+    return [
+        {
+            "line": part.number,
+            "id": part.migration,
+            "state": states.get(part.migration, State.QUEUED),
+            "pid": part.plan["pid"],
+            "command": part.command,
+            "source": part.plan["source"],
+            "destination": part.plan["destination"] if part.placed else None,
+            "tries": part.tries,
+        }
+        for part in parts
+    ]
+
+
+def _moved(ends: Mapping[int, Json]) -> dict[str, list[str]]:
+    """Return what has arrived, by the host where it runs now, in the order of the lines."""
+    moved: dict[str, list[str]] = {}
+    for _, end in sorted(ends.items()):
+        if State(end["state"]).arrived:
+            name = who(end["pid"], str(end.get("command", "")))
+            moved.setdefault(end["destination"], []).append(name)
+    return dict(sorted(moved.items()))
 
 
 def _of(stay: Json) -> str:
-    return f"pid {stay['pid']} on {stay['source']} ({stay['command'][:60]})"
+    return f"{who(stay['pid'], str(stay['command']))} on {stay['source']}"
 
 
 def _preview(cluster: Cluster, asked: list[Json], kind: str, *, json: bool) -> None:
-    """Show where everything would go and why, and what would stay."""
-    from workflows.batch import preview
+    """Show what would go where and why, by the real checks, and what would stay."""
+    from workflows.preview import preview
 
-    rows = preview(asked, kind, cluster.registry)
+    rows = preview(asked, kind, cluster)
+    against = [row for row in rows if row["destination"] is None and row["code"] != SKIPPED]
     if json:
         output.as_json(rows)
-        return
-    table = _table("pid", "command", "from", "to", "why")
+    else:
+        _draw(rows)
+    raise typer.Exit(1 if against else 0)
+
+
+def _draw(rows: list[Json]) -> None:
+    table = _table("process", "from", "to", "why")
     for row in rows:
         where = row["destination"] or "stays"
-        table.add_row(
-            str(row["pid"]), escape(row["command"][:40]), row["source"], where, escape(row["why"])
-        )
+        why = f"{row['code']}: {row['why']}" if row["code"] else row["why"]
+        hint = f"\n[dim]{escape(row['hint'])}[/]" if row["hint"] else ""
+        name = who(row["pid"], row["command"])
+        table.add_row(escape(name), row["source"], where, escape(why) + hint)
     console.print(table)
+    moving = sum(row["destination"] is not None for row in rows)
+    console.print(f"{moving} would move, {len(rows) - moving} would stay; nothing was touched.")
 
 
 def _table(*columns: str) -> Table:

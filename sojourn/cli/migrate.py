@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from sojourn import units, window
-from sojourn.cli import completion, gone, live, many, output, timeline
+from sojourn.cli import completion, doubt, gone, live, many, output, timeline
 from sojourn.cli.options import (
     All,
     Bandwidth,
@@ -21,12 +21,15 @@ from sojourn.cli.options import (
     MaxFreeze,
     Mode,
     ShellJob,
+    Skip,
     StopUnit,
     TcpEstablished,
+    Timeout,
     Unit,
     User,
     chosen,
     limited,
+    skipped,
 )
 from sojourn.cli.output import console
 from sojourn.cluster.account import Account
@@ -104,6 +107,8 @@ def migrate(
     max_freeze: MaxFreeze = None,
     bandwidth: Bandwidth = None,
     closure: Closure = False,
+    skip: Skip = None,
+    timeout: Timeout = None,
     dry_run: DryRun = False,
     detach: Detach = False,
     json: AsJson = False,
@@ -129,16 +134,22 @@ def migrate(
     )
     if closure and (plan_file or selectors):
         raise UsageError("--closure is of one process, named by its PID.", "See --help.")
+    if skip and not selectors:
+        raise UsageError("--skip goes with a selector, such as --all.", "See --help.")
+    if timeout is not None and not (plan_file or selectors):
+        raise UsageError("--timeout is of a batch: --plan, or a selector.", "See --help.")
     if plan_file:
         if selectors or options or (pid, source, destination) != (None, None, None):
             raise UsageError(
                 "A plan file names processes, hosts and their options: give none beside --plan."
             )
-        many.migrate_plan(plan_file, dry_run=dry_run, detach=detach, json=json)
+        how = {"dry_run": dry_run, "detach": detach, "json": json}
+        many.migrate_plan(plan_file, timeout_s=timeout, **how)
     elif selectors:
         line = {"pid": pid, **selectors, "source": source, "destination": destination}
-        line |= options
-        many.migrate_lines([line], dry_run=dry_run, detach=detach, json=json)
+        line |= options | ({"skip": skipped(skip)} if skip else {})
+        how = {"dry_run": dry_run, "detach": detach, "json": json}
+        many.migrate_lines([line], timeout_s=timeout, **how)
     else:
         required = _required(pid, source, destination)
         plan = Plan(*required, **limited(**options))
@@ -235,14 +246,15 @@ def _watch(cluster: Cluster, bookmark: str, migration: str, plan: Plan) -> State
 
 def _report(account: Account, *, json: bool) -> None:
     if json:
-        output.as_json(account.result)
+        # In doubt it has no result yet, but all that is known of it.
+        output.as_json(account.result or account.to_json())
         return
     failure = account.failure
     if failure and _is_gone(failure) and account.state is State.REFUSED:
         # Of a PID that was mistyped nobody wants to see the steps.
         output.fail(gone.refusal(Cluster(), account.plan), as_json=False)
         return
-    console.print(timeline.draw(account.steps))
+    console.print(timeline.draw(account))
     result = complete(account.result or {})
     if account.state in {State.COMPLETED, State.CLEANUP_PENDING}:
         console.print(_arrived(account, result), soft_wrap=True)
@@ -253,6 +265,8 @@ def _report(account: Account, *, json: bool) -> None:
         MigrationError(f"{account.state}: {message} {where}", failure.hint if failure else ""),
         as_json=False,
     )
+    if account.doubt:
+        console.print(doubt.draw(account.doubt), soft_wrap=True)
     console.print(f"[dim]{escape(account.id)}[/]")
 
 

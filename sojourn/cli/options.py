@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from sojourn.cli import completion
+from sojourn.cluster.selector import Selector
 from sojourn.model import DEFAULT_MODE, Json
 from sojourn.settings import load
 from sojourn.system import caller
@@ -72,6 +73,29 @@ Unit = Annotated[
     str | None, typer.Option("--unit", metavar="UNIT", help="All of this systemd unit.")
 ]
 All = Annotated[bool, typer.Option("--all", help="All of the host that can be migrated.")]
+
+
+Skip = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--skip",
+        metavar="WHICH",
+        help="What shall stay: a PID, or `unit=NAME`, `command=PATTERN`, `user=NAME`, "
+        "`cgroup=PATH`. May be repeated.",
+    ),
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        help="Begin nothing new after that, and do not wait for what is under way then.",
+    ),
+]
+
+
+def skipped(given: list[str] | None) -> list[Json]:
+    """Return what shall stay, as selectors in JSON. Raises UsageError."""
+    return [Selector.parsed(text).to_json() for text in given or []]
 
 
 def chosen(**options: str | float | None) -> Json:

@@ -1,12 +1,13 @@
-"""The live table of a batch: state, step, percent, rate and time left of each migration."""
+"""The live table of a batch: process, hosts, step, percent and time left of each migration."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
@@ -15,8 +16,9 @@ from sojourn import units
 from sojourn.cli import output
 from sojourn.cli.output import console
 from sojourn.cluster.account import Event
-from sojourn.cluster.batches import Record, states_of
+from sojourn.cluster.batches import Part, Record, states_of, who
 from sojourn.cluster.client import Cluster
+from sojourn.cluster.countdown import Countdown, Left, weight
 from sojourn.cluster.records import complete
 from sojourn.errors import StoreUnreachable
 from sojourn.model import Json, State
@@ -27,10 +29,17 @@ READ_S = 0.5
 #: The most migrations that the table shows.
 ROWS = 30
 
+#: Terminals with fewer columns of text get fewer columns of the table.
+WIDE = 110
+
 
 @dataclass
 class Progress:
-    """One migration under way; ``rate`` in bytes per second, 0 while nothing crosses."""
+    """One migration under way.
+
+    ``rate`` is in bytes per second, 0 while nothing crosses; ``part`` is how much of its memory has
+    crossed, from 0 to 1.
+    """
 
     state: str = State.QUEUED
     step: str = ""
@@ -40,6 +49,9 @@ class Progress:
     before: float = 0
     rate: float = 0
     missing: float | None = None
+    part: float = 0
+    countdown: Countdown = field(default_factory=Countdown)
+    left: Left | None = None
 
     def take(self, event: Event) -> None:
         """Apply one event of this migration."""
@@ -55,6 +67,7 @@ class Progress:
         """Begin with another step, whose progress is its own."""
         if step != self.step:
             self.step, self.since, self.rate, self.missing = step, 0, 0, None
+            self.countdown, self.left = Countdown(), None
 
     def _cross(self, crossed: float, total: float) -> None:
         now = time.monotonic()
@@ -63,6 +76,9 @@ class Progress:
             self.since, self.before = now, crossed
         self.rate = max(0, crossed - self.before) / (now - self.since) if now > self.since else 0
         self.bytes, self.total = crossed, total
+        # Another step counts from nothing again; what was done stays done.
+        self.part = max(self.part, (self.percent or 0) / 100)
+        self.left = self.countdown.look(now, crossed, total)
 
     @property
     def doing(self) -> str:
@@ -78,11 +94,6 @@ class Progress:
         """How much of the memory has crossed; None before the first of it has."""
         return min(100.0, 100 * self.bytes / self.total) if self.total else None
 
-    @property
-    def left_s(self) -> float | None:
-        """How long the rest of the memory will take at this rate; None where that is unknown."""
-        return max(0.0, self.total - self.bytes) / self.rate if self.rate else None
-
 
 class Overview:
     """What is known of a batch so far, drawn for a terminal."""
@@ -91,10 +102,10 @@ class Overview:
         self.cluster, self.batch = cluster, batch
         self.record: Record | None = None
         self.ends: dict[int, Json] = {}
+        self.parts: dict[int, Part] = {}
         self.line_of: dict[str, int] = {}
         self.progress: dict[int, Progress] = {}
-        self.started = time.monotonic()
-        self.ended_before: int | None = None
+        self.countdown = Countdown()
 
     def read(self) -> list[int]:
         """Read the record again; return the lines that have ended since."""
@@ -102,10 +113,10 @@ class Overview:
         self.record = batches.record(self.batch)
         if self.record is None or not self.record.total:
             return []
-        self.line_of = {part.migration: part.number for part in batches.parts(self.batch)}
+        self.parts = {part.number: part for part in batches.parts(self.batch)}
+        self.line_of = {part.migration: part.number for part in self.parts.values()}
         ends = batches.ends(self.batch)
         new = sorted(set(ends) - set(self.ends))
-        self.ended_before = len(ends) if self.ended_before is None else self.ended_before
         self.ends = ends
         for number in new:
             self.progress.pop(number, None)
@@ -114,34 +125,51 @@ class Overview:
     def take(self, event: Event) -> None:
         """Apply an event, if it is of a migration of this batch that has not ended."""
         number = self.line_of.get(event.migration)
-        if number is not None and number not in self.ends:
-            self.progress.setdefault(number, Progress()).take(event)
+        if number is None or number in self.ends:
+            return
+        if event.kind == "state" and event.data["state"] == State.QUEUED:
+            # Another try: what had crossed before crosses again.
+            self.progress[number] = Progress()
+        self.progress.setdefault(number, Progress()).take(event)
 
-    @property
-    def left_s(self) -> float | None:
-        """How long the rest of the batch will take at its pace so far; None at the beginning."""
-        if self.record is None or self.ended_before is None or len(self.ends) <= self.ended_before:
-            return None
-        # What had ended before this display began is no measure of the pace since.
-        per_migration_s = (time.monotonic() - self.started) / (len(self.ends) - self.ended_before)
-        return per_migration_s * (self.record.total - len(self.ends))
+    def left(self) -> Left | None:
+        """Return how long the rest will take at the pace so far; None at the beginning."""
+        weights = {number: weight(part.bytes) for number, part in self.parts.items()}
+        ended = sum(weights[number] for number in self.ends if number in weights)
+        crossed = sum(
+            weights[number] * progress.part
+            for number, progress in list(self.progress.items())
+            if number in weights and number not in self.ends
+        )
+        return self.countdown.look(time.monotonic(), ended + crossed, sum(weights.values()))
 
-    def __rich__(self) -> RenderableType:
-        """Return the whole table."""
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw the whole table in the width of the terminal."""
+        yield self.head()
+        yield self._table(wide=options.max_width >= WIDE)
+
+    def _table(self, *, wide: bool) -> Table:
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for column in ("line", "state", "step", "done", "rate", "left"):
-            table.add_column(column)
-        under_way = [
-            (number, progress)
-            for number, progress in sorted(self.progress.items())
-            if progress.state != State.QUEUED
-        ]
-        for number, progress in under_way[:ROWS]:
+        where, pace = (["from"], ["rate"]) if wide else ([], [])
+        for column in ("process", *where, "to", "state", "step", "done", *pace, "left"):
+            table.add_column(column, no_wrap=True, overflow="ellipsis")
+        for number, progress in self._under_way()[:ROWS]:
+            part = self.parts[number]
+            hosts = part.plan["source"], part.plan["destination"]
             rate = units.rate(progress.rate) if progress.rate else ""
             done = "" if progress.percent is None else f"{progress.percent:.0f} %"
-            left = units.time_left(progress.left_s)
-            table.add_row(str(number), progress.state, progress.doing, done, rate, left)
-        return Group(self.head(), table)
+            left = units.time_left(progress.left.seconds) if progress.left else ""
+            name = escape(who(part.plan["pid"], part.command))
+            cells = [name, *(hosts if wide else hosts[1:]), progress.state, progress.doing, done]
+            table.add_row(*cells, *([rate] if wide else []), left)
+        return table
+
+    def _under_way(self) -> list[tuple[int, Progress]]:
+        return [
+            (number, progress)
+            for number, progress in sorted(self.progress.items())
+            if progress.state != State.QUEUED and number in self.parts
+        ]
 
     def head(self) -> str:
         """Return the batch in one line."""
@@ -150,31 +178,40 @@ class Overview:
         counts = ", ".join(
             f"{count} {state}" for state, count in states_of(self.ends, self.record.total).items()
         )
-        rate = sum(progress.rate for progress in self.progress.values())
+        rate = sum(progress.rate for progress in list(self.progress.values()))
         speed = f"; {units.rate(rate)}" if rate else ""
-        left = f"; {units.time_left(self.left_s)} left" if self.left_s is not None else ""
         ended = f"{len(self.ends)} of {self.record.total}"
-        return f"[bold]{self.record.state}[/]: {ended} ({counts}){speed}{left}"
+        return f"[bold]{self.record.state}[/]: {ended} ({counts}){speed}{_left(self.left())}"
 
 
-def watch(cluster: Cluster, batch: str, bookmark: str) -> Record:
-    """Show a batch until nothing of it moves any more, and return its record."""
+def _left(left: Left | None) -> str:
+    if left is None:
+        return ""
+    why = f" ({left.why})" if left.why else ""
+    return f"; {units.time_left(left.seconds)} left{why}"
+
+
+def watch(cluster: Cluster, batch: str, bookmark: str, until: float = math.inf) -> Record:
+    """Show a batch until nothing of it moves any more, and return its record.
+
+    At the latest until an instant of the monotonic clock.
+    """
     overview = Overview(cluster, batch)
     if console.is_terminal:
         with Live(overview, console=console, refresh_per_second=4, transient=True):
-            for _ in _steps(overview, bookmark):
+            for _ in _steps(overview, bookmark, until):
                 pass
     else:
-        for number, end in _steps(overview, bookmark):
-            console.print(describe(number, end), soft_wrap=True)
+        for number, end in _steps(overview, bookmark, until):
+            console.print(escape(describe(number, end)), soft_wrap=True)
     assert overview.record is not None
     return overview.record
 
 
-def lines(cluster: Cluster, batch: str, bookmark: str) -> Record:
+def lines(cluster: Cluster, batch: str, bookmark: str, until: float = math.inf) -> Record:
     """Print a line of JSON for each migration that ends, and return the record of the batch."""
     overview = Overview(cluster, batch)
-    for number, end in _steps(overview, bookmark):
+    for number, end in _steps(overview, bookmark, until):
         output.as_json({"line": number, **end})
     assert overview.record is not None
     return overview.record
@@ -184,11 +221,14 @@ def describe(number: int, end: Json) -> str:
     """Return how a part of a batch ended, as one line for people."""
     end = complete(end)
     why = f" {end['failure']['message']}" if end["failure"] else ""
-    route = f"pid {end['pid']} from {end['source']} to {end['destination']}"
-    return escape(f"line {number}: {route}: {end['state']}.{why}")
+    name = who(end["pid"], str(end.get("command", "")))
+    route = f"{name} from {end['source']} to {end['destination']}"
+    return f"line {number}: {route}: {end['state']}.{why}"
 
 
-def _steps(overview: Overview, bookmark: str) -> Iterator[tuple[int, Json]]:
+def _steps(
+    overview: Overview, bookmark: str, until: float = math.inf
+) -> Iterator[tuple[int, Json]]:
     """Follow the batch; yield each part that ends. Redis may go away and come back meanwhile.
 
     Its record is read at the beginning, and when the stream of events reports a change.
@@ -205,6 +245,8 @@ def _steps(overview: Overview, bookmark: str) -> Iterator[tuple[int, Json]]:
                     yield from ((number, overview.ends[number]) for number in overview.read())
                     if overview.record and overview.record.state.final:
                         return
+                if overview.record and time.monotonic() > until:
+                    return
                 if event:
                     overview.take(event)
         except StoreUnreachable:

@@ -7,6 +7,7 @@ is polled.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterator
@@ -20,11 +21,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from sojourn import units, window
-from sojourn.cli import completion, live, output, timeline
+from sojourn.cli import completion, doubt, live, many, output, timeline
 from sojourn.cli.output import complaints, console
 from sojourn.cluster.account import Account, Event
+from sojourn.cluster.batches import Record
 from sojourn.cluster.client import Cluster
-from sojourn.errors import StoreUnreachable
+from sojourn.cluster.doubt import sentence
+from sojourn.cluster.ledger import Ledger
+from sojourn.errors import StoreUnreachable, UsageError
 from sojourn.model import Json, Plan, State, StepRecord
 
 #: How long a migration that has ended stays in the table.
@@ -46,7 +50,9 @@ def watch(
     migration: Annotated[
         str | None,
         typer.Argument(
-            metavar="[ID]", help="Only this one, to its end.", autocompletion=completion.migrations
+            metavar="[ID]",
+            help="Only this one, to its end; also a batch.",
+            autocompletion=completion.migrations,
         ),
     ] = None,
     json: Annotated[
@@ -57,13 +63,15 @@ def watch(
 
     Ctrl-C ends the display only, and prints how to come back. Narrow terminals get fewer columns.
 
-    Exit status: of one, that of `sojourn migrate`, or 2 if there is no such one; 130 Ctrl-C:
-    migrations go on; 1 if Redis does not answer.
+    Exit status: of one, that of `sojourn migrate`, of a batch that of `sojourn drain`, or 2 if
+    there is no such one; 130 Ctrl-C: migrations go on; 1 if Redis does not answer.
     """
     cluster = Cluster()
     try:
         if migration is None:
             _watch_all(cluster, json=json)
+        elif record := _batch_of(cluster, migration):
+            raise typer.Exit(many.follow(cluster, record, cluster.ledger.bookmark(), json=json))
         else:
             raise typer.Exit(_watch_one(cluster, migration, json=json).exit_code)
     except KeyboardInterrupt:
@@ -83,6 +91,9 @@ class Row:
     steps: dict[tuple[str, str], StepRecord] = field(default_factory=dict)
     progress: Json = field(default_factory=dict)
     ended: float | None = None
+    doubt: Json | None = None
+    #: The doubt that was printed last: the same one is reported again and again.
+    printed: Json | None = None
 
     @classmethod
     def of(cls, account: Account) -> Row:
@@ -91,7 +102,7 @@ class Row:
         ended = max(ends, default=account.created) if account.state.definite else None
         steps = {(step.name, step.host): step for step in account.steps}
         what = (account.id, account.plan, account.state, account.created, steps)
-        return cls(*what, account.progress or {}, ended)
+        return cls(*what, account.progress or {}, ended, account.doubt)
 
     def take(self, event: Event) -> None:
         """Apply one event of this migration."""
@@ -127,6 +138,13 @@ class Row:
         """Where it runs and what it still needs; empty if that is nothing."""
         return window.where(self.plan, self.state, list(self.steps.values()), self.progress)
 
+    @property
+    def needs(self) -> str:
+        """What its operator must know in one line: its window, or its doubt; else empty."""
+        if self.doubt is None:
+            return self.window
+        return f"{sentence(self.doubt)} What you may do: sojourn show {self.id[:8]}"
+
 
 class Board:
     """All migrations that are open, and those that have ended just now."""
@@ -144,7 +162,7 @@ class Board:
         """Apply an event and return its row; None if it is not of a migration that is known."""
         row = self._row(event.migration) if event.kind in live.KINDS else None
         if row:
-            row.take(event)
+            _take(self.cluster.ledger, row, event)
         return row
 
     def _row(self, migration: str) -> Row | None:
@@ -175,7 +193,7 @@ class Board:
         yield f"[bold]{_counted(rows)}[/]" + (
             "  [dim]Ctrl-C ends the display only[/]" if wide else ""
         )
-        lines = [escape(f"{row.id[:8]} {row.window}") for row in rows if row.window]
+        lines = [escape(f"{row.id[:8]} {row.needs}") for row in rows if row.needs]
         room = max(1, room - len(lines))
         yield _table(rows[:room], wide=wide)
         if len(rows) > room:
@@ -220,6 +238,15 @@ def _table(rows: list[Row], *, wide: bool) -> Table:
         ]
         table.add_row(*cells, *([row.done] if wide else []), elapsed)
     return table
+
+
+def _batch_of(cluster: Cluster, prefix: str) -> Record | None:
+    """Return the batch that is meant, None if that is a migration, or nothing."""
+    if cluster.ledger.find(prefix):
+        return None
+    with contextlib.suppress(UsageError):
+        return cluster.batches.find(prefix)
+    return None
 
 
 def _watch_all(cluster: Cluster, *, json: bool) -> None:
@@ -272,8 +299,10 @@ def _watch_one(cluster: Cluster, prefix: str, *, json: bool) -> State:
     row, state = Row.of(account), account.state
     if not state.definite:
         if json or not console.is_terminal:
+            if row.doubt:
+                _print(row, Event(row.id, "state", {"state": row.state}), json=json)
             for event in live.events(cluster.ledger, bookmark, account.id, in_doubt_ends=False):
-                row.take(event)
+                _take(cluster.ledger, row, event)
                 _print(row, event, json=json)
             state = row.state
         else:
@@ -282,20 +311,30 @@ def _watch_one(cluster: Cluster, prefix: str, *, json: bool) -> State:
     if json:
         output.as_json(account.to_json())
     else:
-        console.print(timeline.draw(account.steps))
+        console.print(timeline.draw(account))
         console.print(_standing(Row.of(account)), soft_wrap=True)
     return state
 
 
+def _take(ledger: Ledger, row: Row, event: Event) -> None:
+    """Apply an event to its row; the ledger has what there is to know of a doubt."""
+    row.take(event)
+    if event.kind == "state":
+        row.doubt = live.doubt_after(ledger, event)
+
+
 def _print(row: Row, event: Event, *, json: bool) -> None:
     if json:
-        output.as_json(
-            {"migration": row.id, "kind": event.kind, **row.plan.to_json(), **event.data}
-        )
+        known = {"doubt": row.doubt} if event.kind == "state" else {}
+        about = {"migration": row.id, "kind": event.kind, **row.plan.to_json()}
+        output.as_json({**about, **event.data, **known})
         sys.stdout.flush()
         return
     if event.kind == "state":
         console.print(_standing(row), soft_wrap=True)
+        if row.doubt and row.doubt != row.printed:
+            console.print(doubt.draw(row.doubt), soft_wrap=True)
+            row.printed = row.doubt
     elif sentence := live.sentence(event):
         console.print(f"{row.id[:8]} {escape(sentence)}", soft_wrap=True)
 

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar, Unpack
 
-from sojourn.client.terms import Batch, Line, Migration, One, Options, Partial, Pending
+from sojourn.client.terms import Batch, Line, Migration, OfADrain, One, Options, Partial, Pending
 from sojourn.model import Untyped
 
 if TYPE_CHECKING:
@@ -93,9 +93,14 @@ class Migrate(Task[Migration]):
 class MigrateMany(Task[Batch]):
     """``sojourn.migrate_many``: the lines of a plan."""
 
-    def delay(self, plan: Sequence[Line], by: str = "") -> Pending[Batch]:
-        """Migrate many processes; see ``apply_async``. ``by`` is shown as who asked for it."""
-        return self.apply_async((list(plan), by))
+    def delay(
+        self, plan: Sequence[Line], by: str = "", timeout_s: float | None = None
+    ) -> Pending[Batch]:
+        """Migrate many processes; see ``apply_async``.
+
+        ``by`` is shown as who asked for it; after ``timeout_s`` seconds nothing more begins.
+        """
+        return self.apply_async((list(plan), by, timeout_s))
 
     def s(self, *plan: Untyped, **options: Untyped) -> Signature:
         """Return a signature; what the task before it returns is the plan."""
@@ -109,7 +114,7 @@ class MigrateMany(Task[Batch]):
 class Drain(Task[Batch]):
     """``sojourn.drain``: all of a host that can be moved."""
 
-    def delay(self, host: str, by: str = "", **options: Unpack[Options]) -> Pending[Batch]:
+    def delay(self, host: str, by: str = "", **options: Unpack[OfADrain]) -> Pending[Batch]:
         """Cordon a host and empty it; see ``apply_async``."""
         return self.apply_async((), {"host": host, "by": by, **options})
 
@@ -117,7 +122,7 @@ class Drain(Task[Batch]):
         """Return a signature; what the task before it returns is the host's name."""
         return self.signature(host, options)
 
-    def si(self, host: str, by: str = "", **options: Unpack[Options]) -> Signature:
+    def si(self, host: str, by: str = "", **options: Unpack[OfADrain]) -> Signature:
         """Return a signature that leaves what the task before it returns."""
         return self.signature((), {"host": host, "by": by, **options}, immutable=True)
 

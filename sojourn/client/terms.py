@@ -37,6 +37,17 @@ class Partial(Options, total=False):
     destination: str
 
 
+class OfADrain(Options, total=False):
+    """How a host is emptied: ``skip`` are selectors of what stays, such as ``{"unit": "nginx"}``.
+
+    After ``timeout_s`` seconds nothing more begins; what no host can take waits for ``wait_s``.
+    """
+
+    skip: list[dict[str, Any]] | None
+    timeout_s: float | None
+    wait_s: float | None
+
+
 class Line(Options, total=False):
     """One line of a plan: which processes of a host, to where, and how."""
 
@@ -82,9 +93,11 @@ class Migration(TypedDict):
     source: str
     destination: str
     mode: str
+    command: str | None
     owner: str | None
     frozen_ms: float | None
     downtime_ms: float | None
+    freeze: dict[str, float] | None
     settled_ms: float | None
     total_ms: float | None
     pages_bytes: int | None
@@ -96,6 +109,9 @@ class Migration(TypedDict):
     rounds: int
     steps: list[Step]
     failure: Failure | None
+    pending: list[str]
+    ended: dict[str, Any] | None
+    resolved: dict[str, Any] | None
 
 
 class End(TypedDict):
@@ -107,6 +123,7 @@ class End(TypedDict):
     pid: int
     source: str
     destination: str
+    command: str
     owner: str | None
     failure: Failure | None
     tries: int
@@ -125,6 +142,9 @@ class Batch(TypedDict):
     total: int
     stays: list[dict[str, Any]]
     failure: Failure | None
+    until: float | None
+    waits: float | None
+    timed_out: bool
     counts: dict[str, int]
     migrations: list[End]
 

@@ -33,7 +33,8 @@ class Account:
     """A migration as the ledger had it at one instant.
 
     Where it comes from a host's journal, ``role`` is the side that this host had. ``command`` is
-    the beginning of the process's command line, empty until the source has looked at it.
+    the beginning of the process's command line, empty until the source has looked at it. ``doubt``
+    is what there is to know while it is in doubt (``sojourn.cluster.doubt``).
     """
 
     id: str
@@ -51,6 +52,13 @@ class Account:
     notices: tuple[NoticeRecord, ...] = ()
     asked_by: str | None = None
     command: str = ""
+    doubt: Json | None = None
+
+    @property
+    def frozen(self) -> float:
+        """Since when the process may be frozen: the begin of its dump, or else of the request."""
+        dumps = (step.started for step in self.steps if step.name == "dump")
+        return next(dumps, self.created)
 
     @property
     def window(self) -> str:
@@ -65,16 +73,18 @@ class Account:
     def to_json(self) -> Json:
         """Return the migration as ``--json`` gives it, finished or not."""
         if self.result and self.result["state"] == self.state:
-            return self.result
+            return {**self.result, "doubt": self.doubt}
         return {
             "id": self.id,
             "state": self.state,
             **self.plan.to_json(),
+            "command": self.command or None,
             "owner": self.owner,
             "steps": [asdict(step) for step in self.steps],
             "failure": asdict(self.failure) if self.failure else None,
             "resolved": self.resolved,
             "progress": self.progress,
+            "doubt": self.doubt,
         }
 
 

@@ -10,8 +10,10 @@ Keys:
 ``sojourn:batches``             sorted set: ids by the time of the request
 ``sojourn:batch:<id>``          hash, each field as JSON: ``request`` (sealed: ``kind``, which is
                                 plan or drain, ``asked``, ``by``, ``created``), ``state``, ``total``
-                                (parts), ``stays`` (what was never begun, and why), ``aborted``
-                                (sealed: whether parts under way are rolled back)
+                                (parts), ``stays`` (what was never begun, and why), ``times``
+                                (sealed: ``until``, when nothing more of it begins, and ``waits``,
+                                until when parts wait for a place), ``aborted`` (sealed: whether
+                                parts under way are rolled back, and whether that was for its time)
 ``sojourn:batch:<id>:parts``    hash: number of the line to sealed JSON of Part
 ``sojourn:batch:<id>:ends``     hash: number of the line to sealed JSON of how it ended
 ``sojourn:batch:<id>:looked``   text: present while a host has looked after the batch just now
@@ -46,6 +48,7 @@ LOOKED = "looked"
 
 #: What seals name a batch, its abort, and a part of it and its end.
 BATCH, ABORT, PART, END = "batch", "abort of batch", "part of batch", "end of part"
+TIMES = "times of batch"
 
 #: How many batches are searched for open ones: one that is older than so many others has ended.
 LATEST = 100
@@ -55,6 +58,9 @@ MOST_PARTS, LINE = 100_000, re.compile(r"[0-9]{1,9}", re.ASCII)
 
 #: How many parts are written in one block: a few milliseconds in which Redis answers nobody else.
 CHUNK = 200
+
+#: How many characters of a command line a line for people has.
+COMMAND = 40
 
 #: Ends of a part that stand only until more is known: a later end replaces them.
 PROVISIONAL = (State.IN_DOUBT, State.CLEANUP_PENDING)
@@ -82,12 +88,18 @@ class BatchState(StrEnum):
         return self in {BatchState.FINISHED, BatchState.ABORTED, BatchState.REFUSED}
 
 
+#: The states of a batch of which nothing more begins.
+ABORTS = (BatchState.ABORTING, BatchState.ABORTED)
+
+
 @dataclass(frozen=True)
 class Part:
     """One line of a batch: what is to be moved, and which migration attempts that now.
 
     With ``auto``, placement chose the destination and may choose another one for the next attempt;
     ``avoid`` are those that failed. ``bytes`` is the memory the tree takes at its destination.
+    ``command`` is the command line of its root, empty where that was not found. One that is not
+    ``placed`` waits for a host that can take it, and its destination is none yet.
     """
 
     number: int
@@ -98,6 +110,8 @@ class Part:
     bytes: int = 0
     tries: int = 1
     avoid: tuple[str, ...] = ()
+    command: str = ""
+    placed: bool = True
 
     def again(self, destination: str | None = None) -> Part:
         """Return the part for its next attempt, perhaps to another destination.
@@ -109,6 +123,10 @@ class Part:
         plan = self.plan | ({"destination": destination} if destination else {})
         return replace(self, plan=plan, migration=following, tries=self.tries + 1)
 
+    def at(self, destination: str) -> Part:
+        """Return the part with its place, which it has waited for."""
+        return replace(self, plan=self.plan | {"destination": destination}, placed=True)
+
     @property
     def may_be_tried_again(self) -> bool:
         """Whether there are attempts left."""
@@ -119,7 +137,10 @@ class Part:
 class Record:
     """A batch as it is now: ``ended`` of its ``total`` parts have ended.
 
-    When it is aborted, ``roll_back`` says whether the parts under way are rolled back.
+    After ``until``, in seconds since the epoch, nothing more of it begins; until ``waits``, parts
+    wait that no host can take. When it is aborted,
+    ``roll_back`` says whether the parts under way are rolled back, and ``timed_out`` whether it was
+    since its time was over.
     """
 
     id: str
@@ -132,7 +153,10 @@ class Record:
     ended: int = 0
     stays: Sequence[Json] = ()
     failure: Json | None = None
+    until: float | None = None
+    waits: float | None = None
     roll_back: bool = False
+    timed_out: bool = False
 
     def to_json(self, ends: Mapping[int, Json]) -> Json:
         """Return the batch with the ends of its parts, as ``.get()`` and ``--json`` give it.
@@ -156,8 +180,11 @@ class Batches:
         self._store, self._sealed = store, Sealed(store)
         self._keep_s = keep_s
 
-    def plan(self, batch: str, kind: str, asked: Json, by: str) -> None:
-        """Record a batch that was requested and is being planned."""
+    def plan(self, batch: str, kind: str, asked: Json, by: str, times: Json | None = None) -> None:
+        """Record a batch that was requested and is being planned.
+
+        ``times`` may have ``until`` and ``waits``, as a Record has them.
+        """
         now = time.time()
         request = {"kind": kind, "asked": asked, "by": by, "created": now}
         # A sorted set's members do not expire one by one, so each request removes those that are
@@ -169,6 +196,8 @@ class Batches:
             ]
         )
         fields = {"request": self._sealed.text(BATCH, batch, request)}
+        if times:
+            fields["times"] = self._sealed.text(TIMES, batch, times)
         self._put(batch, fields, BatchState.PLANNING)
 
     def open(self, batch: str, parts: Iterable[Part], stays: Sequence[Json]) -> None:
@@ -204,11 +233,14 @@ class Batches:
         request = self._open(BATCH, batch, encoded.get("request", ""))
         if request is None:
             return None
-        how = self._open(ABORT, batch, encoded["aborted"]) if "aborted" in encoded else None
+        times = self._open(TIMES, batch, encoded["times"]) if "times" in encoded else None
+        # What was aborted and resumed is aborted no more.
+        is_aborted = encoded["state"] in ABORTS and "aborted" in encoded
+        how = self._open(ABORT, batch, encoded["aborted"]) if is_aborted else None
         shown = records.values({name: encoded[name] for name in SHOWN if name in encoded})
         ended = self._store.size(f"{_key(batch)}:ends")
         about = {"id": batch, "state": encoded["state"], "ended": ended}
-        return records.of(Record, request | shown | (how or {}) | about)
+        return records.of(Record, request | shown | (times or {}) | (how or {}) | about)
 
     def parts(self, batch: str) -> list[Part]:
         """Return the parts of a batch in the order of its lines."""
@@ -260,10 +292,15 @@ class Batches:
         """Close a batch, as finished or aborted, if each of its parts has ended; safe to repeat."""
         self._store.script(SCRIPTS["rest"], [_key(batch), batch])
 
-    def abort(self, batch: str, *, roll_back: bool) -> None:
+    def let_take_its_time(self, batch: str) -> None:
+        """Forget when the time of a batch is over."""
+        self._store.write([["HDEL", _key(batch), "times"]])
+
+    def abort(self, batch: str, *, roll_back: bool, timed_out: bool = False) -> None:
         """Begin nothing more of a batch, and record whether parts under way are rolled back."""
         # Before the state: whoever sees that the batch is aborting must find how.
-        how = self._sealed.text(ABORT, batch, {"roll_back": roll_back})
+        asked = {"roll_back": roll_back, "timed_out": timed_out}
+        how = self._sealed.text(ABORT, batch, asked)
         self._store.put_fields(_key(batch), {"aborted": how}, expire_s=self._keep_s)
         self.turn(batch, BatchState.ABORTING, BatchState.RUNNING, BatchState.PAUSED)
 
@@ -294,7 +331,8 @@ class Batches:
         for record in self.latest(LATEST):
             if not record.state.final:
                 ended = self.ends(record.id).keys()
-                open_ones = (part for part in self.parts(record.id) if part.number not in ended)
+                parts = (part for part in self.parts(record.id) if part.placed)
+                open_ones = (part for part in parts if part.number not in ended)
                 found += [Planned(part.plan["destination"], part.bytes) for part in open_ones]
         return found
 
@@ -331,6 +369,12 @@ class Batches:
                 ["XADD", EVENTS, "MAXLEN", "~", EVENTS_KEPT, "*", *event],
             ]
         )
+
+
+def who(pid: int | None, command: str) -> str:
+    """Return a process as people know it: its command, cut if that is long, and its PID."""
+    short = command if len(command) <= COMMAND else f"{command[: COMMAND - 1]}…"
+    return f"{short} (pid {pid})" if short else f"pid {pid}"
 
 
 def states_of(ends: Mapping[int, Json], total: int) -> dict[str, int]:

@@ -5,6 +5,7 @@ Keys:
 ``sojourn:migration:<id>``  hash: ``plan``, ``state``, ``created``, ``owner``, ``failure``,
                             ``result`` and ``resolved`` (sealed), ``part`` (its batch and line),
                             ``asked_by`` (who, as they claim),
+                            ``command`` (the beginning of the command line),
                             ``progress`` (how far the step under way has come; gone at the end),
                             ``counted`` (counted in ``sojourn.cluster.counters``), one field
                             ``step:<role>:<name>`` per step and one field
@@ -35,6 +36,8 @@ from itertools import chain, islice
 
 from sojourn.cluster import counters, records
 from sojourn.cluster.account import Account, Event, read_account, read_event
+from sojourn.cluster.doubt import Doubt
+from sojourn.cluster.registry import Registry
 from sojourn.cluster.scripts import scripts_of
 from sojourn.cluster.sealed import Sealed
 from sojourn.cluster.store import Store
@@ -83,6 +86,7 @@ class Ledger:
 
     def __init__(self, store: Store, keep_s: int) -> None:
         self._store, self._sealed = store, Sealed(store)
+        self._registry = Registry(store)
         self._keep_s = keep_s
 
     def open(self, migration: str, plan: Plan, part: Json | None = None) -> None:
@@ -149,6 +153,11 @@ class Ledger:
         """Record which host owns the process, while the migration goes on."""
         with self._tolerating_absence(migration, "owner"):
             self._store.write([_written(migration, {"owner": owner})])
+
+    def record_command(self, migration: str, command: str) -> None:
+        """Record what the process is, by its command line, while the migration goes on."""
+        with self._tolerating_absence(migration, "command"):
+            self._store.write([_written(migration, {"command": command})])
 
     def record_progress(self, migration: str, **numbers: float) -> None:
         """Announce how far a step has come; the last of it is kept until the end."""
@@ -220,6 +229,7 @@ class Ledger:
             self._store.delete(key(account.id))
         steps = {f"step:{account.role}:{step.name}": asdict(step) for step in account.steps}
         request: Json = {"plan": account.plan.to_json(), "created": account.created}
+        request |= {"command": account.command} if account.command else {}
         state: Json = {"state": account.state, "owner": account.owner}
         # A row that is not final may be older than what others have recorded since.
         unknown = self.account(account.id) is None
@@ -236,7 +246,8 @@ class Ledger:
 
     def account(self, migration: str) -> Account | None:
         """Return a migration, None if the ledger does not have it. Raises StoreUnreachable."""
-        return self._account(migration, self._store.fields(key(migration)))
+        account = self._account(migration, self._store.fields(key(migration)))
+        return account and self._with_doubts([account])[0]
 
     def accounts(self, migrations: Sequence[str]) -> list[Account]:
         """Return those of several migrations that it has, in order. Raises StoreUnreachable."""
@@ -247,11 +258,32 @@ class Ledger:
             ids = migrations[start : start + READ_AT_ONCE]
             read = self._store.fields_of([key(migration) for migration in ids])
             found = (self._account(*pair) for pair in zip(ids, read, strict=True))
-            yield from (account for account in found if account)
+            yield from self._with_doubts([account for account in found if account])
+
+    def _with_doubts(self, accounts: list[Account]) -> list[Account]:
+        """Return accounts, those in doubt with what there is to know and to do about them."""
+        doubtful = [one.plan for one in accounts if one.state is State.IN_DOUBT]
+        if not doubtful:
+            return accounts
+        hosts = sorted({host for plan in doubtful for host in (plan.source, plan.destination)})
+        contacts = self._registry.contacts(hosts)
+        return [
+            replace(one, doubt=Doubt(one.id, one.plan, one.frozen).describe(contacts))
+            if one.state is State.IN_DOUBT
+            else one
+            for one in accounts
+        ]
+
+    def ids(self, count: int) -> list[str]:
+        """Return the ids of the migrations that were requested last, newest first.
+
+        Raises StoreUnreachable.
+        """
+        return self._store.highest(INDEX, count)
 
     def latest(self, count: int) -> list[Account]:
         """Return the migrations that were requested last, newest first. Raises StoreUnreachable."""
-        return self.accounts(self._store.highest(INDEX, count))
+        return self.accounts(self.ids(count))
 
     def newest(self, since: float = 0, at_once: int = READ_AT_ONCE) -> Iterator[Account]:
         """Yield what was requested since then, newest first; read ``at_once`` in one go.

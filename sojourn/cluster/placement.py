@@ -9,7 +9,7 @@ are placed one after another spread over the hosts, and equal input always has e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from sojourn.cluster.compatibility import incompatibilities, series
@@ -61,6 +61,15 @@ def place(items: Iterable[Item], hosts: Hosts, planned: Iterable[Planned] = ()) 
     """Place the items in the caller's order, each after what those before it reserve."""
     room = _Room(hosts, planned)
     return [room.place(item) for item in items]
+
+
+def place_elsewhere(
+    item: Item, failed: Collection[str], hosts: Hosts, planned: Iterable[Planned]
+) -> Placement:
+    """Place an item on another host than those on which it has failed."""
+    others = {name: info for name, info in hosts.items() if name not in failed}
+    (placement,) = place([item], others, planned)
+    return placement
 
 
 class _Room:

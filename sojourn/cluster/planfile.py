@@ -7,6 +7,7 @@ CSV has a header with the names of the columns; JSON is a list of objects with t
 ``source``                 the host where they run
 ``destination``            the host where they are to run, or ``auto``, which is the default
 ``priority``               a whole number; higher goes first; the default is 0
+``skip``                   of JSON only: a list of selectors, whose processes stay
 any other option of Plan   ``mode``, ``tcp_established``, ...; the defaults are those of a single
                            migration
 ``line``                   the number by which an error names the line; its place by default
@@ -20,6 +21,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 
@@ -37,7 +39,10 @@ OPTIONS = {
     for option in fields(Plan)
     if option.name not in {"pid", "source", "destination"}
 }
-COLUMNS = (*NAMES, "source", "destination", "priority", *OPTIONS, "line")
+COLUMNS = (*NAMES, "source", "destination", "priority", "skip", *OPTIONS, "line")
+
+#: Why something stays that a line selects, for machines: it is among what the line skips.
+SKIPPED = "SKIPPED"
 
 #: Placeholders for what is not known yet while the rest of a line is checked.
 SOME_PID, SOME_HOST, OTHER_HOST = 2, "some-host", "other-host"
@@ -50,8 +55,8 @@ MOST_NAMED = 100
 class Line:
     """One line of a plan: which processes of ``source`` move, to which destination, and how.
 
-    Without a ``destination``, placement decides. ``options`` are only those that the line has: for
-    the others, the cluster's settings count.
+    Without a ``destination``, placement decides. What one of ``skip`` selects too stays.
+    ``options`` are only those that the line has: for the others, the cluster's settings count.
     """
 
     number: int
@@ -60,6 +65,7 @@ class Line:
     destination: str | None
     priority: int = 0
     options: Json = field(default_factory=dict)
+    skip: tuple[Selector, ...] = ()
 
     @property
     def pid(self) -> int | None:
@@ -77,6 +83,7 @@ class Line:
             **self.selector.to_json(),
             **hosts,
             "priority": self.priority,
+            **({"skip": [one.to_json() for one in self.skip]} if self.skip else {}),
             **self.options,
         }
 
@@ -227,15 +234,24 @@ def _line(number: int, entry: object) -> Line:
     values = _values(entry)
     destination = values.get("destination") or AUTO
     options = {name: values[name] for name in OPTIONS if name in values}
-    priority = values.get("priority", 0)
+    priority, skip = values.get("priority", 0), values.get("skip", [])
     selector = {name: values[name] for name in NAMES if name in values}
     _check_all(
         lambda: Selector.from_json(selector),
         lambda: check_priority(priority),
         lambda: check_options(values.get("source"), destination, options),
+        lambda: skipped(skip),
     )
     where = None if destination == AUTO else destination
-    return Line(number, Selector.from_json(selector), values["source"], where, priority, options)
+    how = (priority, options, skipped(skip))
+    return Line(number, Selector.from_json(selector), values["source"], where, *how)
+
+
+def skipped(data: object) -> tuple[Selector, ...]:
+    """Read what shall stay from a list of selectors as JSON. Raises UsageError."""
+    if not isinstance(data, list) or not all(isinstance(one, dict) for one in data):
+        raise UsageError(f'skip is a list such as [{{"unit": "nginx"}}], not {quoted(data)}.')
+    return tuple(Selector.from_json(one) for one in data)
 
 
 def _values(entry: object) -> Json:
@@ -270,6 +286,26 @@ def check_options(source: object, destination: object, options: Json) -> None:
     if destination == AUTO:
         destination = OTHER_HOST if source == SOME_HOST else SOME_HOST
     Plan.from_json({"pid": SOME_PID, "source": source, "destination": destination, **options})
+
+
+def lines_of_drain(host: str, skip: list[Json] | None = None, **options: Untyped) -> list[Json]:
+    """Return a drain as the lines of a plan. Raises UsageError for an option that is wrong."""
+    check_options(host, AUTO, options)
+    skipped(skip or [])
+    return [{"all": True, "source": host, **({"skip": skip} if skip else {}), **options}]
+
+
+def times_of(**given: object) -> Json:
+    """Return the instants of a batch from the seconds that it was given, without those of None.
+
+    Raises UsageError.
+    """
+    for seconds in given.values():
+        number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if seconds is not None and not (number and seconds > 0):  # type: ignore[operator]
+            raise UsageError(f"The time of a batch is a number of seconds, not {quoted(seconds)}.")
+    now = time.time()
+    return {name: now + seconds for name, seconds in given.items() if seconds is not None}  # type: ignore[operator]
 
 
 def _complaint(check: Callable[[], object]) -> str:

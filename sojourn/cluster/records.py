@@ -33,6 +33,14 @@ Number = Annotated[float, Strict()]
 
 
 @dataclass(frozen=True)
+class _Freeze:
+    """From when to when a process did not run, in seconds since the epoch."""
+
+    began: Number
+    ended: Number | None = None
+
+
+@dataclass(frozen=True)
 class _Result:
     """The fields of a finished migration that are read from Redis again; others are kept as is."""
 
@@ -42,8 +50,10 @@ class _Result:
     mode: str = ""
     owner: str | None = None
     failure: Failure | None = None
+    command: str | None = None
     downtime_ms: Number | None = None
     frozen_ms: Number | None = None
+    freeze: _Freeze | None = None
     settled_ms: Number | None = None
     total_ms: Number | None = None
     pages_bytes: Number | None = None

@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass, replace
 
 from sojourn.cluster import records
 from sojourn.cluster.compatibility import Endpoint, incompatibilities
+from sojourn.cluster.doubt import Contact
 from sojourn.cluster.sealed import Sealed
 from sojourn.cluster.store import Store
 from sojourn.errors import HostUnreachable, Refused, UsageError
@@ -158,6 +159,18 @@ class Registry:
         """Return how far a host's journal was, as it has left it. Raises StoreUnreachable."""
         (text,) = self._store.values([_mark(name)])
         return Mark.of(self._sealed.content(MARK, name, text, by=name)) if text else None
+
+    def contacts(self, names: Sequence[str]) -> dict[str, Contact]:
+        """Return of hosts whether they answer, and when they did last. Raises StoreUnreachable."""
+        # The mark is written with each announcement, and does not expire.
+        marks = self._store.values([_mark(name) for name in names])
+        hosts = self._announced_by(names)
+        found = {}
+        for name, text in zip(names, marks, strict=True):
+            opened = self._sealed.opened(MARK, name, text, by=name) if text else None
+            # Without the key nothing of the seal is known, and its time is 0.
+            found[name] = Contact(hosts[name] is not None, opened.at or None if opened else None)
+        return found
 
     def withdraw(self, name: str) -> None:
         """Remove the announcement of a host that is shut down on purpose."""

@@ -96,6 +96,12 @@ class Selector:
             )
         return cls(**data)
 
+    @classmethod
+    def parsed(cls, text: str) -> Selector:
+        """Read one condition as people write it: ``unit=nginx``, or a PID. Raises UsageError."""
+        name, _, value = text.partition("=") if "=" in text else ("pid", "", text)
+        return cls.from_json({name: int(value) if name == "pid" and value.isdecimal() else value})
+
     def to_json(self) -> Json:
         """Return the selector as plain JSON, with only the conditions that it has."""
         return {

@@ -36,6 +36,9 @@ NOT_CHOSEN = {
     "compression": "A message of Sojourn's is small.",
 }
 
+#: The options of a drain that are none of a plan.
+OF_A_DRAIN = {"host", "by", "skip", "timeout_s", "wait_s"}
+
 #: What is passed on to Celery as it is.
 PASSED_ON = ("retry", "retry_policy", "shadow", "root_id", "parent_id", "add_to_parent")
 
@@ -143,17 +146,19 @@ def _record_one(cluster: Cluster, task_id: str, asked: Json) -> None:
 
 
 def _many(args: Iterable[Untyped], kwargs: Json) -> Json:
-    """Return the lines of a plan, and who asked."""
-    asked = {**dict(zip(("plan", "by"), args, strict=False)), **kwargs}
+    """Return the lines of a plan, who asked, and for how long."""
+    asked = {**dict(zip(("plan", "by", "timeout_s"), args, strict=False)), **kwargs}
     planfile.from_json(asked.get("plan"))
+    planfile.times_of(until=asked.get("timeout_s"))
     return asked
 
 
 def _drain(args: Iterable[Untyped], kwargs: Json) -> Json:
-    """Return a host, who asked, and options of a plan."""
+    """Return a host, who asked, what stays, for how long, and options of a plan."""
     asked = {**dict(zip(("host", "by"), args, strict=False)), **kwargs}
-    options = {name: value for name, value in asked.items() if name not in {"host", "by"}}
-    planfile.check_options(asked.get("host"), planfile.AUTO, options)
+    options = {name: value for name, value in asked.items() if name not in OF_A_DRAIN}
+    planfile.lines_of_drain(asked.get("host", ""), asked.get("skip"), **options)
+    planfile.times_of(until=asked.get("timeout_s"), waits=asked.get("wait_s"))
     return asked
 
 

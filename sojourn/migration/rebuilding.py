@@ -160,8 +160,13 @@ def resumed_at(migration: Migration) -> float:
     The rebuilder leaves a file at that moment. A crash of the host takes the file; then the
     journal's row has the time of ``restored``.
     """
+    return seen_to_run(migration) or migration.entry.updated
+
+
+def seen_to_run(migration: Migration) -> float | None:
+    """Return when the tree ran again by the rebuilder's file, None without one."""
     file = migration.directory.work / rebuilder.RESUMED
-    return file.stat().st_mtime if file.exists() else migration.entry.updated
+    return file.stat().st_mtime if file.exists() else None
 
 
 def _never_began(migration: Migration) -> str:

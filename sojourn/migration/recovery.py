@@ -156,4 +156,5 @@ def account_of(migration: Migration) -> Account:
         steps,
         role=entry.role,
         resolved=decision,
+        command=facts.get("command", ""),
     )

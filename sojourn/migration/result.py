@@ -42,8 +42,10 @@ def result_of(message: Message, account: Account | None) -> Json:
         "source": message.plan.source,
         "destination": message.plan.destination,
         "mode": message.plan.mode,
+        "command": facts.get("command") or (account.command if account else "") or None,
         "owner": owner_of(message, state),
         **times_of(facts),
+        "freeze": _freeze(facts),
         "settled_ms": _settled_ms(facts),
         "faults": facts.get("faults"),
         "wait_median_ms": facts.get("wait_median_ms"),
@@ -133,6 +135,18 @@ def times_of(facts: Facts) -> Json:
         "downtime_ms": _ms(sent - facts["freeze_started"] + on_destination),
         "frozen_ms": _ms(sent - facts["frozen_at"] + on_destination),
     }
+
+
+def _freeze(facts: Facts) -> Json | None:
+    """Return when the freeze began, and when the tree ran again, on whichever host; None if never.
+
+    In seconds since the epoch, each by the clock of the host where it was. One that a dump caused
+    which failed is not known.
+    """
+    if "freeze_started" not in facts:
+        return None
+    ran = facts.get("resumed_at" if facts.get("verdict") == Verdict.RESTORED else "woken_at")
+    return {"began": facts["freeze_started"], "ended": ran}
 
 
 def _settled_ms(facts: Facts) -> float | None:

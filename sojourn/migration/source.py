@@ -67,6 +67,10 @@ def fate(migration: Migration) -> Facts:
     """Return what became of a process that was resumed here, for the other host and for people."""
     facts = migration.facts
     found = Facts(gone=facts.get("gone", False))
+    # Also where the one who asked knows nothing of the freeze, such as an operator's program.
+    known = migration.host.journal.known(migration.entry)
+    if "freeze_started" in known and "woken_at" in known:
+        found |= Facts(freeze_started=known["freeze_started"], woken_at=known["woken_at"])
     if "ended_after_ms" in facts:
         found |= Facts(ended_after_ms=facts["ended_after_ms"], ended_by=facts["ended_by"])
     return found

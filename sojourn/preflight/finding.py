@@ -45,11 +45,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """What a code means: the host that checks, the condition, and the sentence if it is met."""
+    """What a code means: the host that checks, the condition, and the sentence if it is met.
+
+    ``passes``: a refusal may end by itself, since it is about what others on that host use now.
+    """
 
     on: Role
     asks: str
     passed: str
+    passes: bool = False
 
 
 SOURCE, DESTINATION = Role.SOURCE, Role.DESTINATION
@@ -214,7 +218,10 @@ CHECKS = {
         "the destination lets it come",
     ),
     "PID_TAKEN": Check(
-        DESTINATION, "Every PID, TID, PGID and SID of the tree is free.", "every PID is free"
+        DESTINATION,
+        "Every PID, TID, PGID and SID of the tree is free.",
+        "every PID is free",
+        passes=True,
     ),
     "PID_RANGE": Check(
         DESTINATION,
@@ -233,6 +240,7 @@ CHECKS = {
         DESTINATION,
         "Files in memory that the tree alone uses have a free path here, and room.",
         "no file in memory is in the way",
+        passes=True,
     ),
     "WANTED_LATER": Check(
         DESTINATION,
@@ -240,22 +248,28 @@ CHECKS = {
         "what it may open later is there",
     ),
     "PORT_TAKEN": Check(
-        DESTINATION, "Every port that the tree uses is free.", "every port is free"
+        DESTINATION,
+        "Every port that the tree uses is free.",
+        "every port is free",
+        passes=True,
     ),
     "SOCKET_TAKEN": Check(
         DESTINATION,
         "Every name of a Unix socket that the tree uses is free, or is its own on shared storage.",
         "every socket name is free",
+        passes=True,
     ),
     "LEASE": Check(
         DESTINATION,
         "No file is under a lease that the migration would break.",
         "no lease would be broken",
+        passes=True,
     ),
     "FIFO_IN_USE": Check(
         DESTINATION,
         "No process has a FIFO open that the tree uses, and no data in it would be doubled.",
         "no FIFO is in use",
+        passes=True,
     ),
     "ADDRESS_MISSING": Check(
         DESTINATION,
@@ -281,7 +295,10 @@ CHECKS = {
         "CRIU has the features that the mode needs",
     ),
     "NO_ROOM": Check(
-        DESTINATION, "Enough memory is free for the tree and its images.", "enough memory is free"
+        DESTINATION,
+        "Enough memory is free for the tree and its images.",
+        "enough memory is free",
+        passes=True,
     ),
     "LAZY_RESTORE": Check(
         DESTINATION,
@@ -292,6 +309,7 @@ CHECKS = {
         DESTINATION,
         "The host and the worker's cgroup have enough PIDs left.",
         "enough PIDs are left",
+        passes=True,
     ),
     "LIMIT": Check(
         DESTINATION,

@@ -19,6 +19,8 @@ class ExamineFacts(TypedDict, total=False):
 
     #: The root's ``Identity``, to know later whether it is the same process that lives.
     root: Json
+    #: The beginning of the root's command line, for people.
+    command: str
     tree_bytes: int
     processes: int
     #: How much memory its files on a tmpfs take, and how much of that is deleted.

@@ -145,7 +145,8 @@ class Journal:
         """Log the phase that the rebuilder wrote, unless logged. Raises JournalFailed."""
         if self._last_passed(entry.id, entry.role) is not entry.phase:
             with self._db.transaction():
-                passed = self._note(entry.id, entry.role, [entry.phase])
+                # The row has not changed since, or whoever changed it would have logged the phase.
+                passed = self._note(entry.id, entry.role, [entry.phase], entry.updated)
             _log(entry, passed)
 
     def passed(self, migration: str, role: Role) -> list[Phase]:
@@ -158,7 +159,7 @@ class Journal:
     def phase_times(self, entry: Entry) -> dict[str, float]:
         """Return when the phases of a migration were logged here, in seconds since the epoch.
 
-        Those that the rebuilder writes are logged later, by the step that waits for it.
+        Those that the rebuilder writes are logged by the step that waits for it.
         """
         rows = self._db.execute(
             "SELECT phase, at FROM passed WHERE id = ? AND role = ? ORDER BY rowid",
@@ -170,15 +171,19 @@ class Journal:
         return next(reversed(self.passed(migration, role)), None)
 
     def _note(
-        self, migration: str, role: Role, phases: Sequence[Phase]
+        self, migration: str, role: Role, phases: Sequence[Phase], at: float | None = None
     ) -> list[tuple[Phase | None, Phase]]:
-        """Record phases as passed, and those that must have come between; return what to log."""
+        """Record phases as passed, and those that must have come between; return what to log.
+
+        ``at`` is when they were written, if that was not now.
+        """
+        at = at or time.time()
         last, noted = self._last_passed(migration, role), []
         for phase in phases:
             for following in way(last, phase):
                 self._db.execute(
                     "INSERT OR IGNORE INTO passed VALUES (?, ?, ?, ?)",
-                    (migration, role, following, time.time()),
+                    (migration, role, following, at),
                 )
                 noted.append((last, following))
                 last = following

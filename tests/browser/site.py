@@ -11,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 
 from sojourn.settings import variable
@@ -122,12 +123,21 @@ class Browser:
             )
 
     def click(self, selector: str) -> None:
-        """Click as a person does."""
-        self.until(lambda: self.driver.find_elements(By.CSS_SELECTOR, selector))
-        found = self.driver.find_element(By.CSS_SELECTOR, selector)
-        # Flower's pages scroll smoothly, and a click would come before they are there.
-        self.run("arguments[0].scrollIntoView({ block: 'center', behavior: 'instant' })", found)
-        found.click()
+        """Click as a person does, who looks again where a page has just been renewed."""
+        self.until(lambda: self._clicks(selector))
+
+    def _clicks(self, selector: str) -> bool:
+        found = self.driver.find_elements(By.CSS_SELECTOR, selector)
+        if not found:
+            return False
+        try:
+            # Flower's pages scroll smoothly, and a click would come before they are there.
+            script = "arguments[0].scrollIntoView({ block: 'center', behavior: 'instant' })"
+            self.run(script, found[0])
+            found[0].click()
+        except StaleElementReferenceException:
+            return False
+        return True
 
     def type(self, selector: str, text: str) -> None:
         """Type into a field."""

@@ -32,6 +32,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
 SETTINGS = {"reconcile_s": 0.5, "announce_s": 0.5, "max_outgoing": 1, "stall_s": 30}
 
 TABLE = "/migrations"
+GUIDE = "/docs/how-to/recover-from-in-doubt.md"
 
 
 @dataclass
@@ -172,11 +173,13 @@ def test_the_page_of_a_migration_draws_its_steps_the_freeze_and_the_commit(
     place.stands("beta", "preflight.begin")
     browser.open(f"/migrations/migration/{migration}")
     browser.see("running", "#state")
-    browser.see("preflight", "svg.timeline")
+    browser.see("preflight", ".timeline")
     place.go_on("beta")
     browser.see("completed", "#state")
     browser.see("The process runs on beta.", ".head")
-    browser.see("committed", "svg.timeline")
+    assert re.search(r"counter.* \(pid \d+\): alpha → beta", browser.text("h1"))
+    assert re.fullmatch(r"\d+ ms", browser.text("#downtime"))
+    browser.see("committed", ".timeline")
     titles = "[...document.querySelectorAll('.timeline .bar title')]"
     steps = browser.run(f"return {titles}.map((title) => title.textContent)")
     assert {step.split()[0] for step in steps} >= {
@@ -235,11 +238,48 @@ def test_a_button_aborts_a_migration(place: Place, browser: Browser) -> None:
     assert runs_on(place.lab.host("alpha"), counter)
 
 
+def row_of(counter: Workload) -> str:
+    """Return the selector of a process in the list of its host's page."""
+    return f'#processes tr[data-pid="{counter.pid}"]'
+
+
+def test_a_process_is_checked_and_migrated_from_its_hosts_page(
+    place: Place, browser: Browser
+) -> None:
+    """Preflight's verdict on both hosts stands beside it; the dialogue checks other options too."""
+    counter = place.counter()
+    alpha, beta = place.lab.host("alpha"), place.lab.host("beta")
+    server = workload.start(alpha, "tcp_server", address=alpha.address)
+    workload.start(beta, "tcp_client", address=alpha.address).wait_for_beats()
+    browser.open("/migrations/host/alpha")
+    browser.see("can be migrated", f"{row_of(counter)} .verdict")
+    assert "counter" in browser.text(row_of(counter))
+    browser.see("cannot be migrated", f"{row_of(server)} .verdict")
+    browser.click(f"{row_of(server)} button")
+    browser.see("TCP_ESTABLISHED", "#dialog-findings")
+    browser.click("#dialog-options [name=tcp_established]")
+    browser.until(lambda: "TCP_ESTABLISHED" not in browser.text("#dialog-findings"))
+    browser.see("ADDRESS_MISSING on beta", "#dialog-findings")
+    browser.click("#dialog [value=no]")
+
+    browser.click(f"{row_of(counter)} button")
+    browser.see("can be migrated", "#dialog-findings")
+    browser.run("document.querySelector('#dialog-options [name=mode]').value = 'post-copy'")
+    browser.click("#dialog-yes")
+    browser.see(f"Requested: pid {counter.pid} from alpha to beta.", "#answer")
+    browser.click("#answer a")
+    browser.see("completed", "#state")
+    browser.see("post-copy", ".facts")
+    assert runs_on(beta, counter)
+    assert browser.complaints() == []
+
+
 def test_a_host_is_cordoned_and_drained_by_buttons(
     place: Place, browser: Browser, pictures: Path
 ) -> None:
     """A cordon is shown at once; a drain asks for the host's name and links to its batch."""
     counters = [place.counter("beta"), place.counter("beta")]
+    stays = workload.start(place.lab.host("beta"), "tree")
     browser.open("/migrations/host/alpha")
     confirm(browser, "#cordon")
     browser.see("alpha is cordoned", "#answer")
@@ -253,17 +293,30 @@ def test_a_host_is_cordoned_and_drained_by_buttons(
     assert not browser.driver.find_element("id", "dialog-yes").is_enabled(), (
         "its name was not typed"
     )
-    browser.click("#dialog [value=no]")
-    confirm(browser, "#drain", typed="beta")
+    browser.run("document.querySelector('#dialog-options [name=bandwidth_mbit]').value = 4000")
+    browser.type("#dialog [name=typed]", "beta")
+    browser.type("#dialog-options [name=skip]", "command=tree")
+    browser.click("#dialog-yes")
     browser.see("2 migrations are queued", "#answer", within_s=60)
     browser.click("#answer a")
     browser.see("finished", "#state", within_s=90)
+    browser.see("Drain of beta", "h1")
+    browser.see("counter", "[data-part=lines]")
+    browser.see(f"pid {stays.pid}", "[data-part=stays]")
+    assert "state-good" in browser.run("return document.getElementById('state').className")
     browser.see("2 completed", ".counts")
     browser.shoot(pictures / "batch.png", high=620)
     assert all(runs_on(place.lab.host("alpha"), counter) for counter in counters)
+    browser.click(".steps a")
+    browser.see("at most 4000 Mbit/s", ".facts")
     browser.open("/migrations/host/beta")
     browser.see("cordoned", "#state")
-    browser.shoot(pictures / "host.png", high=820)
+    browser.see("the worker cannot migrate itself", "#processes")
+    Registry(place.store).uncordon("beta")
+    browser.open("/migrations/host/alpha")
+    browser.see("can be migrated", f"{row_of(counters[0])} .verdict")
+    browser.see("can be migrated", f"{row_of(counters[1])} .verdict")
+    browser.shoot(pictures / "host.png", high=960)
     assert browser.complaints() == []
 
 
@@ -302,6 +355,10 @@ def test_a_decision_on_a_dead_host_by_button_ends_the_doubt(place: Place, browse
         confirm(browser, "#abort")
         browser.see("in doubt", "#state")
         browser.see("does not answer", "#answer")
+        browser.see("beta is silent since 20", "#doubt")
+        browser.see("Risk:", "#doubt li .risk")
+        browser.see("so far", ".timeline .freeze-label")
+        assert browser.run("return document.getElementById('how-to').pathname").endswith(GUIDE)
         browser.click("[data-gone=destination]")
         assert not browser.driver.find_element("id", "dialog-yes").is_enabled(), (
             "its name was not typed"
@@ -312,6 +369,7 @@ def test_a_decision_on_a_dead_host_by_button_ends_the_doubt(place: Place, browse
         browser.see("The process runs on alpha.", "#answer")
         browser.see(f"{FLOWER_USER} in Flower declared beta, the destination, dead", ".head")
         assert runs_on(place.lab.host("alpha"), counter)
+        browser.until(lambda: not browser.text("#doubt"))
     finally:
         beta = place.site.host("beta")
     eventually(lambda: place.site.answers(beta), within_s=60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.browser.site import PATIENCE_S, Browser
 from tests.integration.conftest import KEY, Redis
 from tests.integration.door import LOGIN, Flower
 
-MANY = 500
+MANY, TEN_THOUSAND, PER_PAGE = 500, 10_000, 100
 
 #: Notes which lines of the table are touched from now on, and that none of them is replaced.
 WATCH = """
@@ -31,17 +32,28 @@ new MutationObserver((changes) => {
            { subtree: true, childList: true, characterData: true, attributes: true });
 """
 
-#: Waits for all lines, then types into the search and waits until one is left; returns both times.
+#: Returns the ids of the lines that are there, and the counts of the cards.
+SHOWN = "return [...document.querySelectorAll('#migrations tbody tr')].map((tr) => tr.dataset.id)"
+COUNTS = """
+const cards = [...document.querySelectorAll('[data-count]')];
+return Object.fromEntries(cards.map((card) => [card.dataset.count, Number(card.textContent)]));
+"""
+
+#: Waits for the lines of one page, then types into the search and waits until one is left; returns
+#: both times.
 USE = """
 const done = arguments[arguments.length - 1], many = arguments[0], wanted = arguments[1];
 const lines = () => document.querySelectorAll('#migrations tbody tr').length;
-const shown = () => document.querySelectorAll('#migrations tbody tr:not([hidden])').length;
 function look() {
   if (lines() < many) return requestAnimationFrame(look);
   const there = performance.now(), field = document.querySelector('[name=text]');
   field.value = wanted;
   field.dispatchEvent(new Event('input', { bubbles: true }));
-  requestAnimationFrame(() => done({ there, sifted: performance.now() - there, shown: shown() }));
+  function sift() {
+    if (lines() > 1) return requestAnimationFrame(sift);
+    return done({ there, sifted: performance.now() - there, shown: lines() });
+  }
+  return sift();
 }
 look();
 """
@@ -61,12 +73,12 @@ def test_five_hundred_migrations_are_there_at_once_and_a_change_touches_one_line
     place: Flower, opens: Opens
 ) -> None:
     """Times are only printed, since a busy machine is slow; touched lines are counted."""
-    ids = place.fill(MANY)
+    place.fill(MANY)
     browser = opens(place.door.base, LOGIN)
     browser.driver.set_script_timeout(PATIENCE_S)
     browser.count_work()
     browser.open("/migrations")
-    used = browser.driver.execute_async_script(USE, MANY, f"pid {1000 + 77}")
+    used = browser.driver.execute_async_script(USE, PER_PAGE, f"pid {1000 + 77}")
     print(
         f"\n{MANY} rows interactive after {used['there']:.0f} ms, "
         f"searched in {used['sifted']:.0f} ms; "
@@ -74,44 +86,81 @@ def test_five_hundred_migrations_are_there_at_once_and_a_change_touches_one_line
     )
     assert used["shown"] == 1
 
-    browser.run("document.querySelector('[name=text]').value = ''")
-    browser.run("document.getElementById('filters').dispatchEvent(new Event('input'))")
+    choose(browser, "text", "")
+    browser.until(lambda: len(browser.run(SHOWN)) == PER_PAGE)
     browser.run(WATCH)
+    seen = browser.run(SHOWN)[50]
     began = time.monotonic()
-    place.ledger.record_state(ids[123], State.RUNNING)
-    browser.see("running", f'#migrations tr[data-id="{ids[123]}"] .cell-state')
+    place.ledger.record_state(seen, State.RUNNING)
+    browser.see("running", f'#migrations tr[data-id="{seen}"] .cell-state')
     print(f"a change was seen after {1000 * (time.monotonic() - began):.0f} ms")
-    assert browser.run("return [...window.touched]") == [ids[123]]
+    assert browser.run("return [...window.touched]") == [seen]
     lines = "document.querySelectorAll('#migrations tbody tr')"
     same = f"return window.lines.every((line, place) => line === {lines}[place])"
     assert browser.run(same), "the lines are the same ones"
 
-    place.ledger.record_step(ids[123], "source", StepRecord("dump", "alpha", time.time()))
+    place.ledger.record_step(seen, "source", StepRecord("dump", "alpha", time.time()))
     for crossed in range(0, 100_000_000, 1_000_000):
-        place.ledger.record_progress(ids[123], bytes=crossed, total=100_000_000)
-    browser.see("/s", f'#migrations tr[data-id="{ids[123]}"] .cell-progress')
-    assert browser.run("return [...window.touched]") == [ids[123]]
+        place.ledger.record_progress(seen, bytes=crossed, total=100_000_000)
+    browser.see("/s", f'#migrations tr[data-id="{seen}"] .cell-progress')
+    assert browser.run("return [...window.touched]") == [seen]
 
 
-def test_the_table_is_filtered_by_state_and_host(place: Flower, opens: Opens) -> None:
-    """By one filter and by several; later rows are filtered too."""
+def test_the_table_is_filtered_by_cards_states_hosts_and_time(place: Flower, opens: Opens) -> None:
+    """By one filter and by several, which the address keeps; later rows are filtered too."""
     ids = place.fill(9)
     place.ledger.record_state(ids[4], State.IN_DOUBT)
+    place.ledger.record_state(ids[0], State.REFUSED)
     browser = opens(place.door.base, LOGIN)
     browser.open("/migrations")
-    lines = "document.querySelectorAll('#migrations tbody tr:not([hidden])')"
-    shown = f"return [...{lines}].map((line) => line.dataset.id)"
-    browser.until(lambda: len(browser.run(shown)) == 9)
-    choose(browser, "state", "in doubt")
-    assert browser.run(shown) == [ids[4]]
-    choose(browser, "host", "alpha")
-    assert browser.run(shown) == [], "it is between beta and gamma"
+    browser.until(lambda: len(browser.run(SHOWN)) == 9)
+    assert browser.run(COUNTS) == {"": 9, "waiting": 7, "stayed": 1, "operator": 1} | dict.fromkeys(
+        ("moving", "arrived"), 0
+    )
+    leaves(browser, "state", "in doubt", [ids[4]])
+    leaves(browser, "host", "alpha", [])  # it is between beta and gamma
+    browser.see("No migration is like that", "#nothing")
     choose(browser, "state", "")
-    assert len(browser.run(shown)) == 6
+    browser.until(lambda: len(browser.run(SHOWN)) == 6)
     place.ledger.record_state(ids[5], State.IN_DOUBT)
-    choose(browser, "state", "in doubt")
-    browser.until(lambda: browser.run(shown) == [ids[5]])
-    assert browser.text("[data-count=bad]") == "2"
+    browser.click("[data-card=operator]")
+    browser.until(lambda: browser.run(SHOWN) == [ids[5]])
+    browser.open(browser.run("return location.pathname + location.search"))
+    browser.until(lambda: browser.run(SHOWN) == [ids[5]])
+    assert browser.text("[data-count='']") == "6", "the cards count what the other filters leave"
+    browser.run("history.back()")
+    browser.until(lambda: len(browser.run(SHOWN)) == 6)
+
+    choose(browser, "range", "between")
+    leaves(browser, "until", "2001-01-01T00:00", [])
+    choose(browser, "until", "")
+    choose(browser, "since", "2001-01-01T00:00")
+    browser.until(lambda: len(browser.run(SHOWN)) == 6)
+    assert re.fullmatch(
+        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \w+",
+        browser.text("#migrations .cell-asked"),
+    )
+    assert place.door.ask("/migrations?since=yesterday").code == 400
+
+
+def test_ten_thousand_migrations_are_paged_by_the_server(place: Flower, opens: Opens) -> None:
+    """A browser gets the rows of one page, whatever the number of all."""
+    place.fill(TEN_THOUSAND)
+    browser = opens(place.door.base, LOGIN)
+    browser.open("/migrations")
+    browser.see(f"1 to {PER_PAGE} of {TEN_THOUSAND}", "#shown")
+    assert browser.text("[data-count=waiting]") == str(TEN_THOUSAND)
+    first = browser.run(SHOWN)
+    assert len(first) == PER_PAGE
+    browser.click("#older")
+    browser.see(f"{PER_PAGE + 1} to {2 * PER_PAGE} of", "#shown")
+    assert not set(first) & set(browser.run(SHOWN))
+    browser.run("history.back()")
+    browser.until(lambda: browser.run(SHOWN) == first)
+    browser.open(f"/migrations?page={TEN_THOUSAND // PER_PAGE}")
+    browser.see(f" to {TEN_THOUSAND} of {TEN_THOUSAND}", "#shown")
+    assert not browser.driver.find_element("id", "older").is_enabled()
+    assert browser.complaints() == []
 
 
 def announce(place: Flower) -> None:
@@ -142,6 +191,12 @@ def choose(browser: Browser, name: str, value: str) -> None:
     browser.run(
         f"{script} field.dispatchEvent(new Event('input', {{ bubbles: true }}))", name, value
     )
+
+
+def leaves(browser: Browser, name: str, value: str, ids: list[str]) -> None:
+    """Choose in one of the filters, and wait for the lines that are left."""
+    choose(browser, name, value)
+    browser.until(lambda: browser.run(SHOWN) == ids)
 
 
 def test_when_redis_dies_the_pages_show_it_and_recover_by_themselves(
@@ -207,12 +262,80 @@ def test_the_name_of_a_process_is_never_interpreted_as_html(place: Flower, opens
     assert "unsafe" not in policy
 
 
-def test_pages_fit_a_narrow_window_in_both_colours(place: Flower, opens: Opens) -> None:
-    """Nothing is wider than the window; a dark page has a dark background."""
+#: Returns the texts beside the commit line that its place covers.
+COVERED = """
+const line = document.querySelector('.timeline .commit line').getBoundingClientRect();
+const texts = [...document.querySelectorAll('.timeline text')];
+return texts.filter((text) => {
+  const box = text.getBoundingClientRect();
+  return box.left < line.right && box.right > line.left
+    && box.top < line.bottom && box.bottom > line.top;
+}).map((text) => text.textContent);
+"""
+
+#: Returns of all that scrolls sideways whether it is wider than its frame, and says so.
+SCROLLS = """
+return [...document.querySelectorAll('.scroll')].map((frame) => {
+  const { overflowX, backgroundImage } = getComputedStyle(frame);
+  return frame.scrollWidth > frame.clientWidth && overflowX === 'auto'
+    && backgroundImage.includes('gradient') && frame.tabIndex === 0;
+});
+"""
+
+
+def arrive(place: Flower, name: str) -> None:
+    """Record a migration from alpha to beta that arrived, with a step at each end of the time."""
+    began = time.time() - 100
+    steps = [("examine", "alpha", 0, 1), ("reserve", "beta", 1, 1), ("dump", "alpha", 3, 6)]
+    steps += [("copy_images", "alpha", 6, 6), ("restore", "beta", 6, 7), ("retire", "alpha", 7, 8)]
+    for step, host, begin, end in steps:
+        record = StepRecord(step, host, began + begin, began + end, "done")
+        place.ledger.record_step(name, "source" if host == "alpha" else "destination", record)
+    place.ledger.record_command(name, "/usr/sbin/nginx -g daemon")
+    result = {"state": State.COMPLETED, "owner": "beta", "failure": None, "downtime_ms": 3500.0}
+    freeze = {"began": began + 3.2, "ended": began + 6.7}
+    place.ledger.close(name, result | {"freeze": freeze})
+
+
+def test_no_label_of_the_timeline_is_on_the_line_of_the_commit(place: Flower, opens: Opens) -> None:
+    """However narrow the window is; the head names the program and its downtime."""
     (name,) = place.fill(1)
-    place.ledger.record_step(
-        name, "source", StepRecord("examine", "alpha", time.time(), time.time(), "done")
-    )
+    arrive(place, name)
+    browser = opens(place.door.base, LOGIN)
+    browser.open(f"/migrations/migration/{name}")
+    for wide in (400, 760, 1400):
+        browser.resize(wide)
+        browser.see("committed", ".timeline")
+        assert browser.run(COVERED) == []
+    assert browser.text("h1") == "nginx -g daemon (pid 1000): alpha → beta"
+    assert browser.text("#downtime") == "3500 ms"
+
+
+MISSING = {
+    "/migrations/migration/ffffffff": "The ledger knows no migration ffffffff.",
+    "/migrations/batch/nothing": "There is no batch nothing.",
+    "/migrations/host/nowhere": "There is no host nowhere.",
+    "/migrations/docs/nothing.md": "The documentation has no page nothing.md.",
+    "/migrations/nothing/at/all": "Nothing is at this address.",
+    "/nothing": "Nothing is at this address.",
+}
+
+
+def test_what_is_not_there_is_a_page_too(place: Flower, opens: Opens) -> None:
+    """With the navigation, a way on, and the status 404."""
+    browser = opens(place.door.base, LOGIN)
+    for path, why in MISSING.items():
+        assert place.door.ask(path).code == 404
+        browser.open(path)
+        assert why in browser.text("#missing")
+        assert "All migrations" in browser.text("#missing a")
+        assert "Migrations" in browser.text("nav")
+
+
+def test_pages_fit_a_narrow_window_in_both_colours(place: Flower, opens: Opens) -> None:
+    """Nothing is wider than the window, tables scroll; a dark page has a dark background."""
+    (name,) = place.fill(1)
+    arrive(place, name)
     announce(place)
     browser = opens(place.door.base, LOGIN)
     for path in ("/migrations", f"/migrations/migration/{name}", "/migrations/host/alpha"):
@@ -222,6 +345,7 @@ def test_pages_fit_a_narrow_window_in_both_colours(place: Flower, opens: Opens) 
             browser.open(path)
             browser.see("alpha", "#sojourn")
             assert browser.run("return document.documentElement.scrollWidth") <= 390, path
+            assert all(browser.run(SCROLLS)), path
             colour = browser.run(
                 "return getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]"
             )

@@ -25,7 +25,7 @@ from tests.integration.conftest import Cluster, Redis
 from tests.integration.steps import act, let_go
 from tests.integration.test_capacity import sojourn
 from workflows.batch import _look_after, abort_batch, resume_batch
-from workflows.join import finish
+from workflows.join import concluded, finish, part_of
 
 HOSTS = ("alpha", "beta", "gamma")
 
@@ -133,30 +133,30 @@ def test_what_would_be_done(cluster: Cluster, batches: Batches, tmp_path: Path) 
     refused = sojourn(cluster, "migrate", "--plan", str(file), "--dry-run")
     assert (refused.returncode, "line 4: There is no host nowhere" in refused.stderr) == (2, True)
     file.write_text("pid,source,destination\n1220,alpha,beta\n")
-    (row,) = json.loads(
-        sojourn(cluster, "migrate", "--plan", str(file), "--dry-run", "--json").stdout
-    )
-    assert (row["pid"], row["destination"], row["why"]) == (1220, "beta", "beta was asked for.")
-    with subprocess.Popen(["sleep", "1222.25"]) as sleeper:
-        (cluster.place / "alpha.trees").write_text(json.dumps([sleeper.pid]))
-        chosen = sojourn(
-            cluster,
-            "migrate",
-            "--command",
-            r"sleep 1222\.25",
-            "--from",
-            "alpha",
-            "--dry-run",
-            "--json",
+    missing = sojourn(cluster, "migrate", "--plan", str(file), "--dry-run", "--json")
+    (row,) = json.loads(missing.stdout)
+    assert (row["pid"], row["destination"], row["code"]) == (1220, None, "PROCESS_GONE")
+    assert (missing.returncode, "1220" in row["why"]) == (1, True)
+    with subprocess.Popen(["sleep", "1222.25"]) as one, subprocess.Popen(["cat"]) as other:
+        (cluster.place / "alpha.trees").write_text(json.dumps([one.pid, other.pid]))
+        way = ("--from", "alpha", "--dry-run", "--json")
+        chosen = sojourn(cluster, "migrate", "--command", r"sleep 1222\.25", *way)
+        drained = sojourn(
+            cluster, "drain", "alpha", "--dry-run", "--json", "--skip", str(other.pid)
         )
-        drained = sojourn(cluster, "drain", "alpha", "--dry-run", "--json")
-        sleeper.kill()
+        for program in (one, other):
+            program.kill()
     (cluster.place / "alpha.trees").unlink()
-    assert chosen.returncode == 0, chosen
     (row,) = json.loads(chosen.stdout)
-    assert row["pid"] == sleeper.pid
-    assert "of 2 hosts that can take it" in row["why"]
-    assert sleeper.pid in [row["pid"] for row in json.loads(drained.stdout)]
+    assert row["pid"] == one.pid
+    assert row["command"] == f"program {one.pid}"
+    assert (row["destination"] is None) == (chosen.returncode == 1)
+    left, kept = json.loads(drained.stdout)
+    assert (left["pid"], left["code"], left["destination"]) == (
+        *(one.pid, row["code"], row["destination"]),
+    )
+    assert (kept["pid"], kept["code"], kept["destination"]) == (other.pid, "SKIPPED", None)
+    assert f"skipped by pid {other.pid}" in kept["why"]
     assert not cluster.registry.check_host("alpha").cordoned
     assert batches.latest(1000) == [] or "1220" not in str(batches.latest(1000))
 
@@ -282,6 +282,31 @@ def test_tried_three_times(
     assert "second broke" in failed["failure"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("code", "tries"), [("FILE_MISSING", 2), ("PORT_TAKEN", 3)], ids=["for good", "for now"]
+)
+def test_what_a_host_refuses_for_good_is_tried_on_others_only(
+    cluster: Cluster, batches: Batches, code: str, tries: int
+) -> None:
+    """Two hosts could take it, so it is tried twice; a port may be free a while later."""
+    batch = f"refused-{code}".lower().replace("_", "-")
+    cluster.queue.pause(batch)
+    asked = [{"pid": os.getpid(), "source": "alpha", "destination": "auto"}]
+    answer = migrate_many.apply_async(args=(asked,), task_id=batch)
+    seen = []
+    while not batches.ends(batch):
+        (part,) = eventually(lambda: batches.parts(batch))
+        cluster.queue.end(part.migration)
+        seen.append(part.plan["destination"])
+        failure = {"code": code, "message": "It is not there.", "hint": ""}
+        end = {"id": part.migration, "state": "refused", "owner": "alpha", "failure": failure}
+        concluded(part_of(batch, part), {**part.plan, **end})
+    cluster.queue.resume(batch)
+    (found,) = answer.get(timeout=30)["migrations"]
+    assert (found["state"], found["tries"], len(seen)) == ("refused", tries, tries)
+    assert set(seen) == {"beta", "gamma"}
+
+
 def test_a_batch_that_was_lost_from_the_queue(cluster: Cluster, batches: Batches) -> None:
     """A batch whose parts vanished from the queue goes on."""
     cluster.queue.pause("lost-batch")
@@ -308,7 +333,84 @@ def test_a_drain(cluster: Cluster, batches: Batches) -> None:
     assert (result["kind"], result["state"]) == ("drain", "finished")
     assert result["counts"] == {"completed": 6}
     assert {migration["source"] for migration in result["migrations"]} == {"gamma"}
+    for migration in result["migrations"]:
+        assert migration["command"] == f"program {migration['pid']}"
     assert {migration["destination"] for migration in result["migrations"]} == {"alpha", "beta"}
+
+
+def test_a_drain_whose_time_is_over(cluster: Cluster, batches: Batches) -> None:
+    """Nothing more begins, the sentence and the exit code say so; what was skipped stays."""
+    programs = [subprocess.Popen(["sleep", "1000"]) for _ in range(2)]
+    (cluster.place / "gamma.trees").write_text(json.dumps([program.pid for program in programs]))
+    cluster.announce("gamma", max_outgoing=0)
+    skip = ("--skip", str(programs[1].pid))
+    try:
+        ended = sojourn(cluster, "drain", "gamma", "--timeout", "1.5", *skip, "--json")
+        assert (ended.returncode, "Its time is over" in ended.stderr) == (124, True), ended
+        *_, report = map(json.loads, ended.stdout.splitlines())
+        assert (report["state"], report["timed_out"]) == ("aborted", True)
+        again = sojourn(cluster, "watch", report["id"][:8])
+        assert (again.returncode, f"program {programs[0].pid} (pid " in again.stdout) == (124, True)
+        (end,) = report["migrations"]
+        assert (end["pid"], end["state"]) == (programs[0].pid, "aborted")
+        assert "The time of its batch was over" in end["failure"]["message"]
+        assert [stay["code"] for stay in report["stays"]] == ["SKIPPED"]
+        cluster.announce("gamma", max_outgoing=2)
+        assert sojourn(cluster, "batch", report["id"], "resume").returncode == 0
+        eventually(lambda: state(batches, report["id"]) is BatchState.FINISHED, within_s=60)
+        resumed = json.loads(sojourn(cluster, "batch", report["id"], "--json").stdout)
+        assert (resumed["counts"], resumed["timed_out"]) == ({"completed": 1}, False)
+    finally:
+        (cluster.place / "gamma.trees").unlink()
+        cluster.registry.uncordon("gamma")
+        for program in programs:
+            program.kill()
+            program.wait()
+
+
+def test_what_no_host_can_take_waits_for_one(cluster: Cluster, batches: Batches) -> None:
+    """As long as it was asked to; a host that can take it again has it. Then it stays."""
+    with subprocess.Popen(["sleep", "1000"]) as program:
+        (cluster.place / "gamma.trees").write_text(json.dumps([program.pid]))
+        for name in ("alpha", "beta"):
+            cluster.registry.cordon(name)
+        asked = {"host": "gamma", "wait_s": 60}
+        patient = drain.apply_async(kwargs=asked, task_id="patient-batch")
+        hasty = drain.apply_async(kwargs={**asked, "wait_s": 0.2}, task_id="hasty-batch")
+        try:
+            for answer in (patient, hasty):
+                (part,) = eventually(lambda answer=answer: batches.parts(answer.id))  # type: ignore[misc]
+                assert (part.placed, part.plan["pid"]) == (False, program.pid)
+            time.sleep(0.3)
+            cluster.store.write([["DEL", "sojourn:batch:hasty-batch:looked"]])
+            (stayed,) = hasty.get(timeout=30)["migrations"]
+            assert stayed["failure"]
+            assert (stayed["state"], stayed["failure"]["code"]) == ("refused", "NOWHERE")
+            assert "beta is cordoned" in stayed["failure"]["message"]
+            assert batches.ends(patient.id) == {}
+            cluster.registry.uncordon("beta")
+            cluster.store.write([["DEL", "sojourn:batch:patient-batch:looked"]])
+            (moved,) = patient.get(timeout=30)["migrations"]
+            assert (moved["state"], moved["destination"]) == ("completed", "beta")
+        finally:
+            for name in HOSTS:
+                cluster.registry.uncordon(name)
+            (cluster.place / "gamma.trees").unlink()
+            program.kill()
+
+
+def test_nobody_need_wait_for_the_end_of_its_time(cluster: Cluster, batches: Batches) -> None:
+    """The reconcilers end a batch whose command has gone."""
+    cluster.queue.pause("timed-batch")
+    asked = {"plan": lines(1950, 2), "timeout_s": 0.5}
+    answer = migrate_many.apply_async(kwargs=asked, task_id="timed-batch")
+    eventually(lambda: batches.parts(answer.id))
+    time.sleep(0.6)
+    cluster.store.write([["DEL", f"sojourn:batch:{answer.id}:looked"]])
+    result = answer.get(timeout=30)
+    assert (result["counts"], result["timed_out"]) == ({"aborted": 2}, True)
+    with pytest.raises(UsageError, match="a number of seconds"):
+        migrate_many.delay(lines(1960, 1), timeout_s=-1).get(timeout=10)
 
 
 def test_another_destination_for_the_next_try(cluster: Cluster, batches: Batches) -> None:
@@ -328,14 +430,18 @@ def test_the_command_line(cluster: Cluster, batches: Batches, tmp_path: Path) ->
     """A plan file, followed to its end, line by line for machines."""
     plan = tmp_path / "plan.csv"
     plan.write_text("pid,source,destination,priority\n1701,alpha,beta,\n1702,alpha,beta,5\n")
-    done = sojourn(cluster, "migrate", "--plan", str(plan), "--json")
+    done = sojourn(cluster, "migrate", "--plan", str(plan), "--timeout", "100", "--json")
     *ends, last = map(json.loads, done.stdout.splitlines())
     assert done.returncode == 0
     assert [end["pid"] for end in sorted(ends, key=lambda end: end["line"])] == [1701, 1702]
     assert last["counts"] == {"completed": 2}
     batch = json.loads(sojourn(cluster, "batch", last["id"][:8], "--json").stdout)
     assert batch["state"] == "finished"
+    assert batch["until"] == last["until"] > batch["created"]
     assert sojourn(cluster, "batch", last["id"], "pause").returncode == 2
+    one = ("migrate", "1701", "--from", "alpha", "--to", "beta")
+    for of_many in (("--timeout", "5"), ("--skip", "1701")):
+        assert sojourn(cluster, *one, *of_many).returncode == 2
     plan.write_text("pid,source,destination\n1701,alpha,alpha\n0,alpha,beta\n")
     wrong = sojourn(cluster, "migrate", "--plan", str(plan))
     assert (wrong.returncode, "line 2" in wrong.stderr, "line 3" in wrong.stderr) == (2, True, True)
@@ -348,6 +454,12 @@ def test_what_waits_is_shown_and_reordered(cluster: Cluster, batches: Batches) -
     first, _, last = acting(cluster, batches, answer.id)
     shown = eventually(lambda: json.loads(sojourn(cluster, "queue", "--json").stdout))
     assert (shown[0]["id"], shown[0]["why"]) == (first, "its batch is paused")
+    left = json.loads(sojourn(cluster, "batch", "shown-batch", "--json").stdout)["open"]
+    assert [(one["line"], one["pid"], one["state"]) for one in left] == [
+        (number, 1799 + number, "queued") for number in (1, 2, 3)
+    ]
+    told = sojourn(cluster, "batch", "shown-batch").stdout
+    assert "line 1: pid 1800 from alpha to beta: queued" in told
     assert sojourn(cluster, "queue", last[:13], "--priority", "7").returncode == 0
     assert json.loads(sojourn(cluster, "queue", "--json").stdout)[0]["id"] == last
     assert sojourn(cluster, "batch", "shown-batch", "abort", "--finish").returncode == 0

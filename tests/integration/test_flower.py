@@ -205,3 +205,51 @@ def test_a_decision_without_a_login_is_refused(doubt: Doubt, open_flower: Flower
     assert open_flower.door.ask(f"/migrations/migration/{doubt.message.id}").code == 200
     assert there.press(CONFIRMED, open_flower.door.token()).code == 403
     doubt.assert_untouched()
+
+
+MIGRATE = "/migrations/host/alpha/migrate"
+WANTED = {"pid": "4242", "to": "beta", "mode": "post-copy"}
+
+
+def test_a_migration_is_requested_by_our_own_page_only(cluster: Cluster, flower: Flower) -> None:
+    """As any other button; a request that cannot be granted leaves no migration either."""
+    before = cluster.ledger.ids(100)
+    token = flower.door.token()
+    for odd in ({"X-XSRFToken": ""}, {"Origin": "http://evil.example"}, {"Cookie": ""}):
+        assert flower.door.ask(MIGRATE, WANTED, headers=token | odd).code == 403
+    assert flower.door.ask(MIGRATE, WANTED, headers=token, login=False).code == 401
+    for fields, why in (
+        (WANTED, "There is no host beta."),
+        (WANTED | {"pid": "self"}, "A PID is a whole number"),
+        (WANTED | {"mode": "teleport"}, "There is no mode 'teleport'."),
+        (WANTED | {"to": "alpha"}, "Source and destination are the same host"),
+        (WANTED | {"bandwidth_mbit": "fast"}, "bandwidth_mbit is a number"),
+    ):
+        answer = flower.door.ask(MIGRATE, fields, headers=token)
+        assert (answer.code, why in answer.text) == (409, True), answer.text
+    assert cluster.ledger.ids(100) == before
+
+
+def test_a_drain_with_an_odd_option_changes_nothing(cluster: Cluster, flower: Flower) -> None:
+    """The host is not cordoned for a request that is refused."""
+    fields = {"typed": "alpha", "mode": "teleport"}
+    answer = flower.door.ask("/migrations/host/alpha/drain", fields, headers=flower.door.token())
+    assert (answer.code, "There is no mode" in answer.text) == (409, True), answer.text
+    assert not cluster.registry.is_cordoned("alpha")
+
+
+def test_a_host_that_does_not_answer_lists_no_processes(
+    cluster: Cluster, flower: Flower, open_flower: Flower
+) -> None:
+    """The page shows why; nobody without the password is answered, and no odd PID is asked for."""
+    cluster.announce("gamma")
+    cluster.registry.withdraw("gamma")
+    for path in ("processes", "check?pid=4242&to=alpha"):
+        answer = flower.door.ask(f"/migrations/host/gamma/{path}")
+        assert answer.code in {409, 502}
+        assert "The worker of host gamma does not answer." in answer.text
+        assert flower.door.ask(f"/migrations/host/gamma/{path}", login=False).code == 401
+        elsewhere = {"Sec-Fetch-Site": "cross-site"}
+        assert flower.door.ask(f"/migrations/host/gamma/{path}", headers=elsewhere).code == 403
+    odd = open_flower.door.ask("/migrations/host/alpha/check?pid=%3Cb%3E&to=gamma")
+    assert (odd.code, "whole number" in odd.text) == (409, True)

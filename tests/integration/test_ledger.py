@@ -6,16 +6,22 @@ import itertools
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime
 from uuid import uuid4
 
 import pytest
 
 from sojourn.cluster.account import Event
 from sojourn.cluster.ledger import Ledger, key
+from sojourn.cluster.registry import Registry
 from sojourn.cluster.store import Store
 from sojourn.errors import StoreUnreachable
 from sojourn.model import Failure, Plan, State, StepRecord
+from sojourn.security.seal import Seal
+from sojourn.state.mark import Mark
 from tests.integration.conftest import PLAN, Redis
+from tests.integration.test_registry import ALPHA
 
 FAILURE = Failure("CRIU_FAILED", "It broke.", "Mend it.", "dump", "alpha", "/log")
 RESULT = {"state": "rolled back", "owner": "alpha", "failure": None, "downtime_ms": None}
@@ -108,8 +114,10 @@ def test_how_far_it_is(ledger: Ledger) -> None:
     ledger.record_progress(migration, bytes=1, total=10)
     ledger.record_owner(migration, "beta")
     ledger.record_progress(migration, bytes=4, total=10, missing=6)
+    ledger.record_command(migration, "/usr/bin/memcached -m 64")
     account = ledger.account(migration)
     assert account is not None
+    assert account.to_json()["command"] == account.command == "/usr/bin/memcached -m 64"
     assert account.progress == {"bytes": 4, "total": 10, "missing": 6}
     assert (account.to_json()["owner"], account.to_json()["progress"]) == ("beta", account.progress)
     ledger.close(migration, RESULT)
@@ -212,3 +220,26 @@ def test_an_operators_decision_and_doubt(ledger: Ledger) -> None:
     resolved = (account.resolved, account.to_json()["resolved"], ledger.resolution(migration))
     assert resolved == (decision, decision, decision)
     assert (account.to_json()["state"], account.to_json()["owner"]) == ("in doubt", None)
+
+
+def test_a_doubt_names_the_host_that_is_silent_and_since_when(ledger: Ledger, redis: Redis) -> None:
+    """By its last announcement, whose mark does not expire; whoever answers again is not named."""
+    registry, migration = Registry(Store(redis.url, seal=Seal("the key", "beta"))), str(uuid4())
+    reader = Ledger(Store(redis.url, seal=Seal("the key", "hub")), 3600)
+    ledger.open(migration, PLAN)
+    before = reader.account(migration)
+    assert before is not None
+    assert before.to_json()["doubt"] is None
+    ledger.record_doubt(migration)
+    for name in (PLAN.source, PLAN.destination):
+        registry.announce(replace(ALPHA, name=name), 10, Mark("1", 1))
+    registry.withdraw(PLAN.destination)
+    (account,) = reader.latest(1)
+    doubt = account.to_json()["doubt"]
+    assert doubt["silent"] == PLAN.destination
+    since = datetime.fromisoformat(doubt["since"]).timestamp()
+    assert time.time() - 10 < since <= time.time()
+    registry.announce(replace(ALPHA, name=PLAN.destination), 10, Mark("1", 1))
+    again = reader.account(migration)
+    assert again is not None
+    assert again.to_json()["doubt"]["silent"] is None

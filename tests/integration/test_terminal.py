@@ -223,12 +223,32 @@ def test_watch_one_that_is_in_doubt(ledger: Ledger, in_pipe: Any) -> None:
     migration = _begun(ledger)
     ledger.record_doubt(migration)
     program = in_pipe("watch", migration)
-    time.sleep(1.5)
+    lines = iter(program.stdout.readline, "")
+    assert any("beta has been silent since " in line for line in lines)
+    assert any("You may: Bring alpha and beta back" in line for line in lines)
     ledger.record_doubt(migration)
-    time.sleep(0.5)
+    assert any("from alpha to beta: in doubt" in line for line in lines)
     assert program.poll() is None
     _arrived(ledger, migration)
     assert program.wait(15) == 0
+    assert "silent since" not in program.stdout.read(), "the same help is not repeated"
+
+
+def test_a_doubt_is_shown_with_what_a_person_may_do(
+    ledger: Ledger, environment: dict[str, str], on_terminal: Any
+) -> None:
+    """``show`` and ``watch`` have the help, the table of all a line of it, JSON the same."""
+    migration = _begun(ledger)
+    ledger.record_doubt(migration)
+    one, board = on_terminal("watch", migration), on_terminal("watch")
+    one.shows("By itself: Nothing until both hosts are back")
+    board.shows(f"What you may do: sojourn show {migration[:8]}")
+    argv = [sys.executable, "-m", "sojourn", "show", migration]
+    shown = run(argv, deadline_s=30, env=environment).stdout
+    doubt = json.loads(run([*argv, "--json"], deadline_s=30, env=environment).stdout)["doubt"]
+    assert doubt["silent"] == "beta"
+    for text in (doubt["by_itself"], *doubt["you_may"][0].values(), doubt["how_to"]):
+        assert text in shown
 
 
 @pytest.fixture

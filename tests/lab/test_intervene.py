@@ -6,8 +6,10 @@ import json
 import re
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import pytest
 from lab import workload
 from lab.host import within
 from lab.workload import Workload
+from sojourn.model import State
 from sojourn.system.run import run
 from tests.lab.site import (
     MIGRATION_S,
@@ -28,6 +31,7 @@ from tests.lab.site import (
     require_lab,
     runs_on,
 )
+from workflows.intervene import SILENCE_S
 
 pytestmark = pytest.mark.lab
 
@@ -145,6 +149,21 @@ class Case:
     def steps(self) -> list[str]:
         """Return the names of its steps so far."""
         return [step["name"] for step in self.shown()["steps"]]
+
+    def doubt(self) -> dict[str, Any]:
+        """Return what there is to know of it while it is in doubt."""
+        found: dict[str, Any] = self.shown()["doubt"]
+        return found
+
+    def hints(self) -> list[list[str]]:
+        """Return the commands that it names as ways out, as words behind ``sojourn``."""
+        acts = [way["do"] for way in self.doubt()["you_may"]]
+        commands = [command for act in acts for command in re.findall(r"`sojourn (.*?)`", act)]
+        return [command.split() for command in commands]
+
+    def follow(self, hint: list[str]) -> Ended:
+        """Run the command of a way out, and confirm it where it asks."""
+        return self.command(*hint, answer="y\n")
 
     def becomes(self, state: str) -> None:
         """Wait for a state."""
@@ -338,8 +357,17 @@ def test_the_destination_is_dead(site: Site, case: Case) -> None:
     assert ended.code == 2
     assert "beta dead, but that host answered" in ended.answer["error"]["message"]
     assert case.phase("alpha") == "released"
-    ended = case.resolve("--destination-is-dead", "--force")
+    doubt, (_, _, decide) = case.doubt(), case.hints()
+    assert (doubt["silent"], decide[-1]) == ("beta", "--destination-is-dead")
+    silent_since = datetime.fromisoformat(doubt["since"]).timestamp()
+    ended = case.follow([*decide, "--force"])
     assert (ended.code, ended.answer["owner"]) == (0, "alpha"), ended.answer
+    assert ended.answer["doubt"] is None
+    freeze = case.shown()["freeze"]
+    # The freeze contains the doubt: from before beta fell silent until the operator's word. A host
+    # is heard of for the last time some moments before its crash.
+    assert freeze["began"] < silent_since + 5
+    assert silent_since + SILENCE_S < freeze["ended"] < time.time()
     case.runs_once("alpha")
     site.host("beta")
     case.rests("resumed", "refused")
@@ -371,6 +399,29 @@ def test_a_destination_that_was_not_dead(site: Site, case: Case) -> None:
     assert case.shown()["owner"] == "alpha"
 
 
+def test_the_hosts_are_brought_back(site: Site, case: Case) -> None:
+    """Whichever is silent is named; an abort is safe; back again, they end it by themselves."""
+    case.migrate_until("alpha", "copy_images.end")
+    site.lab.cut("beta")
+    case.go_on("alpha")
+    case.becomes("in doubt")
+    assert (case.doubt()["silent"], case.hints()[1][0]) == ("beta", "abort")
+    assert case.follow(case.hints()[1]).code == 12
+    site.lab.cut("alpha")
+    assert within(20, lambda: "Bring alpha and beta back" in case.details()), case.details()
+    site.lab.heal("beta")
+    assert within(20, lambda: case.doubt()["silent"] == "alpha"), case.details()
+    watch, decide = case.hints()
+    assert decide[-1] == "--source-is-dead"
+    site.lab.heal("alpha")
+    # Beta may have been asked before the abort, and takes the process then: it has all of it.
+    ended = site.sojourn(*watch).returncode
+    assert ended in {State.ABORTED.exit_code, State.COMPLETED.exit_code}, case.details()
+    arrived = ended == State.COMPLETED.exit_code
+    case.rests(*(("retired", "restored") if arrived else ("resumed", "refused")))
+    case.runs_once("beta" if arrived else "alpha")
+
+
 def test_a_destination_that_cannot_decide(site: Site, case: Case) -> None:
     """CRIU died while it let the tree run: resolved, the original runs, and stays the owner."""
     case.migrate_until("beta", "accepted.after")
@@ -382,7 +433,9 @@ def test_a_destination_that_cannot_decide(site: Site, case: Case) -> None:
     case.becomes("in doubt")
     assert case.phase("beta") == "accepted"
     assert case.resolve("--destination-is-dead").code == 2
-    assert case.resolve("--destination-is-dead", "--force").code == 0
+    assert within(20, lambda: case.doubt()["silent"] is None), case.details()
+    there, _ = case.hints()
+    assert case.follow(there).code == 0
     case.rests("resumed", "refused")
     case.runs_once("alpha")
     assert case.shown()["owner"] == "alpha"
@@ -402,14 +455,21 @@ def test_criu_dies_before_it_logs(site: Site, case: Case, written: int, owner: s
 
 
 def test_a_destination_that_crashed_as_it_took_the_process(site: Site, case: Case) -> None:
-    """It may have run there for a moment, so an operator must resolve it: the original runs."""
+    """It may have run there for a moment, so an operator must resolve it: the original runs.
+
+    Also where the operator takes what runs on beta for the process, since nothing does.
+    """
     case.migrate_until("beta", "restored.before")
     site.lab.crash("beta")
     site.host("beta")
     case.becomes("in doubt")
     assert (case.phase("alpha"), case.phase("beta")) == ("released", "accepted")
     assert not runs_on(site.lab.host("alpha"), case.counter)
-    assert case.resolve("--destination-is-dead", "--force").code == 0
+    assert within(20, lambda: case.doubt()["silent"] is None), case.details()
+    _, accept = case.hints()
+    assert accept[-2:] == ["--source-is-dead", "--force"]
+    # Nothing runs on beta: lost, as far as beta knows, until alpha finds its original.
+    assert case.follow(accept).answer["state"] in {State.LOST, State.ROLLED_BACK}
     case.rests("resumed", "refused")
     assert case.counter.wait_for_beats(20).host == "alpha"
     assert case.shown()["owner"] == "alpha"
@@ -449,7 +509,9 @@ def test_the_source_is_dead_with_the_process(site: Site, case: Case) -> None:
     """The images had not left: the process is lost with its host, also when that is back."""
     case.migrate_until("alpha", "released.after")
     site.lab.crash("alpha")
-    ended = case.resolve("--source-is-dead", "--force")
+    assert case.abort().code == 12
+    _, decide = case.hints()
+    ended = case.follow(decide)
     assert (ended.code, ended.answer.get("state"), ended.answer.get("owner")) == (
         13,
         "lost",
@@ -462,12 +524,18 @@ def test_the_source_is_dead_with_the_process(site: Site, case: Case) -> None:
 
 
 def test_the_destination_dies_with_the_process(site: Site, case: Case) -> None:
-    """It had arrived before the source knew: that is reported, and the original stays retired."""
+    """It had arrived before the source knew: that is reported, and the original stays retired.
+
+    The freeze ended when it arrived, and not when the source learned of that.
+    """
     case.migrate_until("beta", "restored.after")
+    arrived = time.time()
     site.lab.crash("beta")
     site.host("beta")
     case.rests("retired", "restored")
     case.becomes("lost")
+    freeze = case.shown()["freeze"]
+    assert arrived - 20 < freeze["began"] < freeze["ended"] < arrived
     assert "had arrived on beta and ended there" in case.shown()["failure"]["message"]
     assert not runs_on(site.lab.host("alpha"), case.counter)
     case.never_ran_twice()

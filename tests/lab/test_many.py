@@ -233,7 +233,15 @@ def durations_s(events: list[Event]) -> list[float]:
 
 
 def test_a_drain_empties_a_host(cluster: Cluster) -> None:
-    """It takes at most 1.3 times the ideal time; no limit is exceeded; no frozen tree must wait."""
+    """It takes at most 1.3 times the ideal time; no limit is exceeded; no frozen tree must wait.
+
+    Before, a dry run finds that it may.
+    """
+    others = [f"--skip={other.pid}" for other in cluster.workloads[1:]]
+    code, (rows,) = cluster.ask("drain", "alpha", "--dry-run", *others)
+    (row,) = [row for row in rows if row["code"] != "SKIPPED"]
+    assert (code, row["pid"], row["code"]) == (0, cluster.workloads[0].pid, ""), row
+    assert row["destination"] in HOSTS[1:]
     bookmark, began = cluster.ledger.bookmark(), time.monotonic()
     code, (*_, report) = cluster.ask("drain", "alpha")
     took_s = time.monotonic() - began
@@ -259,6 +267,7 @@ def test_a_process_that_cannot_move_and_a_host_that_dies(cluster: Cluster) -> No
     dies = next(name for name in HOSTS[1:] if name != source)
     before = cluster.places()
     stuck = cluster.lab.host(source).launch(["/bin/sh", "-c", ONLY_HERE])
+    _assert_it_would_stay(cluster, source, stuck)
 
     def kill() -> None:
         """Crash a destination when one process has arrived there and another is on its way."""
@@ -273,6 +282,7 @@ def test_a_process_that_cannot_move_and_a_host_that_dies(cluster: Cluster) -> No
     assert len(ended) == before[source] + 1
     (refused,) = [part for part in ended if part["pid"] == stuck]
     assert refused["state"] == "refused"
+    assert refused["command"] == "sleep 100000"
     assert "/var/tmp/only-here" in refused["failure"]["message"]
     rest = [part for part in ended if part["pid"] != stuck]
     doubtful = [part for part in rest if part["state"] != "completed"]
@@ -294,6 +304,16 @@ def test_a_process_that_cannot_move_and_a_host_that_dies(cluster: Cluster) -> No
     there = f"on {dies} {arrived[dies]} had arrived, {len(failed_there)} failed"
     print(f"{source}: {report['counts']}; {there}")  # noqa: T201  (shown by pytest -s)
     _forget_the_dead(cluster, source, dies, stuck)
+
+
+def _assert_it_would_stay(cluster: Cluster, source: str, stuck: int) -> None:
+    """Check that a dry run finds what preflight refuses on every host, and touches nothing."""
+    way = ("--dry-run", "--skip", "command=counter")
+    code, (rows,) = cluster.ask("drain", source, *way)
+    (row,) = [row for row in rows if row["pid"] == stuck]
+    assert (code, row["destination"], row["code"]) == (1, None, "FILE_MISSING")
+    assert {row["code"] for row in rows} - {"FILE_MISSING", "CANNOT_MOVE"} == {"SKIPPED"}
+    assert not cluster.ledger.open_ones()
 
 
 def _is_under_way(cluster: Cluster, destination: str) -> bool:

@@ -71,6 +71,7 @@ def test_the_result_has_the_figures(site: Site, alpha: Host, beta: Host) -> None
     felt = counter.wait_for_beats().arrivals[-1].pause_ms
     assert felt * 0.7 < answer["downtime_ms"] < felt * 1.3 + 20
     assert 0 < answer["frozen_ms"] <= answer["downtime_ms"]
+    assert "counter" in answer["command"]
     assert answer["pages_bytes"] > 32e6
     assert 0 < answer["images_bytes"] < 1e6
     # What both hosts do at the end, they do side by side.

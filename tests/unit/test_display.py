@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +16,11 @@ from rich.console import Console
 
 from sojourn import decision, units
 from sojourn.cli import live, output, overview, timeline, watch
-from sojourn.cluster.account import Event
+from sojourn.cluster import freeze
+from sojourn.cluster.account import Account, Event
+from sojourn.cluster.batches import BatchState, Part, Record
+from sojourn.cluster.countdown import Left
+from sojourn.cluster.freeze import Freeze
 from sojourn.errors import UsageError
 from sojourn.model import Plan, Role, State, StepRecord
 
@@ -35,7 +42,7 @@ def _drawn(renderable: Any, width: int = 120) -> str:
 
 def test_timeline() -> None:
     """A step is a line with host, time and outcome; text that looks like markup stays as it is."""
-    text = _drawn(timeline.draw(STEPS))
+    text = _drawn(timeline.Timeline(STEPS))
     assert [line.split()[0] for line in text.splitlines()] == [
         "step",
         "preflight",
@@ -52,11 +59,67 @@ def test_the_bars_share_one_scale() -> None:
     """Bars show when a step began and how long it took, on one scale for all."""
     bars = [
         line.split("alpha")[-1].split("beta")[-1]
-        for line in _drawn(timeline.draw(STEPS)).splitlines()[1:]
+        for line in _drawn(timeline.Timeline(STEPS)).splitlines()[1:]
     ]
     starts = [bar.index("█") for bar in bars]
     assert starts == sorted(starts)
     assert bars[1].count("█") > bars[0].count("█")
+
+
+DOUBT = [
+    StepRecord("examine", "alpha", 0.0, 10.0),
+    StepRecord("dump", "alpha", 10.0, 20.0),
+    StepRecord("copy_images", "alpha", 20.0, 30.0),
+    StepRecord("decide", "beta", 200.0, 210.0),
+    StepRecord("resume", "alpha", 210.0, 240.0),
+]
+
+
+def _in_doubt(**more: Any) -> Account:
+    return Account(ID, Plan(5, "alpha", "beta"), State.IN_DOUBT, 0.0, None, tuple(DOUBT), **more)
+
+
+def test_the_freeze_is_shaded_across_all_steps() -> None:
+    """From the freeze to its real end by the journals, however long nobody did anything."""
+    result = {"freeze": {"began": 12.0, "ended": 220.0}, "downtime_ms": None}
+    ended = replace(_in_doubt(result=result), state=State.ROLLED_BACK, owner="alpha")
+    reds = [
+        segment.text
+        for segment in Console(width=120).render(timeline.draw(ended))
+        if segment.style and segment.style.color and segment.style.color.name == "red"
+    ]
+    assert len("".join(reds)) == 21 * len(DOUBT)
+    assert _drawn(timeline.draw(ended)).splitlines()[1].count("░") == 21
+
+
+@pytest.mark.parametrize(
+    ("account", "expected"),
+    [
+        (_in_doubt(), Freeze(10.0, 300.0)),
+        (
+            replace(_in_doubt(), steps=tuple(DOUBT[:1])),
+            None,
+        ),
+        (
+            replace(
+                _in_doubt(), state=State.LOST, result={"freeze": {"began": 11.0, "ended": None}}
+            ),
+            Freeze(11.0, 240.0),
+        ),
+        (
+            replace(
+                _in_doubt(result={"freeze": {"began": 11.0, "ended": 31.0}, "downtime_ms": 2e4}),
+                state=State.COMPLETED,
+                owner="beta",
+            ),
+            Freeze(11.0, 31.0, known=True),
+        ),
+    ],
+    ids=["in doubt", "before its dump", "lost", "it had arrived before the doubt"],
+)
+def test_from_when_to_when_it_was_frozen(account: Account, expected: Freeze | None) -> None:
+    """A doubt lasts until now; the journals' word comes before that of the steps."""
+    assert freeze.of(account, 300.0) == expected
 
 
 @pytest.mark.parametrize(
@@ -72,7 +135,11 @@ def test_the_bars_share_one_scale() -> None:
 @pytest.mark.parametrize("width", [20, 200])
 def test_timelines_that_are_odd(steps: list[StepRecord], width: int) -> None:
     """Neither odd times of two clocks nor a narrow terminal make the picture fail."""
-    assert "step" in _drawn(timeline.draw(steps), width) or width == 20
+    assert "step" in _drawn(timeline.Timeline(steps), width) or width == 20
+
+
+def _of(migration: str, step: str) -> Event:
+    return replace(_step(step), migration=migration)
 
 
 def _step(name: str, **more: Any) -> Event:
@@ -164,7 +231,59 @@ def test_a_line_of_a_batch_in_the_window(monkeypatch: pytest.MonkeyPatch) -> Non
     later = PROGRESS.data | {"bytes": 5e6, "missing": 3e6}
     progress.take(Event(ID, "progress", later))
     assert (progress.doing, progress.rate) == ("settle, 3.0 MB to come", 1e6)
-    assert progress.left_s == 3
+    assert progress.left == Left(3.0)
+    assert progress.part == 1.0, "the dump had sent all of it"
+
+
+PARTS = {
+    number: Part(number, Plan(pid, "alpha", to).to_json(), f"m{number}", bytes=10**9, command=name)
+    for number, (pid, to, name) in enumerate(
+        [(4242, "beta", "redis-server *:6379 [x]"), (4243, "gamma", "x" * 60), (77, "beta", "")], 1
+    )
+}
+
+
+def _overview(clock: Iterator[float], monkeypatch: pytest.MonkeyPatch) -> overview.Overview:
+    """Return a batch of which one line has begun, and nothing has ended."""
+    monkeypatch.setattr(overview, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    made = overview.Overview(SimpleNamespace(), "a batch")  # type: ignore[arg-type]
+    made.record = Record("a batch", "drain", {}, "me", 0.0, BatchState.RUNNING, len(PARTS))
+    made.parts, made.line_of = PARTS, {part.migration: part.number for part in PARTS.values()}
+    made.take(Event("m1", "state", {"state": "running"}))
+    return made
+
+
+def test_a_batch_names_its_processes_and_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line has command, PID and destination, the source where there is room."""
+    made = _overview(itertools.count(10.0), monkeypatch)
+    made.take(Event("m2", "state", {"state": "queued"}))
+    wide, narrow = _drawn(made, 120), _drawn(made, 80)
+    assert "redis-server *:6379 [x] (pid 4242)  alpha  beta" in wide
+    assert "redis-server *:6379 [x] (pid 4242)  beta" in narrow
+    assert "4243" not in wide, "it waits for its turn"
+    ends = {number: {"pid": part.plan["pid"], **part.plan} for number, part in PARTS.items()}
+    described = [
+        overview.describe(number, {**end, "command": PARTS[number].command, "state": "completed"})
+        for number, end in ends.items()
+    ]
+    assert [text.partition(" from ")[0] for text in described] == [
+        "line 1: redis-server *:6379 [x] (pid 4242)",
+        f"line 2: {'x' * 39}… (pid 4243)",
+        "line 3: pid 77",
+    ]
+
+
+def test_the_time_left_of_a_batch_is_of_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the first of three in one second: five more, though none has ended; then it falls."""
+    clock = iter([0.0, 1.0, 1.0, 2.0])
+    made = _overview(clock, monkeypatch)
+    assert "left" not in made.head()
+    made.take(_of("m1", "dump"))
+    made.take(Event("m1", "progress", {"bytes": 5e8, "total": 1e9}))
+    assert "; 5 s left" in made.head()
+    made.take(Event("m1", "state", {"state": "queued"}))
+    assert made.progress[1].part == 0
+    assert "; 4 s left" in made.head()
 
 
 def test_one_line_per_event(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from sojourn.cli.profile import to_json
 from sojourn.cluster.account import Account, Event, NoticeRecord
 from sojourn.cluster.audit import Entry
 from sojourn.cluster.batches import BatchState, Record
+from sojourn.cluster.doubt import Contact, Doubt
 from sojourn.cluster.registry import HostInfo
 from sojourn.log import CONTEXT, JsonFormatter
 from sojourn.migration.profile import Clocks, Ending, Kind, Profile, Span
@@ -30,6 +31,9 @@ from workflows.app import create_app
 DOCS = Path(__file__).parents[2] / "docs"
 MESSAGE = Message("0123456789ab", Plan(4242, "alpha", "beta"))
 ACCOUNT = Account(MESSAGE.id, MESSAGE.plan, State.REFUSED, 0.0, "alpha", ())
+DOUBT = Doubt(MESSAGE.id, MESSAGE.plan, 0.0).describe(
+    dict.fromkeys(("alpha", "beta"), Contact(answers=True))
+)
 
 
 def section(page: str, heading: str) -> str:
@@ -50,7 +54,11 @@ def names(kind: type) -> set[str]:
 @pytest.mark.parametrize(
     ("heading", "expected"),
     [
-        ("A finished migration", {*result_of(MESSAGE, None), *State, *names(NoticeRecord)}),
+        (
+            "A finished migration",
+            {*result_of(MESSAGE, None), *State, *names(NoticeRecord), "doubt"},
+        ),
+        ("A doubt", {*DOUBT, *DOUBT["you_may"][0]}),
         ("A step", names(StepRecord)),
         ("A failure", names(Failure)),
         (

@@ -262,3 +262,16 @@ def test_lines_keep_their_numbers() -> None:
     lines = planfile.read("pid,source\n\n7,alpha\n8,alpha\n", as_json=False)
     assert [line.number for line in lines] == [3, 4]
     assert planfile.from_json([line.to_json() for line in lines]) == lines
+
+
+def test_what_a_line_skips() -> None:
+    """It travels as JSON; anything else than a list of selectors is a bad line."""
+    line = {"all": True, "source": "alpha", "skip": [{"unit": "nginx"}, {"pid": 7}]}
+    (read_back,) = planfile.from_json([line])
+    assert read_back.skip == (Selector(unit="nginx"), Selector(pid=7))
+    (again,) = planfile.from_json([read_back.to_json()])
+    assert again == read_back
+    bad: list[Any] = ["nginx", ["nginx"], [{"colour": "red"}], [{}]]
+    for wrong in bad:
+        with pytest.raises(UsageError, match="line 1"):
+            planfile.from_json([line | {"skip": wrong}])

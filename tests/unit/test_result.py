@@ -133,6 +133,15 @@ def test_the_result_of_a_good_migration() -> None:
     }
 
 
+def test_the_command_line_of_a_process_that_was_refused() -> None:
+    """The step that refused it hands no facts on; the ledger has what the source has seen."""
+    refused = _account(command="redis-server *:6379")
+    assert result_of(Message(ID, PLAN, Facts()), refused)["command"] == "redis-server *:6379"
+    named = Message(ID, PLAN, Facts(command="memcached"))
+    assert result_of(named, _account())["command"] == "memcached"
+    assert result_of(Message(ID, PLAN, Facts()), None)["command"] is None
+
+
 def test_the_result_without_a_ledger() -> None:
     """If Redis was emptied meanwhile, the migration still ends with what the message carries."""
     result = result_of(Message(ID, PLAN, STAYED), None)
@@ -285,3 +294,22 @@ def test_memory_that_is_lost(gone: bool, why: str) -> None:
     assert (result["state"], result["owner"]) == (State.LOST, None)
     assert result["failure"]["code"] == "MEMORY_LOST"
     assert f"{why} with 5 MB missing" in result["failure"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "freeze"),
+    [
+        ({}, None),
+        (TIMES | ARRIVED, {"began": 10.0, "ended": 900.25}),
+        (Facts(freeze_started=10.0, woken_at=70.0) | STAYED, {"began": 10.0, "ended": 70.0}),
+        (Facts(freeze_started=10.0, resumed_at=20.0, woken_at=70.0) | STAYED, {"ended": 70.0}),
+        (Facts(freeze_started=10.0), {"began": 10.0, "ended": None}),
+    ],
+    ids=["never", "arrived", "woken on the source", "fenced", "in doubt"],
+)
+def test_the_freeze_lasts_until_the_tree_runs_on_its_owner(
+    facts: Facts, freeze: dict[str, float] | None
+) -> None:
+    """By the destination's clock if it arrived, by the source's if it stayed there."""
+    found = result_of(Message(ID, PLAN, facts), None)["freeze"]
+    assert found == (None if freeze is None else {"began": 10.0, **freeze})

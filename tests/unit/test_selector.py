@@ -155,3 +155,24 @@ def test_each_tree_with_a_match_once_and_no_other(selector: Selector, trees: lis
     selected = [tree for tree in trees if any(map(selector.matches, tree.members))]
     assert list(picked.chosen) == [tree for tree in selected if not tree.verdict]
     assert list(picked.refused) == [tree for tree in selected if tree.verdict and not selector.all]
+
+
+@pytest.mark.parametrize(
+    ("text", "selector"),
+    [
+        ("4242", Selector(pid=4242)),
+        ("pid=4242", Selector(pid=4242)),
+        ("unit=nginx", Selector(unit="nginx")),
+        ("command=a=b", Selector(command="a=b")),
+    ],
+)
+def test_one_condition_as_people_write_it(text: str, selector: Selector) -> None:
+    """A number is a PID; what stands behind the first sign of equality is the value."""
+    assert Selector.parsed(text) == selector
+
+
+@pytest.mark.parametrize("text", ["nginx", "colour=red", "pid=x", "unit=", "=", "all=true"])
+def test_a_condition_that_is_none(text: str) -> None:
+    """It is refused with what would be one."""
+    with pytest.raises(UsageError):
+        Selector.parsed(text)

@@ -17,7 +17,7 @@ from sojourn.system.run import Completed, run
 
 pytest.importorskip("flower")
 
-from web import pages, readable, templates, timeline
+from web import guide, pages, readable, templates, timeline
 from web.app import is_loopback
 from web.rows import LOOKS, Crossing, look, row
 from workflows.canvas import linked
@@ -131,10 +131,36 @@ def test_the_picture_shades_the_downtime_and_marks_the_commit_at_its_end() -> No
     picture = timeline.draw(ARRIVED, now=2000.0)
     assert picture is not None
     assert picture.commit == 90.0
-    assert picture.freeze == timeline.Freeze(50.0, 40.0, "frozen, downtime 4000 ms", known=True)
+    assert picture.freeze == timeline.Shade(50.0, 40.0, "frozen, downtime 4000 ms", known=True)
     assert [lane.host for lane in picture.lanes] == ["alpha", "beta"]
     kinds = {bar.name: bar.kind for lane in picture.lanes for bar in lane.bars}
     assert kinds == {"examine": "run", "dump": "frozen", "restore": "frozen", "retire": "run"}
+
+
+DOUBTED = (
+    step("dump", "alpha", 10, 12),
+    step("copy_images", "alpha", 12, 13),
+    step("decide", "alpha", 80, 90),
+    step("retire", "alpha", 90, 110),
+)
+
+
+def test_the_freeze_of_one_that_was_in_doubt_is_where_it_was() -> None:
+    """The destination had let the process run long before the source heard of it."""
+    result = {"downtime_ms": 4000.0, "freeze": {"began": 1011.0, "ended": 1015.0}}
+    arrived = account(*DOUBTED, state=State.COMPLETED, owner="beta", result=result)
+    picture = timeline.draw(arrived, now=2000.0)
+    assert picture is not None
+    assert picture.freeze == timeline.Shade(1.0, 4.0, "frozen, downtime 4000 ms", known=True)
+    assert picture.commit == 5.0
+
+
+def test_a_doubt_is_shaded_until_now() -> None:
+    """No step is under way, and the process does not run; neither does the clock stand still."""
+    picture = timeline.draw(account(*DOUBTED[:2], state=State.IN_DOUBT, owner=None), now=1060.0)
+    assert picture is not None
+    assert picture.freeze == timeline.Shade(0.0, 100.0, "frozen for 50.00 s so far", known=False)
+    assert picture.ticks[-1] == (100.0, "50.00 s")
 
 
 def test_a_rollback_is_shaded_until_the_resume_and_has_no_commit() -> None:
@@ -147,7 +173,7 @@ def test_a_rollback_is_shaded_until_the_resume_and_has_no_commit() -> None:
     picture = timeline.draw(account(*steps, state=State.ROLLED_BACK), now=2000.0)
     assert picture is not None
     assert picture.commit is None
-    assert picture.freeze == timeline.Freeze(0.0, 100.0, "frozen for at most 8000 ms", known=False)
+    assert picture.freeze == timeline.Shade(0.0, 100.0, "frozen for at most 8000 ms", known=False)
     assert picture.lanes[0].bars[0].kind == "failed"
 
 
@@ -161,7 +187,7 @@ def test_a_step_under_way_reaches_to_now() -> None:
     assert (bar.x, bar.width, bar.kind, bar.took) == (25.0, 75.0, "open", "…")
 
 
-def test_every_bar_and_label_is_inside_the_picture() -> None:
+def test_every_bar_is_inside_the_picture() -> None:
     """However short a step is, and wherever it stands."""
     steps = [
         step("a", "alpha", 0, 0),
@@ -176,7 +202,6 @@ def test_every_bar_and_label_is_inside_the_picture() -> None:
             assert bar.width > 0
             assert bar.x + bar.width <= 100
             assert lane.y <= bar.y < lane.y + lane.height
-            assert bar.label in {"behind", "before", "inside"}
 
 
 def test_there_is_no_picture_before_the_first_step() -> None:
@@ -237,6 +262,36 @@ def test_every_state_has_its_style() -> None:
     assert set(LOOKS) <= set(State)
 
 
+def test_the_head_names_the_program() -> None:
+    """Without the directories, with arguments and script; a name in brackets is no path."""
+    shown = row(replace(ARRIVED, command="/usr/bin/python3 /srv/app.py --port 80"))
+    assert shown["program"] == "python3 app.py --port 80"
+    assert (shown["command"], shown["downtime"]) == (
+        "/usr/bin/python3 /srv/app.py --port 80",
+        "4000 ms",
+    )
+    for command, name in {
+        "[sh/x]": "[sh/x]",
+        "/usr/sbin/nginx -c /etc/nginx.conf": "nginx -c /etc/nginx.conf",
+        "redis-server *:6379": "redis-server *:6379",
+        "x" * 10_000: "x" * 80,
+        "": "",
+    }.items():
+        assert row(replace(ARRIVED, command=command))["program"] == name
+
+
+def test_no_page_of_the_documentation_is_outside_of_it() -> None:
+    """Of what is there, HTML is shown as text, and links lead to other pages."""
+    for path in ("../README.md", "how-to/../../pyproject.toml", "nowhere.md", ""):
+        assert guide.page(path) is None
+    text = guide.page("how-to/recover-from-in-doubt.md")
+    assert text is not None
+    assert '<a href="../protocol.md">' in text
+    trouble = guide.page("troubleshooting.md")
+    assert trouble is not None
+    assert '<h2 id="a-migration-is-in-doubt">' in trouble
+
+
 def test_flowers_navigation_gains_a_tab() -> None:
     """Its place is found in Flower's own template, which another version may write differently."""
     assert "reverse_url('migrations')" in templates.source("navbar.html")
@@ -244,12 +299,15 @@ def test_flowers_navigation_gains_a_tab() -> None:
 
 
 def test_templates_escape_everything_but_what_the_server_has_rendered() -> None:
-    """The one raw place is the live part, which is rendered by an escaping template itself."""
+    """Raw are the live part, which an escaping template has rendered, and our own documentation."""
     raw = {
         path.name: re.findall(r"{% raw (.*?) %}", path.read_text())
         for path in templates.OURS.glob("*.html")
     }
-    assert {name: found for name, found in raw.items() if found} == {"single.html": ["inner"]}
+    assert {name: found for name, found in raw.items() if found} == {
+        "single.html": ["inner"],
+        "guide.html": ["text"],
+    }
     assert not [
         path.name for path in templates.OURS.glob("*.html") if "autoescape" in path.read_text()
     ]

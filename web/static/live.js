@@ -39,13 +39,14 @@ export function renew(live, html) {
   });
 }
 
-// Follow the stream; ``handlers`` has a function for each kind of event that only this page knows.
-export function follow(handlers) {
+// Follow the stream; ``handlers`` has a function for each kind of event that only this page knows,
+// ``query`` returns what the stream is asked for. Return a function that asks again.
+export function follow(handlers, query = () => "") {
   let source = null;
   const live = document.getElementById("live");
 
   function open() {
-    source = new EventSource(page.dataset.stream);
+    source = new EventSource(page.dataset.stream + query());
     source.addEventListener("open", () => show(true, "Live"));
     source.addEventListener("error", () => {
       warn("The server does not answer. What is shown may be old.");
@@ -70,4 +71,8 @@ export function follow(handlers) {
   });
   window.addEventListener("pagehide", () => source?.close());
   open();
+  return () => {
+    source.close();
+    open();
+  };
 }

@@ -1,12 +1,16 @@
-// The page of one migration, host or batch: its buttons, which ask for confirmation, and the logs,
-// which are read when they are opened.
+// The page of one migration, host or batch: its buttons, which ask for confirmation and, of a host,
+// for options; and the logs, which are read when they are opened.
 
 import { follow } from "./live.js";
+import { check, draw, list } from "./processes.js";
 
 const dialog = document.getElementById("dialog");
+const form = dialog.querySelector("form");
 const answer = document.getElementById("answer");
 const typed = dialog.querySelector("[name=typed]");
 const yes = document.getElementById("dialog-yes");
+const options = document.getElementById("dialog-options");
+const findings = document.getElementById("dialog-findings");
 let asking = null;  // the data of the button that was clicked
 
 function cookie(name) {
@@ -24,24 +28,58 @@ function show(sentence, { wrong = false, see = "" } = {}) {
     link.textContent = "See how it goes";
     answer.append(" ", link);
   }
+  answer.scrollIntoView({ block: "nearest" });
 }
 
 function ask(button) {
   asking = { ...button.dataset };
+  form.reset();
   document.getElementById("dialog-title").textContent = asking.title;
   document.getElementById("dialog-text").textContent = asking.text;
   const label = document.getElementById("dialog-type");
   label.hidden = !asking.typed;
   label.querySelector("span").textContent = `Type ${asking.typed} to confirm:`;
-  typed.value = "";
   yes.textContent = asking.yes;
   yes.disabled = Boolean(asking.typed);
+  if (options) offer();
   dialog.showModal();
 }
 
-async function act({ action, gone }) {
+// Show the options that belong to the button, and what preflight finds for them.
+function offer() {
+  options.hidden = !asking.options;
+  findings.hidden = asking.options !== "migrate";
+  for (const label of options.querySelectorAll("[data-for]")) {
+    label.hidden = label.dataset.for !== asking.options;
+  }
+  if (asking.options !== "migrate") return;
+  const chosen = document.getElementById("to");
+  const to = options.querySelector("[name=to]");
+  to.replaceChildren(...[...chosen.options].map(({ value }) => new Option(value, value)));
+  to.value = chosen.value;
+  examine();
+}
+
+// The options that were given, with the process; a check box that is not set gives nothing.
+function given() {
+  const fields = new URLSearchParams(asking.options ? new FormData(form) : []);
+  if (asking.options !== "migrate") fields.delete("to");
+  fields.set("typed", typed.value);
+  fields.set("gone", asking.gone ?? "");
+  if (asking.pid) fields.set("pid", asking.pid);
+  return fields;
+}
+
+async function examine() {
+  const asked = given();
+  findings.replaceChildren("Asking both hosts…");
+  const found = await check(asked);
+  // Another process or other options may have been chosen meanwhile.
+  if (given().toString() === asked.toString()) draw(findings, found);
+}
+
+async function act({ action }, body) {
   show("Requested; waiting for the answer…");
-  const body = new URLSearchParams({ typed: typed.value, gone: gone ?? "" });
   try {
     const headers = { "X-XSRFToken": cookie("_xsrf") };
     const response = await fetch(action, { method: "POST", body, headers });
@@ -63,14 +101,17 @@ document.addEventListener("click", (event) => {
 typed.addEventListener("input", () => {
   yes.disabled = Boolean(asking.typed) && typed.value.trim() !== asking.typed;
 });
-typed.addEventListener("keydown", (event) => {
+options?.addEventListener("change", () => {
+  if (asking.options === "migrate") examine();
+});
+dialog.addEventListener("keydown", (event) => {
   // Enter would press the first button of the form, which is to do nothing.
-  if (event.key !== "Enter") return;
+  if (event.key !== "Enter" || event.target.tagName !== "INPUT") return;
   event.preventDefault();
   if (!yes.disabled) yes.click();
 });
 dialog.addEventListener("close", () => {
-  if (dialog.returnValue === "yes") act(asking);
+  if (dialog.returnValue === "yes") act(asking, given());
   dialog.returnValue = "";  // Escape leaves it as it was
 });
 
@@ -88,4 +129,5 @@ logs?.addEventListener("toggle", async () => {
   }
 });
 
+list();
 follow({});

@@ -1,23 +1,34 @@
-// The table of all migrations: built once, then changed cell by cell.
+// The table of all migrations, one page of it at a time: lines are built once, then changed cell by
+// cell. The address of the page has the search, the filters and the number of the page.
 
 import { follow } from "./live.js";
 
 const body = document.querySelector("#migrations tbody");
 const filters = document.getElementById("filters");
-const known = new Map();  // id: { row, line, cells, text }
+const cards = [...document.querySelectorAll("[data-card]")];
+const known = new Map();  // id: { row, line, cells }, of the lines of this page
+let card = "";
+let page = 1;
+
+// How long to wait for the next letter of a search, in milliseconds.
+const TYPING_MS = 250;
 
 const FIELDS = ["state", "process", "route", "progress", "owner", "downtime", "asked", "batch"];
 // The labels in a narrow window, where the table has no head.
 const NAMES = { owner: "runs on", downtime: "downtime", asked: "requested", batch: "batch" };
-
-// One formatter for all rows: making one takes longer than the rest of a row.
-const CLOCK = new Intl.DateTimeFormat([], { timeStyle: "medium", hourCycle: "h23" });
 
 function link(kind, name, text) {
   const anchor = document.createElement("a");
   anchor.href = `/migrations/${kind}/${encodeURIComponent(name)}`;
   anchor.textContent = text;
   return anchor;
+}
+
+function small(text) {
+  const note = document.createElement("small");
+  note.textContent = text;
+  note.title = text;
+  return note;
 }
 
 function badge(row) {
@@ -27,10 +38,16 @@ function badge(row) {
   return [state];
 }
 
+// The program, if the source has looked at the process already, and its PID.
+function process(row) {
+  const pid = `pid ${row.pid}`;
+  const anchor = link("migration", row.id, row.program || pid);
+  anchor.title = row.command || pid;
+  return row.program ? [anchor, small(pid)] : [anchor];
+}
+
 function progress(row) {
-  const note = document.createElement("small");
-  note.textContent = row.why || row.window || (row.rate ? `${row.step}, ${row.rate}` : row.step);
-  note.title = note.textContent;
+  const note = small(row.why || row.window || (row.rate ? `${row.step}, ${row.rate}` : row.step));
   if (row.percent === null || row.percent === 100) return [note];
   const bar = document.createElement("progress");
   bar.max = 100;
@@ -42,7 +59,7 @@ function progress(row) {
 // What stands in each cell.
 const DRAW = {
   state: badge,
-  process: (row) => [link("migration", row.id, `pid ${row.pid}`)],
+  process,
   route: (row) => [
     link("host", row.source, row.source),
     " → ",
@@ -51,28 +68,21 @@ const DRAW = {
   progress,
   owner: (row) => [row.owner ?? "?"],
   downtime: (row) => [row.downtime],
-  asked: (row) => [CLOCK.format(row.created * 1000)],
+  asked: (row) => [row.asked],
   batch: (row) => (row.batch ? [link("batch", row.batch, row.batch.slice(0, 8))] : []),
 };
 
 // The fields of a row that each cell depends on.
 const USES = {
   state: ["state", "look"],
-  process: ["pid"],
+  process: ["pid", "command"],
   route: ["source", "destination"],
   progress: ["why", "window", "rate", "step", "percent"],
   owner: ["owner"],
   downtime: ["downtime"],
-  asked: ["created"],
+  asked: ["asked"],
   batch: ["batch"],
 };
-
-// What the search looks in.
-function text(row) {
-  const { id, pid, source, destination, state, owner, batch, why, step } = row;
-  return [id, `pid ${pid}`, source, destination, state, owner, batch, why, step]
-    .join(" ").toLowerCase();
-}
 
 function build(row) {
   const line = document.createElement("tr");
@@ -85,7 +95,7 @@ function build(row) {
     cell.append(...DRAW[field](row));
     cells[field] = cell;
   }
-  return { row, line, cells, text: text(row) };
+  return { row, line, cells };
 }
 
 function patch(entry, row) {
@@ -95,104 +105,130 @@ function patch(entry, row) {
     }
   }
   entry.row = row;
-  entry.text = text(row);
 }
 
-// Put a new line in its place: those that were requested last come first.
-function place(entry) {
-  const isNewer = (line) => known.get(line.dataset.id).row.created > entry.row.created;
-  let before = body.firstElementChild;
-  while (before && isNewer(before)) before = before.nextElementSibling;
-  body.insertBefore(entry.line, before);
-}
-
-function fits(entry, wanted) {
-  const { row } = entry;
-  return (!wanted.text || wanted.text.split(/\s+/).every((term) => entry.text.includes(term)))
-    && (!wanted.state || row.state === wanted.state)
-    && (!wanted.host || row.source === wanted.host || row.destination === wanted.host)
-    && (!wanted.batch || row.batch === wanted.batch);
-}
-
-function wanted() {
-  const { text: search, state, host, batch } = filters.elements;
-  return {
-    text: search.value.trim().toLowerCase(),
-    state: state.value,
-    host: host.value,
-    batch: batch.value,
-  };
+// Show these rows in this order, and touch only the lines that change.
+function list(rows) {
+  const ids = new Set(rows.map((row) => row.id));
+  for (const [id, entry] of known) {
+    if (ids.has(id)) continue;
+    entry.line.remove();
+    known.delete(id);
+  }
+  rows.forEach((row, place) => {
+    const entry = known.get(row.id);
+    if (entry) patch(entry, row);
+    else known.set(row.id, build(row));
+    const { line } = known.get(row.id);
+    if (body.children[place] !== line) body.insertBefore(line, body.children[place] ?? null);
+  });
 }
 
 // Offer the values of the rows in a filter; one that was offered once stays.
-function choose(select, values) {
+function offer(select, values) {
   const there = new Set([...select.options].map((option) => option.value));
-  for (const value of [...values].sort()) {
+  for (const value of values) {
     if (!value || there.has(value)) continue;
     select.add(new Option(select.name === "batch" ? value.slice(0, 8) : value, value));
   }
 }
 
-function sift() {
-  const asked = wanted();
-  const counts = { waits: 0, runs: 0, good: 0, bad: 0 };
-  let shown = 0;
-  for (const entry of known.values()) {
-    const show = fits(entry, asked);
-    if (entry.line.hidden === show) entry.line.hidden = !show;
-    shown += show;
-    // A rollback is under way still; what else turned has ended.
-    const { look, state } = entry.row;
-    counts[look === "turns" && state === "rolling back" ? "runs" : look] += 1;
+function count(view) {
+  for (const each of document.querySelectorAll("[data-count]")) {
+    const name = each.dataset.count;
+    each.textContent = name ? view.counts[name] : view.counted;
   }
-  for (const card of document.querySelectorAll("[data-count]")) {
-    card.textContent = counts[card.dataset.count];
-  }
-  const total = known.size;
-  const count = shown === total ? `${shown}` : `${shown} of ${total}`;
-  document.getElementById("shown").textContent = count;
-  document.getElementById("empty").hidden = known.size > 0;
 }
 
-function offer(rows) {
-  choose(filters.elements.state, new Set(rows.map((row) => row.state)));
-  choose(filters.elements.host, new Set(rows.flatMap((row) => [row.source, row.destination])));
-  choose(filters.elements.batch, new Set(rows.map((row) => row.batch)));
+function show(view) {
+  page = view.page;
+  list(view.rows);
+  count(view);
+  for (const [name, values] of Object.entries(view.offers)) offer(filters.elements[name], values);
+  const last = view.first + view.rows.length;
+  const text = `${view.first + 1} to ${last} of ${view.shown}`;
+  document.getElementById("shown").textContent = text;
+  document.getElementById("newer").disabled = view.page === 1;
+  document.getElementById("older").disabled = view.page === view.pages;
+  document.getElementById("paging").hidden = view.shown === 0;
+  document.getElementById("empty").hidden = view.known > 0;
+  document.getElementById("nothing").hidden = view.known === 0 || view.shown > 0;
 }
 
 function some(rows) {
   for (const row of rows) {
     const entry = known.get(row.id);
-    if (entry) {
-      patch(entry, row);
-    } else {
-      known.set(row.id, build(row));
-      place(known.get(row.id));
-    }
+    if (entry) patch(entry, row);
   }
-  offer(rows);
-  sift();
 }
 
-function all(rows) {
-  const ids = new Set(rows.map((row) => row.id));
-  for (const [id, entry] of known) {
-    if (!ids.has(id)) {
-      entry.line.remove();
-      known.delete(id);
-    }
+// What the form, the cards and the paging ask for, as the end of an address.
+function query() {
+  const asked = new URLSearchParams();
+  const between = filters.elements.range.value === "between";
+  for (const { name, value } of filters.elements) {
+    const bounds = name === "since" || name === "until";
+    if (value && (!bounds || between)) asked.set(name, value);
   }
-  if (known.size) return some(rows);
-  const lines = document.createDocumentFragment();
-  for (const row of rows.toSorted((one, other) => other.created - one.created)) {
-    known.set(row.id, build(row));
-    lines.append(known.get(row.id).line);
-  }
-  body.append(lines);
-  offer(rows);
-  return sift();
+  if (card) asked.set("card", card);
+  if (page > 1) asked.set("page", page);
+  const text = asked.toString();
+  return text && `?${text}`;
 }
 
-filters.addEventListener("input", sift);
+// Set the form, the cards and the paging to what the address asks for.
+function read() {
+  const asked = new URLSearchParams(location.search);
+  for (const field of filters.elements) {
+    const value = asked.get(field.name) ?? "";
+    if (field.options) offer(field, [value]);
+    field.value = value;
+  }
+  card = asked.get("card") ?? "";
+  page = Number(asked.get("page")) || 1;
+  mark();
+}
+
+function mark() {
+  for (const each of cards) each.setAttribute("aria-pressed", String(each.dataset.card === card));
+  document.getElementById("between").hidden = filters.elements.range.value !== "between";
+}
+
+read();
+const again = follow({ page: show, some }, query);
+
+// Ask for something else; ``step`` if the browser's way back shall lead here.
+function ask({ step = false } = {}) {
+  mark();
+  const address = location.pathname + query();
+  if (step) history.pushState(null, "", address);
+  else history.replaceState(null, "", address);
+  again();
+}
+
+function turn(by) {
+  page += by;
+  ask({ step: true });
+  window.scrollTo(0, 0);
+}
+
+let typing = null;
+filters.addEventListener("input", (event) => {
+  page = 1;
+  clearTimeout(typing);
+  typing = setTimeout(ask, event.target.name === "text" ? TYPING_MS : 0);
+});
 filters.addEventListener("submit", (event) => event.preventDefault());
-follow({ all, some });
+for (const each of cards) {
+  each.addEventListener("click", () => {
+    card = each.dataset.card === card ? "" : each.dataset.card;
+    page = 1;
+    ask({ step: true });
+  });
+}
+document.getElementById("newer").addEventListener("click", () => turn(-1));
+document.getElementById("older").addEventListener("click", () => turn(1));
+window.addEventListener("popstate", () => {
+  read();
+  again();
+});
