@@ -116,8 +116,8 @@ class Doubt:
     def _abort(self) -> tuple[str, str]:
         source, destination = self._hosts
         risk = (
-            f"None: when {destination} is back it refuses, unless it has taken the process by "
-            "then. Until then the process stays frozen."
+            f"None: back again, {destination} refuses, unless it has taken the process, or takes "
+            "it first since it has all of it. Until then the process stays frozen."
         )
         return f"Ask for the process to stay on {source}: `sojourn abort {self.id}`", risk
 
