@@ -175,7 +175,9 @@ def test_ctrl_c_while_modules_are_imported(environment: dict[str, str], module: 
     assert program.stderr
     while not program.stderr.readline().endswith(f" {module}\n"):
         assert program.poll() is None
-    assert _interrupted(program) == (130, "")
+    # Where it comes inside of exec(), as when a dataclass is made, Python itself ends by the signal
+    # (exit_sigint in its main.c): a shell shows both as 130.
+    assert _interrupted(program) in {(130, ""), (-signal.SIGINT, "")}
 
 
 def test_ctrl_c_while_redis_is_silent(environment: dict[str, str]) -> None:
