@@ -92,7 +92,7 @@ def _lost(migration: Migration) -> Outcome:
     with lock(migration.directory.lock, LOCK_S):
         migration.refresh()
         missing = settling.lose(migration)
-    gone = migration.facts.get("original_gone")
+    gone = migration.facts.get("lost_with_original")
     why = f"the original on {migration.plan.source} is gone" if gone else "pager and guard are dead"
     return Outcome(
         f"{why}, with {missing / 1e6:.0f} MB missing; the process was ended",

@@ -6,7 +6,8 @@ host do what cannot be undone: by the destination's the source kills or resumes 
 source's the destination ends what runs there. So each host adds its *answer* to every message that
 it hands on: what its journal says at that moment, sealed in its name. Of the other host's facts the
 decisive ones are taken from its answer alone, which must be that of the host that the plan in our
-own journal names; a host's own facts are in its own journal, and never taken from a message.
+own journal names. What a host has found out itself, and ends or resumes a process by, is in its own
+journal, and is taken from no message.
 
 When a new answer of the other host came is kept here too: it is not dead then, whatever an operator
 was shown.
@@ -37,8 +38,15 @@ ANSWERS = {Role.SOURCE: "source_answer", Role.DESTINATION: "destination_answer"}
 #: What each host notes for itself, and takes from no message.
 OURS_ALONE = ("heard_at", "answered_at", "resolution_refused")
 
-#: What is not taken as it stands in a message.
-UNBELIEVED = {*chain(*DECISIVE.values()), *ANSWERS.values(), *OURS_ALONE}
+#: What a destination knows only by its own restore, and ends or keeps a process by.
+RESTORED_HERE = (
+    *("occupied", "restore_began", "restore_ended", "restore_boot", "page_server_exit"),
+    *("settled_at", "memory_lost", "lost_with_original", "lost_at", "fenced", "partial"),
+)
+
+#: What a host in each role does not take as it stands in a message.
+NEITHER = {*chain(*DECISIVE.values()), *ANSWERS.values(), *OURS_ALONE}
+UNBELIEVED = {Role.SOURCE: NEITHER, Role.DESTINATION: {*NEITHER, *RESTORED_HERE}}
 
 
 def given(migration: Migration) -> Facts:
@@ -52,7 +60,7 @@ def given(migration: Migration) -> Facts:
 def believed(migration: Migration, facts: Facts) -> Facts:
     """Return those facts of a message that count here, with when the other host answered."""
     other = _other(migration.role)
-    kept = {name: fact for name, fact in facts.items() if name not in UNBELIEVED}
+    kept = {name: fact for name, fact in facts.items() if name not in UNBELIEVED[migration.role]}
     text = facts.get(ANSWERS[other])
     if not isinstance(text, str):
         _report_unanswered(migration, facts)

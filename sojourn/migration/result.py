@@ -186,7 +186,7 @@ def _memory_lost(message: Message) -> Failure | None:
         "Find out what killed them: the kernel's log names what it ended for lack of memory. With "
         '`lazy_restore = "before-commit"` there is no such window.'
     )
-    if message.facts.get("original_gone"):
+    if message.facts.get("lost_with_original"):
         cause = f"came from {source}; the original there was gone"
         hint = (
             f"Find out what ended the original or its host, {source}. With the mode stop-and-copy "

@@ -113,7 +113,7 @@ def lose(migration: Migration) -> int:
     """End a tree whose memory is lost; return how many bytes were missing. Safe to repeat."""
     if "memory_lost" not in migration.facts:
         gone, missing = is_original_gone(migration), _missing_bytes(migration)
-        migration.learn(memory_lost=missing, original_gone=gone)
+        migration.learn(memory_lost=missing, lost_with_original=gone)
     process.kill(process.descent(remains.made_here(migration)))
     # Not before: whoever comes in between must end the tree, and keep its pager and its original.
     migration.learn(lost_at=time.time())
@@ -127,8 +127,8 @@ def loss(migration: Migration) -> Facts:
     facts = migration.facts
     if "memory_lost" not in facts:
         return {}
-    gone = facts.get("original_gone", False)
-    return {"memory_lost": facts["memory_lost"], "original_gone": gone}
+    gone = facts.get("lost_with_original", False)
+    return {"memory_lost": facts["memory_lost"], "lost_with_original": gone}
 
 
 def _missing_bytes(migration: Migration) -> int:

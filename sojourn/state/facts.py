@@ -126,10 +126,12 @@ class RestoreFacts(TypedDict, total=False):
     wait_longest_ms: float
     #: Whether the process runs on the destination and needs its original still, in post-copy.
     unsettled: bool
-    #: The original ended, or its host, while it was needed.
+    #: The original ended, or its host, while it was needed, as the source found.
     original_gone: bool
     #: What was missing can be had nowhere: how many bytes that were.
     memory_lost: int
+    #: Whether that was for want of the original, as the destination found.
+    lost_with_original: bool
     #: When the process was ended for that: until then its pager and its original are kept.
     lost_at: float
     #: CRIU died while it let the tree go, and an operator accepted what there is of it.

@@ -44,6 +44,10 @@ def test_what_each_host_answers(source: Migration, destination: Migration) -> No
     told = Facts(verdict=Verdict.RESTORED, source_phase=Phase.RETIRED, original_gone=True)
     for migration in (source, destination):
         assert answers.believed(migration, told) == {}
+    # By these a destination would end the process, or take one of its own for part of it.
+    of_a_restore = Facts(memory_lost=0, lost_at=1.0, fenced=True, settled_at=1.0, occupied=[])
+    assert answers.believed(destination, of_a_restore) == {}
+    assert answers.believed(source, of_a_restore) == of_a_restore
     destination.become(Phase.REFUSED)
     heard = answers.believed(source, told | answers.given(destination))
     assert (heard["verdict"], heard["unsettled"]) == (Verdict.REFUSED, False)

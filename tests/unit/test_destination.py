@@ -155,7 +155,7 @@ def test_the_worker_died_before_it_ended_what_is_lost(
 ) -> None:
     """Until that is ended its pager is kept, and the source is not told that it needs no more."""
     _is_coming(migration)
-    migration.learn(memory_lost=4096, original_gone=False)
+    migration.learn(memory_lost=4096, lost_with_original=False)
     with pytest.raises(Temporary):
         migration.clear()
     assert recovery.known_end(migration) == {}

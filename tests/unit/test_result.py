@@ -289,7 +289,7 @@ def test_what_arrived_is_not_lost() -> None:
 )
 def test_memory_that_is_lost(gone: bool, why: str) -> None:
     """The process ran on the destination and was ended: it is nowhere, and the reason is named."""
-    facts = ARRIVED | Facts(memory_lost=5_000_000, original_gone=gone)
+    facts = ARRIVED | Facts(memory_lost=5_000_000, lost_with_original=gone)
     result = result_of(Message(ID, PLAN, facts), None)
     assert (result["state"], result["owner"]) == (State.LOST, None)
     assert result["failure"]["code"] == "MEMORY_LOST"
