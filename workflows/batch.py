@@ -199,16 +199,19 @@ def _refuse(batch: str, error: SojournError) -> None:
 
 
 @shared_task(name="sojourn.abort_batch", bind=True, base=CallOfOne)
-def abort_batch(self: Untyped, batch: str, *, roll_back: bool) -> None:
-    """Begin nothing more of a batch; what is under way goes on to its end, or is aborted too."""
-    stop(batch, roll_back=roll_back, by=caller_of(self.request))
+def abort_batch(self: Untyped, batch: str, *, roll_back: bool, timed_out: bool = False) -> None:
+    """Begin nothing more of a batch; what is under way goes on to its end, or is aborted too.
+
+    ``timed_out``: since its time is over, and not by somebody's decision.
+    """
+    stop(batch, roll_back=roll_back, timed_out=timed_out, by=caller_of(self.request))
 
 
-def stop(batch: str, *, roll_back: bool, by: Caller) -> None:
+def stop(batch: str, *, roll_back: bool, by: Caller, timed_out: bool = False) -> None:
     """Record that somebody has aborted a batch, and do it."""
     how = "what is under way is aborted too" if roll_back else "what is under way goes on"
     this_host().audit.record(by, "abort batch", batch, how)
-    this_host().batches.abort(batch, roll_back=roll_back)
+    this_host().batches.abort(batch, roll_back=roll_back, timed_out=timed_out)
     _give_up(batch)
 
 
