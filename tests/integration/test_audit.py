@@ -108,11 +108,11 @@ def test_a_batch(cluster: Cluster, trail: Trail) -> None:
     lines = [{"pid": 1000 + each, "source": "alpha", "destination": "beta"} for each in (1, 2)]
     cluster.queue.pause("audited-batch")
     answer = migrate_many.apply_async(args=(lines,), task_id="audited-batch")
-    eventually(lambda: cluster.queue.counts().waiting == 2)
+    eventually(lambda: cluster.queue.counts().waiting == 2, within_s=60)
     with acting_for(Caller.named("ann in Flower")):
-        abort_batch.delay(answer.id, roll_back=False).get(timeout=10)
+        abort_batch.delay(answer.id, roll_back=False).get(timeout=60)
     assert answer.get(timeout=60)["by"] == "alice@ops1"
-    resume_batch.delay(answer.id).get(timeout=10)
+    resume_batch.delay(answer.id).get(timeout=60)
     assert sojourn(cluster, "batch", answer.id, "pause").returncode in {0, 2}
     actions = about(cluster, trail, answer.id)[:3]
     assert actions == [
