@@ -127,7 +127,10 @@ class Doubt:
             f"Only if {destination} is switched off and stays so, let the original run on, on "
             f"{source}: `sojourn resolve {self.id} --destination-is-dead`"
         )
-        risk = f"If {destination} still runs the process, there will be two of it. {self._undone()}"
+        risk = (
+            f"If {destination} still runs the process, there will be two of it. {self._undone()} "
+            f"{_may_be_slow(destination)}"
+        )
         return act, risk
 
     def _go_on(self) -> tuple[str, str]:
@@ -138,7 +141,7 @@ class Doubt:
         )
         risk = (
             f"If {destination} does not have all of the process, it is lost. If {source} still "
-            "runs it, there will be two of it."
+            f"runs it, there will be two of it. {_may_be_slow(source)}"
         )
         return act, risk
 
@@ -169,6 +172,14 @@ class Doubt:
 
     def _undone(self) -> str:
         return f"What it has done on {self.plan.destination} since the freeze is lost."
+
+
+def _may_be_slow(host: str) -> str:
+    """Return when a resolution is refused, and what overrules that."""
+    return (
+        f"It is refused until {host} has not answered for `patience_s` (ten minutes): if you have "
+        "seen that it is off, add `--force`."
+    )
 
 
 def sentence(doubt: Json) -> str:

@@ -359,6 +359,7 @@ def test_the_destination_is_dead(site: Site, case: Case) -> None:
     assert case.phase("alpha") == "released"
     doubt, (_, _, decide) = case.doubt(), case.hints()
     assert (doubt["silent"], decide[-1]) == ("beta", "--destination-is-dead")
+    assert "add `--force`" in doubt["you_may"][2]["risk"]
     silent_since = datetime.fromisoformat(doubt["since"]).timestamp()
     ended = case.follow([*decide, "--force"])
     assert (ended.code, ended.answer["owner"]) == (0, "alpha"), ended.answer
@@ -378,7 +379,8 @@ def test_the_destination_is_dead(site: Site, case: Case) -> None:
     )
     trail = [entry for entry in case.command("audit").answer if entry["subject"] == case.id]
     assert {(entry["action"], entry["outcome"]) for entry in trail} == {
-        (action, "accepted") for action in ("migrate", "abort", "resolve")
+        ("resolve", "refused"),
+        *((action, "accepted") for action in ("migrate", "abort", "resolve")),
     }
     decided = {entry["host"] for entry in trail if entry["action"] == "resolve"}
     assert decided == {"alpha", "beta"}, "each host keeps what it was asked"
