@@ -53,11 +53,15 @@ def abort(cluster: Cluster, request: Request) -> Effect:
 
 
 def resolve(cluster: Cluster, request: Request) -> Effect:
-    """Act on the decision that a host is dead. Raises UsageError unless its name was typed."""
+    """Act on the decision that a host is dead, by ``force`` though it answered a while ago.
+
+    Raises UsageError unless its name was typed.
+    """
     account = intervene.unended(account_of(cluster, request.subject))
-    gone = _role(request.fields.get("gone", ""))
+    gone, force = _role(request.fields.get("gone", "")), "force" in request.fields
     _check_typed(request, account.plan.host_of(gone))
-    return Effect(intervene.resolve(cluster, account, gone, request.operator).sentence)
+    answer = intervene.resolve(cluster, account, gone, request.operator, force=force)
+    return Effect(answer.sentence)
 
 
 def cordon(cluster: Cluster, request: Request) -> Effect:

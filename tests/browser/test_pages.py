@@ -124,12 +124,14 @@ def cell(migration: str, field: str) -> str:
     return f'#migrations tr[data-id="{migration}"] .cell-{field}'
 
 
-def confirm(browser: Browser, button: str, typed: str = "") -> None:
-    """Press a button, type what it asks for, and confirm."""
+def confirm(browser: Browser, button: str, typed: str = "", also: str = "") -> None:
+    """Press a button, type what it asks for, set a check box, and confirm."""
     browser.click(button)
     browser.until(lambda: browser.run("return document.getElementById('dialog').open"))
     if typed:
         browser.type("#dialog [name=typed]", typed)
+    if also:
+        browser.click(f"#dialog [name={also}]")
     browser.click("#dialog-yes")
 
 
@@ -366,6 +368,8 @@ def test_a_decision_on_a_dead_host_by_button_ends_the_doubt(place: Place, browse
         browser.click("#dialog [value=no]")
         assert not runs_on(place.lab.host("alpha"), counter), "not confirmed"
         confirm(browser, "[data-gone=destination]", typed="beta")
+        browser.see("that host answered", "#answer")
+        confirm(browser, "[data-gone=destination]", typed="beta", also="force")
         browser.see("The process runs on alpha.", "#answer")
         browser.see(f"{FLOWER_USER} in Flower declared beta, the destination, dead", ".head")
         assert runs_on(place.lab.host("alpha"), counter)

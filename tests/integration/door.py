@@ -14,6 +14,7 @@ from pathlib import Path
 from sojourn.cluster.ledger import Ledger
 from sojourn.cluster.store import Store
 from sojourn.model import Plan
+from sojourn.security.seal import Seal
 from sojourn.system.run import Child, spawn
 from tests.conftest import eventually
 from tests.integration.conftest import KEY, ROOT, Redis
@@ -86,7 +87,7 @@ class Flower:
     @property
     def ledger(self) -> Ledger:
         """The ledger."""
-        return Ledger(Store(self.redis.url), 3600)
+        return Ledger(Store(self.redis.url, seal=Seal(KEY, "alpha")), 3600)
 
     def start(self) -> None:
         """Start it and wait until it answers."""

@@ -39,6 +39,7 @@ function ask(button) {
   const label = document.getElementById("dialog-type");
   label.hidden = !asking.typed;
   label.querySelector("span").textContent = `Type ${asking.typed} to confirm:`;
+  document.getElementById("dialog-force").hidden = !asking.gone;
   yes.textContent = asking.yes;
   yes.disabled = Boolean(asking.typed);
   if (options) offer();
@@ -66,6 +67,7 @@ function given() {
   if (asking.options !== "migrate") fields.delete("to");
   fields.set("typed", typed.value);
   fields.set("gone", asking.gone ?? "");
+  if (form.elements.force.checked) fields.set("force", "yes");
   if (asking.pid) fields.set("pid", asking.pid);
   return fields;
 }
