@@ -60,7 +60,7 @@ def test_a_host_that_is_fit(site: Site, alpha: Host) -> None:
     assert within(20, is_fit), last
     wanted = "root kernel sysctl memory settings criu programs key address certificates state"
     of_others = {"redis", "clock", "worker", "peers", "reach", "seals"}
-    assert set(last[0]) == {*wanted.split(), "journal", "messages", *of_others}
+    assert set(last[0]) == {*wanted.split(), "journal", "on_end", "messages", *of_others}
     assert "none was refused since" in last[0]["messages"][1]
     assert "beta at" in last[0]["reach"][1]
 
