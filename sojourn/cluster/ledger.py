@@ -85,7 +85,7 @@ class Ledger:
     """Reads and writes the ledger."""
 
     def __init__(self, store: Store, keep_s: int) -> None:
-        self._store, self._sealed = store, Sealed(store)
+        self._store, self._sealed = store, Sealed(store, {RESULT})
         self._registry = Registry(store)
         self._keep_s = keep_s
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Collection
 
 from sojourn.cluster import counters, records
 from sojourn.cluster.store import Store
@@ -39,10 +40,13 @@ def unchecked(kind: str, about: str, text: str) -> Opened:
 
 
 class Sealed:
-    """Seals and opens the records of one store, in the name of the host that the store is of."""
+    """Seals and opens the records of one store, in the name of the host that the store is of.
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    ``for_people``: the kinds that people are shown, and by which no process is touched.
+    """
+
+    def __init__(self, store: Store, for_people: Collection[str] = ()) -> None:
+        self._store, self._for_people = store, for_people
         self._reported: dict[tuple[str, str, str], None] = {}
 
     def __repr__(self) -> str:
@@ -88,6 +92,7 @@ class Sealed:
         while len(self._reported) >= REMEMBERED:
             del self._reported[next(iter(self._reported))]
         self._reported[which] = None
-        log.warning("%s", why)
+        # After a change of the key all old ends are unreadable, and each command would say so.
+        log.log(logging.INFO if kind in self._for_people else logging.WARNING, "%s", why)
         with contextlib.suppress(StoreUnreachable):
             self._store.write(counters.refusal(kind))
