@@ -67,7 +67,7 @@ class Task(Generic[Outcome]):
     def _celery(self) -> Untyped:
         from sojourn.client import tasks  # noqa: PLC0415  (it imports Celery)
 
-        return tasks.TASKS[self.name]
+        return tasks.task_of(self.name)
 
 
 class Migrate(Task[Migration]):

@@ -433,6 +433,19 @@ def test_an_application_with_its_queues_elsewhere(shop: Shop) -> None:
     assert found[3] == "beta"
 
 
+def test_beside_what_workers_do_by_the_same_names(cluster: Cluster) -> None:
+    """A process of Sojourn's own may have both: its calls are checked, and sent, all the same."""
+    program = """
+import workflows.accept
+from sojourn import migrate_many
+migrate_many.delay([{"pid": 5}])
+"""
+    env = os.environ | cluster.environment("tester")
+    argv = [sys.executable, "-c", program]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+    assert "UsageError: One line of the plan is wrong" in done.stderr
+
+
 def test_eager_applications(shop: Shop) -> None:
     """Nothing is migrated by a test of theirs that runs tasks in place."""
     found = shop.runs("""
