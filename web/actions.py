@@ -58,7 +58,7 @@ def resolve(cluster: Cluster, request: Request) -> Effect:
     Raises UsageError unless its name was typed.
     """
     account = intervene.unended(account_of(cluster, request.subject))
-    gone, force = _role(request.fields.get("gone", "")), "force" in request.fields
+    gone, force = _role(request.fields.get("gone", "")), bool(request.fields.get("force"))
     _check_typed(request, account.plan.host_of(gone))
     answer = intervene.resolve(cluster, account, gone, request.operator, force=force)
     return Effect(answer.sentence)

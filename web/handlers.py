@@ -63,7 +63,7 @@ POLICY = (
 APART = ThreadPoolExecutor(max_workers=16, thread_name_prefix="page")
 
 #: What the dialogue of a button may hold.
-FIELDS = ("typed", "gone", "pid", "to", *OPTIONS, *OF_A_DRAIN)
+FIELDS = ("typed", "gone", "force", "pid", "to", *OPTIONS, *OF_A_DRAIN)
 
 #: Every host name but those of loopback, as a pattern that Tornado matches with a request's Host.
 ELSEWHERE = r"(?!(127\.0\.0\.1|\[?::1\]?|localhost)$).*"
