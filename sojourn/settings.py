@@ -42,6 +42,9 @@ CLUSTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 SECONDS_PER_DAY = 86_400
 
+#: How many characters a cluster's key has at least.
+SHORTEST_KEY = 16
+
 
 class Settings(BaseModel):
     """All settings of a site; ``load`` reads them.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sojourn.cluster import records
 from sojourn.cluster.client import Cluster
 from sojourn.model import Json, Plan
+from sojourn.preflight.candidate import Candidate
 from sojourn.preflight.finding import Finding, Verdict
 from web.rows import program
 from workflows.check import findings_of
@@ -21,20 +22,8 @@ COMMAND = 60
 
 
 @dataclass(frozen=True)
-class Tree:
-    """A process of a host with the figures of its tree, as the host reported it.
-
-    ``verdict`` is why it cannot be migrated, empty if nothing speaks against it at first sight.
-    """
-
-    pid: int
-    command: str
-    user: int
-    processes: int
-    memory_bytes: int
-    sockets: int
-    verdict: str
-    stoppable: bool = False
+class Tree(Candidate):
+    """A process of a host with the figures of its tree, as the host reported it."""
 
     @property
     def shown(self) -> str:
@@ -68,17 +57,17 @@ def check(cluster: Cluster, plan: Plan) -> Json:
 
 def judged(findings: Iterable[Finding]) -> Json:
     """Return findings in a few words, and those that speak against a migration, or note a thing."""
-    told = sorted(
+    shown = sorted(
         (finding for finding in findings if finding.verdict is not Verdict.OK),
         key=lambda finding: list(Verdict).index(finding.verdict),
         reverse=True,
     )
-    verdicts = {finding.verdict for finding in told}
+    verdicts = {finding.verdict for finding in shown}
     look, sentence = "good", "can be migrated"
     if Verdict.BLOCKS in verdicts:
         look, sentence = "bad", "cannot be migrated"
     elif Verdict.NEEDS_OPTION in verdicts:
         look, sentence = "stayed", "needs an option"
     fields = ("code", "verdict", "host", "sentence", "hint")
-    listed = [{name: str(getattr(finding, name)) for name in fields} for finding in told]
+    listed = [{name: str(getattr(finding, name)) for name in fields} for finding in shown]
     return {"look": look, "verdict": sentence, "findings": listed}

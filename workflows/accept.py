@@ -10,11 +10,11 @@ import time
 from celery import shared_task
 from celery.exceptions import Ignore
 
-from sojourn.cluster.client import Cluster
 from sojourn.cluster.planfile import from_json, lines_of_drain, times_of
 from sojourn.cluster.queue import Entry
 from sojourn.errors import SojournError, UsageError
 from sojourn.messaging import names
+from sojourn.messaging.client import the_cluster
 from sojourn.migration.context import Host, this_host
 from sojourn.model import Json, Plan, Untyped
 from sojourn.state.message import Message
@@ -128,4 +128,4 @@ def revoke(self: Untyped, about: str, *, terminate: bool) -> None:
             stop(about, roll_back=terminate, by=caller)
     elif not account.state.definite:
         message = Message(about, account.plan)
-        give_up(Cluster(), message, f"Revoked by {caller}.", by=str(caller))
+        give_up(the_cluster(), message, f"Revoked by {caller}.", by=str(caller))

@@ -323,6 +323,8 @@ def _place_waiting(host: Host, record: Record) -> bool:
     ends = host.batches.ends(record.id)
     parts = [part for part in host.batches.parts(record.id) if part.number not in ends]
     waiting = [part for part in parts if not part.placed]
+    if not waiting:
+        return False  # what other batches were promised is much to read
     found = place(map(_item, waiting), host.registry.hosts(), host.batches.promised())
     placed = []
     for part, placement in zip(waiting, found, strict=True):

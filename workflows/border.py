@@ -102,7 +102,7 @@ class Border:
         """Return where the caller of a message that was refused looks for its result, and one.
 
         None unless it is a call without a signature: a program that has Celery and not Sojourn may
-        have sent it, and would wait for ever. That it is answered decides nothing.
+        have sent it, and would wait in vain. That it is answered decides nothing.
         """
         if answer is None or not self._replied.allows():
             return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sojourn.cluster.client import Cluster
+from sojourn.messaging.client import the_cluster
 from sojourn.messaging.names import BY
 from sojourn.model import Untyped
 from sojourn.system import caller
@@ -30,5 +30,5 @@ class CallOfOne(Call):
 
     def apply_async(self, *args: Untyped, **kwargs: Untyped) -> Untyped:
         """Send the task to the host that has the least to do. Raises HostUnreachable."""
-        queue = queue_of(Cluster().registry.least_busy(), frozen=False)
+        queue = queue_of(the_cluster().registry.least_busy(), frozen=False)
         return super().apply_async(*args, **{"queue": queue, **kwargs})

@@ -31,12 +31,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def audit(
-    since: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WHEN", help="Only what was asked since: 90m, 12h, 3d, or 2026-01-31T12:00."
-        ),
-    ] = None,
+    since: selection.Since = None,
     user: Annotated[str | None, typer.Option(metavar="USER", help="Only what this user asked.")] = (
         None
     ),

@@ -105,12 +105,7 @@ def batch(
 
 
 def batches(
-    count: Annotated[
-        int,
-        typer.Option(
-            "--last", metavar="N", min=1, max=10_000, help="How many at most, newest first."
-        ),
-    ] = 20,
+    count: selection.Last = 20,
     since: selection.Since = None,
     states: Annotated[
         list[BatchState] | None,

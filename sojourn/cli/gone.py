@@ -1,4 +1,4 @@
-"""A PID that is not there: what a person who typed it is told."""
+"""A PID that is not there: what a person who typed it is shown."""
 
 from __future__ import annotations
 

@@ -76,12 +76,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def list_migrations(
-    count: Annotated[
-        int,
-        typer.Option(
-            "--last", metavar="N", min=1, max=10_000, help="How many at most, newest first."
-        ),
-    ] = 20,
+    count: selection.Last = 20,
     since: selection.Since = None,
     states: selection.States = None,
     host: selection.Host = None,

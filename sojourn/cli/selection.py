@@ -21,6 +21,10 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 #: What a time is written like.
 EXAMPLES = "Write for example 90m, 12h, 3d, 2026-01-31, or 2026-01-31T12:00+01:00."
 
+Last = Annotated[
+    int,
+    typer.Option("--last", metavar="N", min=1, max=10_000, help="How many at most, newest first."),
+]
 Since = Annotated[
     str | None,
     typer.Option(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sojourn.cluster import freeze
 from sojourn.cluster.account import Account
 from sojourn.cluster.batches import Record
 from sojourn.model import Json, State, StepRecord
@@ -36,7 +37,7 @@ def of_migration(account: Account, now: float) -> Progress:
             "host": last.host if last else None,
             "bytes": done.get("bytes"),
             "total_bytes": done.get("total"),
-            "downtime_ms": _downtime_ms(steps, now),
+            "downtime_ms": _downtime_ms(account, now),
             "owner": account.owner,
         },
     )
@@ -67,10 +68,7 @@ def _last(steps: Sequence[StepRecord]) -> StepRecord | None:
     return max(under_way or steps, key=lambda step: step.started, default=None)
 
 
-def _downtime_ms(steps: dict[str, StepRecord], now: float) -> float | None:
-    """Return for how long the process has stood still, as far as its steps show it."""
-    freezes, runs = steps.get(FREEZES), steps.get(RUNS_AGAIN)
-    if freezes is None:
-        return None
-    until = runs.ended if runs and runs.ended is not None else now
-    return max(0.0, (until - freezes.started) * 1000)
+def _downtime_ms(account: Account, now: float) -> float | None:
+    """Return for how long the process has stood still, as far as that is known."""
+    found = freeze.of(account, now)
+    return max(0.0, (found.ended - found.began) * 1000) if found else None

@@ -168,8 +168,7 @@ class Entry:
 
         Only what is queued is checked, not what is handed out: another version may have queued it.
         """
-        if not MIGRATION_ID.fullmatch(self.id):
-            raise UsageError(f"{self.id!r} is not the id of a migration.")
+        check_migration_id(self.id)
         check_batch_id(self.batch)
         check_priority(self.priority)
         Plan.from_json(self.plan)
@@ -350,6 +349,15 @@ class Queue:
 
     def _run(self, script: str, *arguments: str | int) -> Untyped:
         return self._store.script(SCRIPTS[script], arguments)
+
+
+def check_migration_id(migration: str) -> None:
+    """Raise UsageError for what is not the id of a migration."""
+    if not MIGRATION_ID.fullmatch(migration):
+        raise UsageError(
+            f"{quoted(migration)} is not the id of a migration.",
+            "It has 8 to 40 characters out of 0-9, a-f and the hyphen, as a UUID has.",
+        )
 
 
 def check_batch_id(batch: str) -> None:

@@ -16,12 +16,9 @@ from sojourn.doctor.finding import Finding, failure, ok, warning
 from sojourn.errors import ChannelFailed
 from sojourn.notices.target import Target, unsafe
 from sojourn.security.tls import Certificates, TlsIdentity, until
-from sojourn.settings import Settings
+from sojourn.settings import SHORTEST_KEY, Settings
 from sojourn.state import mark as marks
 from sojourn.transfer.channel import Listener, connect
-
-#: The least length of the cluster's key; ``workflows.app`` refuses a shorter one.
-SHORTEST_KEY = 16
 
 #: How the key of examples/sojourn.toml begins.
 NOT_A_KEY = "the same on every host"

@@ -15,10 +15,7 @@ from sojourn.errors import UsageError
 from sojourn.messaging.results import URL_PREFIX
 from sojourn.messaging.signing import Signing
 from sojourn.model import Untyped
-from sojourn.settings import Settings, config_file
-
-#: How many characters a cluster's key has at least.
-SHORTEST_KEY = 16
+from sojourn.settings import SHORTEST_KEY, Settings, config_file
 
 
 class Application(Celery):  # type: ignore[misc, unused-ignore]  # Celery has no types

@@ -14,14 +14,14 @@ from uuid import uuid4
 
 from sojourn.cluster import planfile
 from sojourn.cluster.client import Cluster
-from sojourn.cluster.queue import check_batch_id
+from sojourn.cluster.queue import check_batch_id, check_migration_id
 from sojourn.cluster.requests import Request
 from sojourn.errors import UsageError
 from sojourn.messaging import follow_up, names
 from sojourn.messaging.application import Application
 from sojourn.messaging.client import the_client, the_cluster
 from sojourn.messaging.pending import Pending
-from sojourn.model import MIGRATION_ID, Json, Plan, Untyped
+from sojourn.model import Json, Plan, Untyped
 from sojourn.settings import load
 from sojourn.text import quoted
 
@@ -47,8 +47,8 @@ PASSED_ON = ("retry", "retry_policy", "shadow", "root_id", "parent_id", "add_to_
 class Kind:
     """One of the calls: how its arguments are checked, and recorded before its message is sent.
 
-    ``checked`` returns the arguments by their names; both may raise UsageError. ``can_wait``:
-    whether it can begin at a time of the caller's choice.
+    ``checked`` returns the arguments by their names; it and ``check_id`` raise UsageError.
+    ``can_wait``: whether it can begin at a time of the caller's choice.
     """
 
     checked: Callable[[Iterable[Untyped], Json], Json]
@@ -177,14 +177,6 @@ def _options_of(before: Untyped) -> Json:
     return dict(before)
 
 
-def _check_id(task_id: str) -> None:
-    if not MIGRATION_ID.fullmatch(task_id):
-        raise UsageError(
-            f"{quoted(task_id)} is not the id of a migration.",
-            "It has 8 to 40 characters out of 0-9, a-f and the hyphen, as a UUID has.",
-        )
-
-
 def _instant(when: Untyped) -> float | None:
     """Return a number of seconds from now, a time, or its text, in seconds since the epoch."""
     if when is None:
@@ -196,7 +188,7 @@ def _instant(when: Untyped) -> float | None:
 
 
 KINDS = {
-    names.MIGRATE: Kind(_one, _check_id, _record_one, can_wait=True),
+    names.MIGRATE: Kind(_one, check_migration_id, _record_one, can_wait=True),
     names.MIGRATE_MANY: Kind(_many, check_batch_id),
     names.DRAIN: Kind(_drain, check_batch_id),
 }

@@ -85,10 +85,9 @@ def read(text: str) -> tuple[Place, Json]:
 def place_of(app: Untyped, redis_url: str) -> Place:
     """Return where an application has its queues and results, as seen from our Redis."""
     broker = app.connection_for_write()
-    results = app.conf.result_backend or ""
     return Place(
         broker=_database(broker.as_uri(include_password=True), redis_url),
-        results=_database(results if isinstance(results, str) else "", redis_url),
+        results=_results_of(app, redis_url),
         queue=app.conf.task_default_queue,
         broker_prefix=(app.conf.broker_transport_options or {}).get("global_keyprefix", ""),
         results_prefix=(app.conf.result_backend_transport_options or {}).get(
@@ -99,7 +98,7 @@ def place_of(app: Untyped, redis_url: str) -> Place:
 
 def keeps_results_here(app: Untyped, redis_url: str) -> bool:
     """Whether an application keeps its results in our Redis."""
-    return place_of(app, redis_url).results is not None
+    return _results_of(app, redis_url) is not None
 
 
 def _check(app: Untyped, place: Place, options: Mapping[str, Untyped]) -> None:
@@ -128,6 +127,11 @@ def _accepted(app: Untyped) -> list[str]:
     return [str(kind).removeprefix("application/") for kind in app.conf.accept_content]
 
 
+def _results_of(app: Untyped, redis_url: str) -> int | None:
+    results = app.conf.result_backend
+    return _database(results if isinstance(results, str) else "", redis_url)
+
+
 def _database(url: str, ours: str) -> int | None:
     """Return the number of the database that a URL names, None if it is not in our Redis."""
     there, here = parse_url(url), parse_url(ours)
@@ -149,7 +153,7 @@ def _address(parts: Json) -> tuple[str, int]:
 def _routed(app: Untyped, value: Untyped) -> Untyped:
     """Return signatures, and those that they hold, for the queues that their application chooses.
 
-    Whoever sends them later knows nothing of its routes.
+    Whoever sends them later does not have its routes.
     """
     if isinstance(value, list | tuple):
         return [_routed(app, each) for each in value]
