@@ -226,11 +226,19 @@ def _exec_start_s(sched: str) -> float | None:
 
 
 def _is_held(tid: int, patience_s: float) -> bool:
-    """Whether the thread is stopped, or comes to its stop in time."""
+    """Whether the thread is traced or stopped, or comes to its stop in time."""
     until = time.monotonic() + patience_s
-    while (now := state(tid)) == "R" and time.monotonic() < until:
+    # First: CRIU runs code of its own in a thread that it holds, which may be seen at work or
+    # waiting for it.
+    while not (traced := _is_traced(tid)) and state(tid) == "R" and time.monotonic() < until:
         time.sleep(GLANCE_S)
-    return now in {"t", "T"}
+    return traced or state(tid) in {"t", "T"}
+
+
+def _is_traced(tid: int) -> bool:
+    """Whether some process traces the thread: CRIU does from the freeze to the dump's end."""
+    lines = _read(tid, "status").splitlines()
+    return any(line.split()[1:] != ["0"] for line in lines if line.startswith("TracerPid:"))
 
 
 def _turn(tid: int) -> int:

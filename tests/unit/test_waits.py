@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import platform
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,16 +26,31 @@ pytestmark = pytest.mark.skipif(
 TO_RESTART = 2**64 - 516
 
 
+#: nanosleep and clock_nanosleep.
+SLEEPS = {35, 230}
+
+#: A program that sleeps again and again.
+NAPS = "import time\nwhile True: time.sleep(0.2)"
+
+
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     """Start a program that sleeps, and wait until it does."""
-    with subprocess.Popen(["sleep", "1000"]) as child:
-        until = time.monotonic() + 10
-        while waits.call(child.pid) is None or waits.state(child.pid) != "S":
-            assert time.monotonic() < until
-            time.sleep(0.01)
+    with _started(["sleep", "1000"]) as child:
         yield child
-        child.kill()
+
+
+@contextlib.contextmanager
+def _started(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(command) as child:
+        try:
+            until = time.monotonic() + 10
+            while not ((call := waits.call(child.pid)) and call.number in SLEEPS):
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            yield child
+        finally:
+            child.kill()
 
 
 def _stop(pid: int) -> None:
@@ -71,6 +89,20 @@ def test_a_stopped_thread_is_not_looked_at_again(sleeper: subprocess.Popen[bytes
     os.kill(sleeper.pid, signal.SIGCONT)
     observer.look_again()
     assert observer.waits == before
+
+
+def test_a_traced_thread_is_not_looked_at_again() -> None:
+    """What it does then is the work of whoever traces it: CRIU runs code of its own in it."""
+    with _started([sys.executable, "-c", NAPS]) as napper:
+        observer = waits.observed([napper.pid], restart.may_restart)
+        before = dict(observer.waits)
+        assert before
+        # Not ``ptrace.seized``, which waits for its stop: it is traced while it runs.
+        assert ctypes.CDLL(None).ptrace(ptrace.SEIZE, napper.pid, None, None) == 0
+        time.sleep(0.5)
+        observer.look_again()
+        observer.look_again()
+        assert observer.waits == before
 
 
 def test_calls_of_no_interest(sleeper: subprocess.Popen[bytes]) -> None:
