@@ -105,13 +105,15 @@ class Status:
     """What ``/proc/TID/status`` has of a thread.
 
     ``inner_id`` is its id in its own PID namespace; ``confined``: it has a filter of seccomp(2);
-    ``signalled``: a signal is pending for which it has a handler; ``blocked``: which it blocks.
+    ``signalled``: a signal is pending for which it has a handler; ``blocked``: which it blocks;
+    ``traced``: some process traces it, as CRIU does from the freeze to the dump's end.
     """
 
     inner_id: int
     confined: bool
     signalled: bool
-    blocked: int = 0
+    blocked: int
+    traced: bool
 
 
 def status(tid: int) -> Status:
@@ -127,6 +129,7 @@ def status(tid: int) -> Status:
         confined=int(lines.get("Seccomp", "0")) != 0,
         signalled=bool((pending | shared) & ~blocked & caught),
         blocked=blocked,
+        traced=int(lines["TracerPid"]) != 0,
     )
 
 
@@ -236,9 +239,9 @@ def _is_held(tid: int, patience_s: float) -> bool:
 
 
 def _is_traced(tid: int) -> bool:
-    """Whether some process traces the thread: CRIU does from the freeze to the dump's end."""
-    lines = _read(tid, "status").splitlines()
-    return any(line.split()[1:] != ["0"] for line in lines if line.startswith("TracerPid:"))
+    with contextlib.suppress(ProcessGone):
+        return status(tid).traced
+    return False
 
 
 def _turn(tid: int) -> int:
